@@ -1,0 +1,280 @@
+"""The one loop that every gradient attack is, the ball it stays in, the momentum rules, and the named attacks.
+
+    adv = mi_fgsm(f, x, y, eps=8/255)
+    adv = attack(x, y, g, momentum=Elastic(mu=1.0, sigma=2.0), eps=16/255, steps=10, seed=0, index=i)
+
+x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps, alpha: in the same [0, 1] units; adv: like x, within eps of x and within
+[0, 1]. Every image's result depends on the image, its `index` and `seed`, and on no other image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from . import checks
+from .draws import Draw
+from .gradients import Gradient, Loss, Transform, gradient, smoothed
+from .models import Model, accelerate as accelerated, frozen
+from .transforms import InputDiversity, RandomErasure, ScaleCopies
+
+_START_STREAM = 1  # transforms use 16 and above
+
+# --- momentum --------------------------------------------------------------------------------------------------------
+
+_PER_IMAGE = (1, 2, 3)
+
+
+def _mean_abs(g: torch.Tensor) -> torch.Tensor:
+    return g.abs().mean(_PER_IMAGE, keepdim=True)
+
+
+def _l1(g: torch.Tensor) -> torch.Tensor:
+    return g.abs().sum(_PER_IMAGE, keepdim=True)
+
+
+def l2_norm(g: torch.Tensor) -> torch.Tensor:
+    """L2 norm per image, (N, 1, 1, 1)."""
+    return g.square().sum(_PER_IMAGE, keepdim=True).sqrt()
+
+
+NORMALIZERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"mean": _mean_abs, "l1": _l1, "l2": l2_norm}
+
+
+def _divided(g: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """g / length, and 0 where g is 0."""
+    return g / length.clamp(min=torch.finfo(g.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Elastic momentum (thesis eq. 2.1 to 2.3): the gradient is taken at x_t + alpha sigma g_t and added to mu g_t.
+
+    mu: decay. sigma: look-ahead horizon, in steps; 0 is MI-FGSM (eq. 1.3), mu is NI-FGSM (eq. 1.4), mu = sigma = 0 is
+    I-FGSM (eq. 1.2). normalize: what the gradient is divided by, per image: "mean" (of absolute values, as the published
+    code of NI-FGSM has it), "l1" (their sum, eq. 2.2 to the letter: the look-ahead vanishes), "l2".
+    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps it can
+    be 1.8 eps beyond the iterate.
+    """
+
+    mu: float = 1.0
+    sigma: float = 0.0
+    normalize: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NORMALIZERS:
+            raise ValueError(f"normalize={self.normalize!r}: expected one of {', '.join(NORMALIZERS)}")
+        if self.mu < 0 or self.sigma < 0:
+            raise ValueError(f"mu={self.mu}, sigma={self.sigma}: expected numbers of at least 0")
+
+    def look_ahead(self, adv: torch.Tensor, m: torch.Tensor, alpha: float) -> torch.Tensor:
+        """x_t^em, eq. 2.1."""
+        return torch.add(adv, m, alpha=alpha * self.sigma) if self.sigma else adv
+
+    def update(self, m: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        """g_{t+1}, eq. 2.2."""
+        unit = _divided(grad, NORMALIZERS[self.normalize](grad))
+        return torch.add(unit, m, alpha=self.mu) if self.mu else unit
+
+
+PLAIN = Elastic(mu=0.0)
+
+# --- balls -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinfBall:
+    """{z in [0, 1] : |z - x| <= eps}, with the direction of steepest ascent in it."""
+
+    lower: torch.Tensor
+    upper: torch.Tensor
+    eps: float
+
+    @classmethod
+    def around(cls, x: torch.Tensor, eps: float) -> LinfBall:
+        return cls((x - eps).clamp_(min=0), (x + eps).clamp_(max=1), eps)
+
+    def direction(self, m: torch.Tensor) -> torch.Tensor:
+        return m.sign()
+
+    def project(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(z, self.lower, self.upper)
+
+    def noise(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """Uniform in the ball around 0."""
+        return (2 * draw.uniform(*x.shape[1:]).to(x) - 1) * self.eps
+
+
+@dataclass(frozen=True)
+class L2Ball:
+    """{z in [0, 1] : ||z - x||_2 <= eps}, the norm per image."""
+
+    x: torch.Tensor
+    eps: float
+
+    @classmethod
+    def around(cls, x: torch.Tensor, eps: float) -> L2Ball:
+        return cls(x, eps)
+
+    def direction(self, m: torch.Tensor) -> torch.Tensor:
+        return _divided(m, l2_norm(m))
+
+    def project(self, z: torch.Tensor) -> torch.Tensor:
+        # Clipping to [0, 1] afterwards only moves towards x, which lies in it: the ball is not left again.
+        delta = z - self.x
+        return (self.x + delta * (self.eps / l2_norm(delta).clamp(min=self.eps or 1.0)).clamp(max=1.0)).clamp_(0, 1)
+
+    def noise(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """Uniform in the ball around 0: a normal direction, a radius eps u^(1/d)."""
+        normal = draw.normal(*x.shape[1:]).to(x)
+        radius = draw.at(stream=draw.stream + 1).uniform(1, 1, 1).to(x) ** (1 / x[0].numel())
+        return self.direction(normal) * radius * self.eps
+
+
+BALLS = {"linf": LinfBall, "l2": L2Ball}
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def step(adv: torch.Tensor, m: torch.Tensor, y: torch.Tensor, g: Gradient, draw: Draw, rule: Elastic,
+         ball: LinfBall | L2Ball, alpha: float, ascend: bool = True, jitter: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x_{t+1}, g_{t+1}) from (x_t, g_t): look ahead, take the gradient, update the momentum, step, project.
+
+    jitter: take the gradient at a point drawn around x_t, in the ball (PGD with fresh noise in every step).
+    """
+    point = rule.look_ahead(adv, m, alpha)
+    if jitter:
+        point = ball.project(point + ball.noise(adv, draw.at(stream=_START_STREAM)))
+    grad = g(point, y, draw)
+    m = rule.update(m, grad if ascend else -grad)
+    return ball.project(torch.add(adv, ball.direction(m), alpha=alpha)), m
+
+
+def attack(x: torch.Tensor, y: torch.Tensor, g: Gradient | Model, *, eps: float, steps: int = 10, alpha: float | None = None,
+           momentum: Elastic = PLAIN, norm: str = "linf", start: str = "none", target: torch.Tensor | None = None,
+           seed: int = 0, index: torch.Tensor | None = None) -> torch.Tensor:
+    """Maximise the loss within eps of x: x_{t+1} = project(x_t + alpha sign(g_{t+1})) (thesis eq. 1.1, Alg. 1).
+
+    g: a gradient function, or a model (its cross-entropy gradient). alpha: step size, eps / steps if None. momentum: the rule.
+    norm: "linf" or "l2" (steps of L2 length alpha). start: "none" (at x), "once" (a random point of the ball), "every" (at x;
+    the gradient is taken at a fresh random point around each iterate). target: int64 (N,), the classes wanted: the loss to
+    them is descended. seed, index: int64 (N,), where the randomness of each image comes from; 0 .. N-1 if None.
+    Returns adv (N, C, H, W), detached. Models are put in eval mode, frozen, in channels_last, and handed back as they were.
+    Raises TypeError or ValueError, naming the argument, before any step is taken.
+    """
+    checks.images(x)
+    checks.labels(y, x)
+    checks.budget(eps, steps)
+    index = checks.index(index, x)
+    if target is not None:
+        checks.labels(target, x, "target")
+    _check_choice("norm", norm, BALLS)
+    _check_choice("start", start, ("none", "once", "every"))
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"alpha={alpha}: expected a number above 0")
+    g = g if isinstance(g, Gradient) else gradient(g)
+    wanted = y if target is None else target
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    with frozen(g.models):
+        checks.outputs(g.models, x, y, wanted)
+        ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
+        adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=_START_STREAM)))
+        m, alpha = torch.zeros_like(x), eps / steps if alpha is None else alpha
+        for t in range(steps):
+            adv, m = step(adv, m, wanted, g, draw.at(step=t), momentum, ball, alpha, target is None, start == "every")
+    return adv.contiguous()
+
+
+def _check_choice(name: str, value: object, known: Sequence[str] | dict) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+
+
+# --- named attacks -----------------------------------------------------------------------------------------------------
+# Each takes (model, x, y, eps) and the options of `_run` and `attack`. Constants are those of the cited papers, which
+# are the thesis' settings (sect. 2.3.1).
+
+
+def _run(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float, momentum: Elastic, *,
+         transform: Transform | Sequence[Transform] = (), kernel: int = 1, loss: str | Loss = "cross_entropy", chunk: int = 1,
+         accelerate: bool | torch.dtype = False, **options: object) -> torch.Tensor:
+    """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; accelerate: attack a faster copy of the surrogate,
+    True with BatchNorm folded, torch.bfloat16 in that type too. For many batches accelerate the model once, by hand."""
+    if accelerate:
+        model = accelerated(model, dtype=None if accelerate is True else accelerate)
+    g = gradient(model, transform, loss, chunk)
+    return attack(x, y, smoothed(g, kernel) if kernel > 1 else g, eps=eps, momentum=momentum, **options)
+
+
+def _chain(first: Transform | Sequence[Transform], *then: Transform) -> tuple[Transform, ...]:
+    return (*(first if isinstance(first, Sequence) else (first,)), *then)
+
+
+def fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, **options: object) -> torch.Tensor:
+    """FGSM: one step of length eps (Goodfellow et al. 2015; thesis sect. 1.2.1)."""
+    return _run(model, x, y, eps, PLAIN, steps=1, **options)
+
+
+def i_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, **options: object) -> torch.Tensor:
+    """I-FGSM: `steps` steps of eps / steps (Kurakin et al. 2017; thesis eq. 1.2)."""
+    return _run(model, x, y, eps, PLAIN, **options)
+
+
+def pgd(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 8 / 255, steps: int = 10, alpha: float | None = None,
+        start: str = "once", **options: object) -> torch.Tensor:
+    """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2 ball."""
+    alpha = 2.5 * eps / steps if alpha is None and eps > 0 else alpha
+    return _run(model, x, y, eps, PLAIN, steps=steps, alpha=alpha, start=start, **options)
+
+
+def mi_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object) -> torch.Tensor:
+    """MI-FGSM (Dong et al. 2018; thesis eq. 1.3)."""
+    return _run(model, x, y, eps, Elastic(mu), **options)
+
+
+def ni_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object) -> torch.Tensor:
+    """NI-FGSM: look one step ahead (Lin et al. 2020; thesis eq. 1.4)."""
+    return _run(model, x, y, eps, Elastic(mu, sigma=mu), **options)
+
+
+def em_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, sigma: float = 2.0,
+            normalize: str = "mean", **options: object) -> torch.Tensor:
+    """EM-FGSM: look sigma steps ahead (thesis eq. 2.1 to 2.3)."""
+    return _run(model, x, y, eps, Elastic(mu, sigma, normalize), **options)
+
+
+def dim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
+        momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+    """DIM on MI-FGSM (Xie et al. 2019); what `transform` holds comes first."""
+    return _run(model, x, y, eps, momentum, transform=_chain(transform, InputDiversity()), **options)
+
+
+def tim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, kernel: int = 7, momentum: Elastic = Elastic(),
+        **options: object) -> torch.Tensor:
+    """TIM on MI-FGSM (Dong et al. 2019)."""
+    return _run(model, x, y, eps, momentum, kernel=kernel, **options)
+
+
+def sim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
+        copies: int = 5, momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+    """SIM on MI-FGSM (Lin et al. 2020); what `transform` holds comes first."""
+    return _run(model, x, y, eps, momentum, transform=_chain(transform, ScaleCopies(copies)), **options)
+
+
+def re_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, momentum: Elastic = Elastic(),
+            erasure: RandomErasure = RandomErasure(), **options: object) -> torch.Tensor:
+    """Random erasure on MI-FGSM (thesis sect. 2.2.2, Table 2.2)."""
+    return _run(model, x, y, eps, momentum, transform=erasure, **options)
+
+
+def composite(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
+              kernel: int = 7, momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+    """DIM, TIM and SIM together on MI-FGSM (thesis Table 2.4); what `transform` holds comes first."""
+    chain = _chain(transform, ScaleCopies(), InputDiversity())
+    return _run(model, x, y, eps, momentum, transform=chain, kernel=kernel, **options)
+
+
+EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": RandomErasure()}
+"""EM and RE as options of another attack: `composite(f, x, y, **EM_RE)` is EM-RE-Composite (thesis Alg. 1, Table 2.4)."""

@@ -1,0 +1,159 @@
+"""The command line: run, list, doctor, download, index."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from . import datasets, run, site
+from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
+
+
+def main(argv: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS, build: Path = BUILD) -> int:
+    """The exit code: 0 done, 1 a cell or a download failed, 2 a request that cannot be met, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args, notebooks, build)
+    except run.UsageError as error:
+        print(f"advlib: {error}", file=sys.stderr)
+        return 2
+    except datasets.DataError as error:
+        print(f"advlib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nadvlib: interrupted; the next run resumes from the tables written so far", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m advlib", description="Run and inspect the chapters of this book.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--scale", choices=run.SCALES, default="laptop", help="how much to compute (default: laptop)")
+    where.add_argument("--dataset", choices=run.DATASETS, default="shapes", help="default: shapes, which is built in")
+
+    p = commands.add_parser("run", parents=[where], help="execute chapters into _build/<scale>/<dataset>")
+    p.add_argument("chapters", nargs="*", metavar="NN", help="02, A1, ...; all of them if none is named")
+    p.add_argument("-p", dest="given", action="append", default=[], metavar="name=value",
+                   help="a parameter of the chapter, see `list`; may be repeated")
+    p.add_argument("--fresh", action="store_true", help="delete the chapter's earlier tables instead of resuming from them")
+    p.set_defaults(command=_run)
+
+    p = commands.add_parser("list", help="chapters, their parameters, defaults and help")
+    p.set_defaults(command=_list)
+    p = commands.add_parser("doctor", help="versions, device, data and weights: what is here, what is missing for what")
+    p.set_defaults(command=_doctor)
+
+    p = commands.add_parser("download", help="fetch a data set into data/cache, unless it is there")
+    p.add_argument("dataset", choices=("cifar10", "cifar100"))
+    p.set_defaults(command=_download)
+
+    p = commands.add_parser("index", parents=[where], help="write index.html over what a run has made")
+    p.set_defaults(command=_index)
+    return parser
+
+
+def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    done = run.run(args.chapters, args.scale, args.dataset, args.given, args.fresh, notebooks, build)
+    return 0 if done else 1
+
+
+def _index(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    print(site.write_index(args.scale, args.dataset, build))
+    return 0
+
+
+def _download(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    data = datasets.load(args.dataset, "train")
+    print(f"{args.dataset}: {locate(args.dataset)} ({len(data):,} training images)")
+    return 0
+
+
+def _list(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    for source in run.select([], notebooks):
+        chapter = run.read_chapter(source)
+        print(f"{chapter.number}  {chapter.title}")
+        for p in chapter.parameters.values():
+            print(f"      {p.name}: {p.kind} = {p.default!r}" + (f"  # {p.help}" if p.help else ""))
+        print()
+    return 0
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "cifar10": ("cifar10/plain_text/*.parquet", "cifar10/cifar-10-batches-py", "cifar-10-batches-py"),
+    "cifar100": ("cifar100/cifar100/*.parquet", "cifar100/cifar-100-python", "cifar-100-python"),
+    "imagenet": ("imagenet/val",),
+    "imagenet_compatible": ("imagenet_compatible/images.csv",),
+}
+
+
+def locate(name: str) -> Path | None:
+    """The first place among the data roots that holds a data set; nothing is opened."""
+    found = (path for root in data_roots() for layout in LAYOUTS[name] for path in sorted(root.glob(layout)))
+    return next(found, None)
+
+
+def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    print("versions")
+    print(f"  {'python':<20} {platform.python_version()}")
+    for package in ("torch", "torchvision", "timm", "numpy"):
+        print(f"  {package:<20} {_version(package)}")
+    print(f"device\n  {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, {os.cpu_count()} CPU cores")
+    given = os.environ.get("ADVLIB_DATA")
+    print(f"data (ADVLIB_DATA {f'= {given} -> {data_roots()[0]}' if given else 'not set'})")
+    print(f"  {'shapes':<20} built in")
+    for name in LAYOUTS:
+        print(f"  {name:<20} {locate(name) or 'missing'}")
+    print("weights")
+    print(f"  {'of this book':<20} {_weights(WEIGHTS)}")
+    for folder in (root / "weights" for root in data_roots()):
+        print(f"  {'independent':<20} {_weights(folder)}")
+    print("what is missing for which scale")
+    for what, lacks in _missing().items():
+        print(f"  {what:<30} {'; '.join(lacks) or 'nothing'}")
+    return 0
+
+
+def _missing() -> dict[str, list[str]]:
+    trained = [] if (WEIGHTS / "manifest.json").is_file() else ["data/weights (A1 trains them when it runs)"]
+    gpu = [] if torch.cuda.is_available() else ["a GPU"]
+    lacks = {name: [] if locate(name) else [f"{name} files"] for name in LAYOUTS}
+    small = {f"smoke, laptop on {name}": trained + lacks.get(name, []) for name in ("shapes", "cifar10", "cifar100")}
+    return {
+        **small,
+        "smoke, laptop on imagenet": lacks["imagenet_compatible"],
+        "paper on cifar10": gpu + lacks["cifar10"],
+        "paper on cifar100": gpu + lacks["cifar100"],
+        "paper on imagenet": gpu + lacks["imagenet"] + lacks["imagenet_compatible"],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _weights(folder: Path) -> str:
+    """The nets that a folder's manifest lists, and which of their files are absent."""
+    try:
+        entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"none ({folder / 'manifest.json'} is missing)"
+    except ValueError as error:
+        return f"{folder / 'manifest.json'}: damaged ({error})"
+    absent = [name for name in entries if not (folder / name).is_file()]
+    names = ", ".join(name.removesuffix(".safetensors") for name in entries)
+    return f"{len(entries)} in {folder}: {names}" + (f"; files missing: {', '.join(absent)}" if absent else "")

@@ -1,0 +1,261 @@
+"""Data sets as uint8 tensors: shapes (built in), CIFAR-10/100, an ImageNet folder, the ImageNet-compatible set.
+
+`load(name, split)` gives an `Images`. Files are looked for in $ADVLIB_DATA and data/cache; what is missing is an error
+that names the folder, the expected files and the way to get them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from . import shapes
+from .paths import data_roots
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class DataError(RuntimeError):
+    """Data that is missing, truncated or not what its name says."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """images: uint8 (N, 3, H, W); labels: int64 (N,); index: int64 (N,), the place in the full split, the number that
+    an image's randomness hangs on."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    classes: tuple[str, ...]
+    dataset: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> Images:
+        return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+
+    def to(self, device: torch.device | str) -> Images:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
+
+    @property
+    def x(self) -> torch.Tensor:
+        """(N, 3, H, W) float32 in [0, 1]."""
+        return self.images.float().div_(255)
+
+    @property
+    def y(self) -> torch.Tensor:
+        return self.labels
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """Consecutive pieces of at most `size` images."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+def load(name: str, split: str = "test", n: int | None = None, size: int | None = None, download: bool = True) -> Images:
+    """A split of a data set.
+
+    name: "shapes" | "cifar10" | "cifar100" | "imagenet" | "imagenet_compatible"; split: "train" | "val" | "test" for
+    shapes and CIFAR (val: the last 1,000 images that train leaves out), "val" for the ImageNet folder, "test" for the
+    compatible set. n: the first n images (all if None; for shapes the split's usual size). size: side in pixels (32,
+    and 299 for ImageNet, if None; CIFAR has 32 only).
+    Raises ValueError for an unknown name, split or size, DataError where files are missing or damaged.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(LOADERS)}")
+    splits = SPLITS[name]
+    if split not in splits:
+        raise ValueError(f"split={split!r}: {name} has {', '.join(splits)}")
+    if n is not None and n < 1:
+        raise ValueError(f"n={n}: expected at least 1")
+    data = LOADERS[name](split, n, size, download)
+    if n is not None and len(data) < n:
+        raise DataError(f"{name}/{split}: {n} images asked for, {len(data)} found")
+    return data[:n] if n is not None else data
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _shapes(split: str, n: int | None, size: int | None, download: bool) -> Images:
+    index = shapes.indices(split, n)
+    images, labels = shapes.make(index, size or 32)
+    return Images(images, labels, index, shapes.CLASSES, "shapes", split)
+
+
+# --- CIFAR -----------------------------------------------------------------------------------------------------------
+
+_HELD_OUT = 1_000  # the end of CIFAR's training set: for curves and choices, never trained on
+
+
+def _cifar(name: str, split: str, n: int | None, size: int | None, download: bool) -> Images:
+    if size not in (None, 32):
+        raise ValueError(f"size={size}: {name} images are 32 pixels wide")
+    images, labels, classes = _cifar_arrays(name, "test" if split == "test" else "train", download)
+    index = torch.arange(len(labels))
+    data = Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), index,
+                  classes, name, split)
+    return {"train": data[:-_HELD_OUT], "val": data[-_HELD_OUT:], "test": data}[split]
+
+
+def _cifar_arrays(name: str, part: str, download: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(N, 32, 32, 3) uint8, (N,) int64 and the class names."""
+    for root in data_roots():
+        parquet = sorted((root / name / _HUB_FOLDER[name]).glob(f"{part}-*.parquet"))
+        if parquet:
+            return (*_from_parquet(parquet, name, {"train": 50_000, "test": 10_000}[part]), _hub_classes(name))
+        for folder in (root / name, root):
+            if (folder / _BATCHES[name]).is_dir():
+                return _from_torchvision(name, folder, part, download=False)
+    if download:
+        return _from_torchvision(name, data_roots()[-1] / name, part, download=True)
+    raise DataError(_how_to_get_cifar(name, part))
+
+
+_BATCHES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_HUB_FOLDER = {"cifar10": "plain_text", "cifar100": "cifar100"}
+_HUB_LABEL = {"cifar10": "label", "cifar100": "fine_label"}
+
+
+def _hub_classes(name: str) -> tuple[str, ...]:
+    return CIFAR10_CLASSES if name == "cifar10" else tuple(f"class {k}" for k in range(100))
+
+
+def _how_to_get_cifar(name: str, part: str) -> str:
+    places = " or ".join(str(r / name) for r in data_roots())
+    return (f"{name} ({part}) not found. Looked in {places} for {_BATCHES[name]}/ (the official archive, unpacked) and "
+            f"{_HUB_FOLDER[name]}/{part}-*.parquet (the data set hub's layout). With a network, "
+            f"`python -m advlib download {name}` fetches the first; or set ADVLIB_DATA to the folder that holds {name}/.")
+
+
+def _from_torchvision(name: str, folder: Path, part: str, download: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    from torchvision import datasets as tv
+
+    kind = {"cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[name]
+    try:
+        data = kind(str(folder), train=part == "train", download=download)
+    except (OSError, RuntimeError, EOFError) as error:
+        if download:
+            raise DataError(f"{_how_to_get_cifar(name, part)} The download failed: {error}") from error
+        raise DataError(f"{folder / _BATCHES[name]}: {error}") from error
+    return data.data, np.asarray(data.targets, dtype=np.int64), tuple(data.classes)
+
+
+def _from_parquet(files: list[Path], name: str, expected: int) -> tuple[np.ndarray, np.ndarray]:
+    frames = []
+    for file in files:
+        try:
+            frames.append(pd.read_parquet(file))
+        except Exception as error:  # pyarrow raises many kinds for a damaged file
+            raise DataError(f"{file}: not a readable parquet file ({error})") from error
+    frame = pd.concat(frames, ignore_index=True)
+    column, label = ("img" if "img" in frame else "image"), _HUB_LABEL[name]
+    if column not in frame or label not in frame:
+        raise DataError(f"{files[0]}: columns {list(frame)}; expected img and {label}")
+    if len(frame) != expected:
+        raise DataError(f"{files[0]}: {len(frame)} images; expected {expected:,}: truncated, or not {name}")
+    images = np.empty((expected, 32, 32, 3), np.uint8)
+    for i, cell in enumerate(frame[column]):
+        images[i] = _decode(cell["bytes"], f"{files[0]}, row {i}", (32, 32))
+    return images, frame[label].to_numpy(np.int64, copy=True)
+
+
+def _decode(png: bytes, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 from an encoded image. `where` names it in the error."""
+    try:
+        image = Image.open(io.BytesIO(png)).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{where}: not a complete image ({error})") from error
+    if size is not None and image.size != size:
+        raise DataError(f"{where}: {image.size[0]}x{image.size[1]} pixels; expected {size[0]}x{size[1]}")
+    return np.asarray(image)
+
+
+# --- ImageNet --------------------------------------------------------------------------------------------------------
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear, the whole image: the compatible set is already cropped to a square."""
+    return image if image.shape[:2] == (size, size) else np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+
+
+def _imagenet_compatible(split: str, n: int | None, size: int | None, download: bool) -> Images:
+    """The images of the NIPS 2017 adversarial competition: images.csv with ImageId and TrueLabel (counted from 1) and
+    images/<ImageId>.png. Labels come back counted from 0."""
+    folder = next((r / "imagenet_compatible" for r in data_roots() if (r / "imagenet_compatible").is_dir()), None)
+    if folder is None:
+        places = " or ".join(str(r / "imagenet_compatible") for r in data_roots())
+        raise DataError(f"imagenet_compatible not found. Looked in {places} for images.csv (columns ImageId, TrueLabel) "
+                        "and images/<ImageId>.png, 299x299: the DEV set of the NIPS 2017 competition "
+                        "(cleverhans, examples/nips17_adversarial_competition/dataset).")
+    if not (folder / "images.csv").is_file():
+        raise DataError(f"{folder / 'images.csv'}: missing; expected columns ImageId, TrueLabel")
+    rows = pd.read_csv(folder / "images.csv")
+    if absent := {"ImageId", "TrueLabel"} - set(rows):
+        raise DataError(f"{folder / 'images.csv'}: no column {', '.join(sorted(absent))}")
+    rows = rows[[(folder / "images" / f"{i}.png").is_file() for i in rows.ImageId]].head(n)
+    if rows.empty:
+        raise DataError(f"{folder / 'images'}: none of the images that images.csv lists is there")
+    side, images = size or 299, []
+    for name in rows.ImageId:
+        file = folder / "images" / f"{name}.png"
+        images.append(_resized(_decode(file.read_bytes(), str(file)), side))
+    labels = torch.from_numpy(rows.TrueLabel.to_numpy(np.int64)) - 1
+    if labels.min() < 0 or labels.max() > 999:
+        raise DataError(f"{folder / 'images.csv'}: TrueLabel outside 1..1000")
+    return _imagenet(images, labels, torch.from_numpy(rows.index.to_numpy(np.int64)), "imagenet_compatible", split)
+
+
+def _imagenet(images: list[np.ndarray], labels: torch.Tensor, index: torch.Tensor, dataset: str, split: str) -> Images:
+    from torchvision.models import ResNet50_Weights
+
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, labels, index, tuple(ResNet50_Weights.DEFAULT.meta["categories"]), dataset, split)
+
+
+def _imagenet_folder(split: str, n: int | None, size: int | None, download: bool) -> Images:
+    """imagenet/val/<wnid>/*.JPEG, a thousand folders; n images are taken evenly over the sorted list. Shorter side to
+    8/7 of `size`, centre crop (the usual 256 / 224)."""
+    from torchvision.transforms import v2
+
+    folder = next((r / "imagenet" / split for r in data_roots() if (r / "imagenet" / split).is_dir()), None)
+    if folder is None:
+        places = " or ".join(str(r / "imagenet" / split) for r in data_roots())
+        raise DataError(f"imagenet not found. Looked in {places} for 1,000 folders named by WordNet id. ILSVRC 2012 may not "
+                        "be downloaded by programs: get ILSVRC2012_img_val.tar from image-net.org and sort it into folders.")
+    wnids = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    if len(wnids) != 1000:
+        raise DataError(f"{folder}: {len(wnids)} class folders; expected 1,000")
+    files = [(f, k) for k, w in enumerate(wnids) for f in sorted((folder / w).iterdir())]
+    chosen = np.linspace(0, len(files) - 1, min(n or len(files), len(files))).round().astype(int)
+    side = size or 299
+    crop = v2.Compose([v2.Resize(side * 8 // 7, antialias=True), v2.CenterCrop(side)])
+    images = [np.asarray(crop(Image.fromarray(_decode(files[i][0].read_bytes(), str(files[i][0]))))) for i in chosen]
+    labels = torch.tensor([files[i][1] for i in chosen])
+    return _imagenet(images, labels, torch.from_numpy(chosen), "imagenet", split)
+
+
+SPLITS = {
+    "shapes": ("train", "val", "test"),
+    "cifar10": ("train", "val", "test"),
+    "cifar100": ("train", "val", "test"),
+    "imagenet": ("val",),
+    "imagenet_compatible": ("test",),
+}
+LOADERS: dict[str, Callable[[str, int | None, int | None, bool], Images]] = {
+    "shapes": _shapes,
+    "cifar10": lambda *a: _cifar("cifar10", *a),
+    "cifar100": lambda *a: _cifar("cifar100", *a),
+    "imagenet": _imagenet_folder,
+    "imagenet_compatible": _imagenet_compatible,
+}

@@ -1,0 +1,119 @@
+"""Gradient functions (x, y, draw) -> gradient of the loss per image, and what wraps them.
+
+    g = gradient(model, transform=[InputDiversity(), ScaleCopies(5)])    the mean over the transformed copies
+    g = smoothed(g, kernel=7)                                            TIM on top
+
+x: (N, C, H, W) in [0, 1]; y: int64 (N,); draw: `draws.Draw`, where the randomness of this step comes from. The loss is
+summed over the batch, so that an image's gradient does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+
+from .draws import Draw
+from .models import Model, members
+
+Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_STREAMS = 16  # hash streams reserved for each transform of a chain
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient function with the models that it runs and its cost.
+
+    function: (x, y, draw) -> (N, C, H, W); models: to be frozen while it is used; passes: forward and backward passes of one
+    network per image and call.
+    """
+
+    function: Callable[[torch.Tensor, torch.Tensor, Draw], torch.Tensor]
+    models: tuple[Model, ...]
+    passes: int
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return self.function(x, y, draw)
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(N,) cross-entropy, in nats."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(N,) best other logit minus the logit of y (Carlini & Wagner 2017, f6): above 0 where y is not predicted."""
+    of_y = logits.gather(1, y[:, None])[:, 0]
+    other = logits.scatter(1, y[:, None], float("-inf")).amax(1)
+    return other - of_y
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+
+
+def gradient(model: Model, transform: Transform | Sequence[Transform] | None = None, loss: str | Loss = "cross_entropy",
+             chunk: int = 1) -> Gradient:
+    """The gradient of loss(model(x), y), averaged over the copies that the transforms make (thesis eq. 2.4).
+
+    model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies multiply.
+    loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once; the
+    memory that a call takes grows with `chunk` and not with the number of copies, the result does not change.
+    Raises ValueError for an unknown loss or chunk < 1.
+    """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}, or a function (logits, y) -> (N,)")
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: expected at least 1")
+    transforms = () if transform is None else tuple(transform) if isinstance(transform, Sequence) else (transform,)
+    copies = prod(getattr(t, "copies", 1) for t in transforms)
+    loss_of = LOSSES[loss] if isinstance(loss, str) else loss
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        total = None
+        for first in range(0, copies, chunk):
+            part = _summed_gradient(model, loss_of, transforms, x, y, draw, range(first, min(first + chunk, copies)))
+            total = part if total is None else total.add_(part)
+        return total if copies == 1 else total.div_(copies)
+
+    return Gradient(function, (model,), copies * members(model))
+
+
+def _summed_gradient(model: Model, loss: Loss, transforms: tuple[Transform, ...], x: torch.Tensor, y: torch.Tensor,
+                     draw: Draw, copies: range) -> torch.Tensor:
+    """Gradient at x of the loss summed over the given copies, through the transforms."""
+    k = len(copies)
+    copy = torch.arange(copies.start, copies.stop, device=x.device).repeat_interleave(len(x))
+    rows = draw.at(index=draw.index.repeat(k), copy=copy)
+
+    def total_loss(image: torch.Tensor) -> torch.Tensor:
+        stack = image.repeat(k, 1, 1, 1) if k > 1 else image
+        stride = 1
+        for place, t in enumerate(transforms):
+            own = getattr(t, "copies", 1)
+            stack = t(stack, rows.at(stream=(place + 1) * _STREAMS), (copy // stride) % own)
+            stride *= own
+        return loss(model(stack), y.repeat(k)).sum()
+
+    return torch.func.grad(total_loss)(x)
+
+
+def smoothed(g: Gradient, kernel: int = 7) -> Gradient:
+    """TIM: the gradient convolved with a Gaussian of kernel x kernel pixels that spans 3 standard deviations to each side
+    (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd, ValueError otherwise; 1 changes nothing."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"kernel={kernel}: expected an odd number of pixels")
+    weights = torch.exp(-0.5 * torch.linspace(-3, 3, kernel) ** 2) if kernel > 1 else torch.ones(1)
+    weights = weights / weights.sum()
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        grad, c = g(x, y, draw), x.shape[1]
+        line = weights.to(grad).repeat(c, 1, 1, 1)
+        grad = F.conv2d(grad, line, padding=(0, kernel // 2), groups=c)
+        return F.conv2d(grad, line.transpose(2, 3), padding=(kernel // 2, 0), groups=c)
+
+    return Gradient(function, g.models, g.passes)

@@ -1,0 +1,307 @@
+"""Published and measured numbers as tidy rows: read, write cell by cell, put side by side, with intervals.
+
+One CSV for each table of the thesis. Success rates and their intervals are in percent, `eps_255` is the budget in 1/255
+of the pixel range, `passes` counts forward/backward passes per image, `seconds` is wall time.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from math import nan, sqrt
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import norm
+
+from .paths import PUBLISHED, RESULTS, ROOT
+
+_TYPES = {"table": str, "source": str, "attack": str, "target": str, "eps_255": float, "metric": str, "value": float,
+          "n": int, "ci_low": float, "ci_high": float, "passes": float, "seconds": float, "seed": int, "scale": str,
+          "dataset": str, "torch": str, "device": str, "commit": str}
+COLUMNS = tuple(_TYPES)
+REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
+OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
+SCALES = ("smoke", "laptop", "paper")
+DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
+
+
+def published(table: str) -> pd.DataFrame:
+    """The thesis' table ("2.1") as printed: table, source, attack, target, eps_255, metric, value, white_box, n.
+
+    Raises FileNotFoundError, with the list of tables there are, when it was not transcribed.
+    """
+    path = PUBLISHED / _name(table)
+    if not path.is_file():
+        there = [p.stem.removeprefix("table_").replace("_", ".") for p in sorted(PUBLISHED.glob("table_*.csv"))]
+        raise FileNotFoundError(f"no table {table!r} ({path}); there are {there}")
+    return pd.read_csv(path, dtype={"table": str}, keep_default_na=False)
+
+
+def result_path(table: str, scale: str, dataset: str) -> Path:
+    """Where a measured table is committed: data/results/<scale>/<dataset>/table_2_1.csv. ValueError: unknown name."""
+    conditions(scale, dataset)
+    return RESULTS / scale / dataset / _name(table)
+
+
+def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
+    """Our committed rows of a table, or None where there are none. Raises ValueError when the file is damaged."""
+    path = result_path(table, scale, dataset)
+    return _read(path) if path.is_file() else None
+
+
+def conditions(scale: str, dataset: str) -> str:
+    """One sentence: how far numbers of this scale and data set compare with the thesis. ValueError: unknown name."""
+    if scale not in SCALES or dataset not in DATASETS:
+        raise ValueError(f"scale is one of {SCALES}, dataset one of {DATASETS}; not {scale!r}, {dataset!r}")
+    if dataset == "shapes":
+        return f"Measured at {scale} scale on shapes, a teaching set: not comparable with the thesis' setting."
+    if scale != "paper":
+        return f"Measured at {scale} scale on {dataset}, a reduced run: not comparable with the thesis' setting."
+    if dataset == "imagenet":
+        return "Measured at paper scale on imagenet: this is the thesis' setting."
+    return f"Measured at paper scale on {dataset}: comparable only with the thesis' tables on {dataset}."
+
+
+class ResultTable:
+    """A result file that grows by one cell of the table at a time, so that a killed run goes on where it was.
+
+    `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
+    table, scale, dataset and seed lies beside the CSV in a .json. A CSV with another fingerprint, or none, is not
+    continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new path. `key` names the columns
+    that make a cell. One writer at a time. Raises ValueError on a damaged file or an unknown name, TypeError on a
+    `config` that is not JSON.
+    """
+
+    def __init__(self, path: str | Path, table: str, scale: str, dataset: str, device: torch.device | str, seed: int,
+                 config: Mapping[str, object], key: Sequence[str] = ("source", "attack", "eps_255")) -> None:
+        conditions(scale, dataset)
+        if not key or not set(key) <= set(REQUIRED):
+            raise ValueError(f"key must name columns among {REQUIRED}, not {tuple(key)}")
+        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset}
+        self.path, self.sidecar, self.key = Path(path), Path(path).with_suffix(".json"), tuple(key)
+        self.info, self.config = run | run_info(device), dict(config) | run
+        self.fingerprint = fingerprint(self.config)
+        self.set_aside: Path | None = None
+        self._rows = self._open()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows so far, in COLUMNS."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype(_TYPES)
+
+    def done(self, *cell: object) -> bool:
+        """Whether the cell, given in the order of `key`, is there. Raises ValueError on another number of values."""
+        wanted = [_TYPES[name](value) for name, value in zip(self.key, cell, strict=True)]
+        return any([row[name] for name in self.key] == wanted for row in self._rows)
+
+    def add(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out).
+
+        Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, or when
+        they give a target's metric twice; the file is then as it was.
+        """
+        new = [self._row(row) for row in rows]
+        cells = {tuple(row[name] for name in self.key) for row in new}
+        if len(cells) != 1 or self.done(*next(iter(cells))):
+            raise ValueError(f"add takes the rows of one new cell {self.key}, not {sorted(cells)} ({self.path})")
+        if len({tuple(row[name] for name in REQUIRED[:5]) for row in new}) != len(new):
+            raise ValueError(f"a target's metric is given twice in {cells}")
+        frame = pd.DataFrame(self._rows + new, columns=list(COLUMNS))
+        _write(self.path, frame.to_csv(index=False, lineterminator="\n"))
+        self._rows = self._rows + new
+        self._write_sidecar()
+
+    def _row(self, row: Mapping[str, object]) -> dict[str, object]:
+        missing, unknown = set(REQUIRED) - set(row), set(row) - set(REQUIRED + OPTIONAL)
+        if missing or unknown:
+            raise ValueError(f"row lacks {sorted(missing)}, has unknown {sorted(unknown)}")
+        full = dict.fromkeys(OPTIONAL, nan) | dict(row) | self.info
+        return {name: kind(full[name]) for name, kind in _TYPES.items()}
+
+    def _open(self) -> list[dict[str, object]]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside = json.loads(self.sidecar.read_text(encoding="utf-8")) if self.sidecar.exists() else {}
+            same, rows_written = beside.get("fingerprint") == self.fingerprint, beside.get("rows", 0)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{self.sidecar} is truncated or damaged ({error}); restore or delete it") from error
+        if not same:
+            self._move_aside()
+        rows = _read(self.path).to_dict("records") if self.path.exists() else []
+        # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
+        if same and len(rows) < rows_written:
+            raise ValueError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
+        self._rows = rows
+        self._write_sidecar()
+        return rows
+
+    def _write_sidecar(self) -> None:
+        content = {"fingerprint": self.fingerprint, "rows": len(self._rows), "config": self.config}
+        _write(self.sidecar, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def _move_aside(self) -> None:
+        if not self.path.exists():
+            return
+        names = (self.path.with_suffix(f".old{i if i > 1 else ''}.csv") for i in count(1))
+        self.set_aside = next(name for name in names if not name.exists())
+        os.replace(self.path, self.set_aside)
+        if self.sidecar.exists():
+            os.replace(self.sidecar, self.set_aside.with_suffix(".json"))
+
+
+def fingerprint(config: Mapping[str, object]) -> str:
+    """Sixteen hex digits of a configuration, whatever its order. Raises TypeError when it is not JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_info(device: torch.device | str) -> dict[str, str]:
+    """What a row says about its run: torch version, device name, commit ("+": changed since; "unknown": no git)."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": torch.__version__, "device": name, "commit": _commit()}
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion: (low, high) in percent.
+
+    Raises ValueError when n < 1, `successes` is outside 0..n or `level` is not between 0 and 1.
+    """
+    if n < 1 or not 0 <= successes <= n or not 0 < level < 1:
+        raise ValueError(f"needs n >= 1, successes in 0..n, level in (0, 1); not {successes}, {n}, {level}")
+    p, z = successes / n, float(norm.ppf((1 + level) / 2))
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return (0.0 if successes == 0 else 100 * (middle - half)), (100.0 if successes == n else 100 * (middle + half))
+
+
+def newcombe(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of k1/n1 - k2/n2 for independent samples: (low, high) in percent points. ValueError as in `wilson`.
+
+    R. G. Newcombe, Statistics in Medicine 17, 873-890, 1998, method 10 (hybrid score).
+    """
+    return _hybrid(k1, n1, k2, n2, 0.0, level)
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Success of attack `a` minus success of `b` on the same images: (difference, low, high) in percent points.
+
+    a, b: bool, shape (N,). R. G. Newcombe, Statistics in Medicine 17, 2635-2650, 1998, method 10 (paired hybrid score).
+    Raises ValueError when they are not bool vectors of one length, N >= 1.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype != bool or b.dtype != bool or a.ndim != 1 or a.shape != b.shape or not a.size:
+        raise ValueError(f"a and b must be bool, shape (N,), N >= 1; not {a.dtype} {a.shape}, {b.dtype} {b.shape}")
+    n, k1, k2, both = a.size, int(a.sum()), int(b.sum()), int((a & b).sum())
+    # a d - b c of the fourfold table; a positive one is shrunk by n/2, but not below 0, before it becomes phi.
+    product = both * (n - k1 - k2 + both) - (k1 - both) * (k2 - both)
+    product = max(product - n / 2, 0.0) if product > 0 else product
+    margins = k1 * (n - k1) * k2 * (n - k2)
+    low, high = _hybrid(k1, n, k2, n, product / sqrt(margins) if margins else 0.0, level)
+    return 100 * (k1 - k2) / n, low, high
+
+
+def _hybrid(k1: int, n1: int, k2: int, n2: int, phi: float, level: float) -> tuple[float, float]:
+    """Newcombe's interval from two Wilson intervals, (low, high) in percent points; phi: correlation of the two."""
+    (l1, u1), (l2, u2) = wilson(k1, n1, level), wilson(k2, n2, level)
+    p1, p2 = 100 * k1 / n1, 100 * k2 / n2
+
+    def length(s: float, t: float) -> float:
+        return sqrt(max(s * s - 2 * phi * s * t + t * t, 0.0))
+
+    return p1 - p2 - length(p1 - l1, u2 - p2), p1 - p2 + length(u1 - p1, p2 - l2)
+
+
+def side_by_side(published: pd.DataFrame, measured: pd.DataFrame, on: Sequence[str] = ("source", "attack", "target"),
+                 rename: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Rows in both tables, in the thesis' order: `on`, paper, ours, difference (ours - paper), n, ci_low, ci_high.
+
+    rename: our name -> the thesis' name of the same role, in every column of `on` of `measured`.
+    Raises ValueError when a key occurs twice in one of the tables (choose a metric and an eps_255, or add to `on`).
+    """
+    on = list(on)
+    ours = measured[[*on, "value", "n", "ci_low", "ci_high"]].rename(columns={"value": "ours"})
+    ours[on] = ours[on].map(lambda name: (rename or {}).get(name, name))
+    paper = published[[*on, "value"]].rename(columns={"value": "paper"})
+    for name, frame in (("published", paper), ("measured", ours)):
+        if frame.duplicated(on).any():
+            raise ValueError(f"{name} has keys twice: {frame.loc[frame.duplicated(on), on].to_dict('records')[:3]}")
+    both = paper.merge(ours, on=on)
+    both.insert(len(on) + 2, "difference", both["ours"] - both["paper"])
+    return both
+
+
+def orderings(frame: pd.DataFrame, better: str | Sequence[str], worse: str | Sequence[str],
+              by: Sequence[str] = ("source", "target")) -> pd.DataFrame:
+    """How often one attack beats another, per pair (better[i], worse[i]); `frame` is what `side_by_side` gives.
+
+    Columns: better, worse, cases (values of `by` with both attacks), paper and ours (strict wins), agree (cases where
+    both tables have the same sign). Raises ValueError on lists of unlike length, an unknown attack, a case given twice.
+    """
+    pairs = zip(*([names] if isinstance(names, str) else names for names in (better, worse)), strict=True)
+    return pd.DataFrame([_ordering(frame, b, w, list(by)) for b, w in pairs],
+                        columns=["better", "worse", "cases", "paper", "ours", "agree"])
+
+
+def _ordering(frame: pd.DataFrame, better: str, worse: str, by: list[str]) -> dict[str, object]:
+    if unknown := {better, worse} - set(frame["attack"]):
+        raise ValueError(f"no attack {sorted(unknown)}; there are {sorted(set(frame['attack']))}")
+    if frame.duplicated(["attack", *by]).any():
+        raise ValueError(f"an attack has two rows for one {by}")
+    b, w = (frame[frame["attack"] == name].set_index(by)[["paper", "ours"]] for name in (better, worse))
+    sign = np.sign((b - w).dropna())
+    return {"better": better, "worse": worse, "cases": len(sign), "paper": int((sign["paper"] > 0).sum()),
+            "ours": int((sign["ours"] > 0).sum()), "agree": int((sign["paper"] == sign["ours"]).sum())}
+
+
+def _name(table: str) -> str:
+    return f"table_{table.replace('.', '_')}.csv"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The rows of a result file. Not by pandas, which pads short rows, guesses types and takes "None" for missing."""
+    def parse(kind: type, field: str) -> object:
+        return nan if kind is float and not field else kind(field)
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *lines = csv.reader(io.StringIO(text), strict=True)
+        if tuple(header) != COLUMNS or not text.endswith("\n"):
+            raise ValueError("the header or the last row is incomplete")
+        rows = [[parse(kind, field) for kind, field in zip(_TYPES.values(), line, strict=True)] for line in lines]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); restore or delete it") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole: a reader, or a run killed in between, finds the old content or the new."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return "unknown"  # a copy that lies inside another project's checkout
+        # A run writes its own results and figures: that does not make it the run of another code.
+        changed = git("status", "--porcelain", "--", ".", ":!data/results", ":!figures")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,131 @@
+"""One training loop: data on the device, bf16, one-cycle schedule, atomic checkpoints that resume to the same result."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .augment import AUGMENTATIONS
+from .datasets import Images
+from .draws import Draw
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with Nesterov momentum and a one-cycle learning rate (Smith & Topin 2018).
+
+    epochs; batch_size: images a step; lr: the peak; weight_decay: L2 coefficient; augment: names of
+    `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32); seed: of the weights' order
+    of images and of the augmentation.
+    """
+
+    epochs: int = 15
+    batch_size: int = 256
+    lr: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: tuple[str, ...] = ("crop", "flip")
+    bf16: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if unknown := set(self.augment) - set(AUGMENTATIONS):
+            raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
+
+
+def fit(model: nn.Module, train: Images, val: Images, recipe: Recipe, checkpoint: Path | None = None,
+        report: Callable[[dict], None] = lambda row: None) -> list[dict]:
+    """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds.
+
+    checkpoint: written atomically after every epoch; where it exists (same recipe), training goes on from it and ends at the
+    weights of a run that never stopped. report is called with every row.
+    Raises ValueError if the checkpoint belongs to another recipe.
+    """
+    device = next(model.parameters()).device
+    train, val = train.to(device), val.to(device)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    steps = len(train) // recipe.batch_size
+    if steps < 1:
+        raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps * recipe.epochs + 1, pct_start=0.3)
+    history = _resume(checkpoint, model, optimizer, schedule, recipe)
+    for epoch in range(len(history), recipe.epochs):
+        started = time.perf_counter()
+        loss = _epoch(model, train, optimizer, schedule, recipe, epoch, steps)
+        row = {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracy(model, val), "lr": schedule.get_last_lr()[0],
+               "seconds": time.perf_counter() - started}
+        history.append(row)
+        if checkpoint is not None:
+            _save(checkpoint, model, optimizer, schedule, recipe, history)
+        report(row)
+    model.eval()
+    return history
+
+
+def _epoch(model: nn.Module, train: Images, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler,
+           recipe: Recipe, epoch: int, steps: int) -> float:
+    """One pass over the data in an order that depends on (seed, epoch) alone; returns the mean loss."""
+    model.train()
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed * 100_003 + epoch))
+    order = order.to(train.labels.device)
+    total = torch.zeros((), device=order.device)
+    for step in range(steps):
+        batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
+        x = batch.images
+        for name in recipe.augment:
+            x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
+        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.detach()
+    return (total / steps).item()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
+    """Share of images in [0, 1] whose class the model names, in eval mode and float32; the mode is put back."""
+    was_training, device = model.training, data.labels.device
+    model.eval()
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in data.batches(batch_size):
+        hits += (model(batch.x.contiguous(memory_format=torch.channels_last)).argmax(1) == batch.y).sum()
+    model.train(was_training)
+    return hits.item() / len(data)
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
+          schedule: torch.optim.lr_scheduler.LRScheduler, recipe: Recipe, history: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                "recipe": asdict(recipe), "history": history}, partial)
+    os.replace(partial, path)
+
+
+def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer,
+            schedule: torch.optim.lr_scheduler.LRScheduler, recipe: Recipe) -> list[dict]:
+    if path is None or not path.is_file():
+        return []
+    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise ValueError(f"{path} belongs to another recipe: {state['recipe']}")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return state["history"]

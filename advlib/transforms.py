@@ -1,0 +1,152 @@
+"""Input transforms of transfer attacks: input diversity, scaled copies, random erasure.
+
+A transform maps images x (N, C, H, W) to images of the same shape, differentiably, random per image. It has `copies`:
+how many transformed versions of an image the gradient averages over. `copy`, int64 (N,), says which of them each row is;
+`draw` is where its randomness comes from. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .draws import Draw
+
+
+@dataclass(frozen=True)
+class InputDiversity:
+    """DIM: shrink and pad at random with probability p (Xie et al. 2019).
+
+    The original enlarges the image to a side drawn from [side, scale * side), pads it with zeros at a random place to
+    scale * side, and lets the network take the larger canvas. Here the canvas is resampled to the input's own size in the
+    same bilinear step, per image, so that any network takes it.
+    scale: canvas over image, 1.1 is 299 to 330. p: probability, per image and copy.
+    """
+
+    p: float = 0.5
+    scale: float = 1.1
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        _check_probability(self.p)
+        if self.scale < 1:
+            raise ValueError(f"scale={self.scale}: expected at least 1")
+        _check_copies(self.copies)
+
+    def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        u = draw.uniform(4)
+        applied = u[:, 0] < self.p
+        size = torch.where(applied, 1 + (self.scale - 1) * u[:, 1], self.scale)  # of the resized image, in image sides
+        rows = self._sampling(x.shape[2], size, u[:, 2], applied)
+        cols = self._sampling(x.shape[3], size, u[:, 3], applied)
+        # (N, 1, H', H) @ (N, C, H, W) @ (N, 1, W, W'): separable, and its backward pass is deterministic on GPUs.
+        return rows[:, None] @ x @ cols[:, None].transpose(2, 3)
+
+    def _sampling(self, side: int, size: torch.Tensor, place: torch.Tensor, applied: torch.Tensor) -> torch.Tensor:
+        """(N, side, side) bilinear interpolation matrices: output pixel to input pixels along one axis."""
+        device = size.device
+        pixel = torch.arange(side, device=device, dtype=torch.float32)
+        offset = (self.scale - size) * place * side  # of the image in the canvas, in pixels of the image
+        canvas = (pixel + 0.5) * self.scale
+        source = (canvas - offset[:, None]) / size[:, None] - 0.5
+        source = torch.where(applied[:, None], source, pixel)
+        return (1 - (source[:, :, None] - pixel).abs()).clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class ScaleCopies:
+    """SIM: the i-th of m copies is x / 2^i, i = 0 .. m-1 (Lin et al. 2020).
+
+    origin: the grey value that copies shrink to: 0 (black) is x / 2^i on [0, 1] images; 0.5 is what the same formula does
+    to images in [-1, 1], as in the thesis' setup.
+    """
+
+    copies: int = 5
+    origin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_copies(self.copies)
+
+    def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        scale = torch.exp2(-copy.to(x.dtype))[:, None, None, None]
+        return self.origin + (x - self.origin) * scale if self.origin else x * scale
+
+
+@dataclass(frozen=True)
+class RandomErasure:
+    """RE: a random rectangle of each image is replaced (thesis, sect. 2.2.2 and Alg. 1; Zhong et al. 2020).
+
+    Copy 0 is intact, every other copy is erased with probability p. A share s ~ U[0, s_h] of the image is erased, by a
+    rectangle of height over width r.
+    aspect: "random" draws log r uniformly from [log 0.3, log 1/0.3], cut to the aspects at which the rectangle fits; a
+        number fixes r as the thesis' text does (0.3), with s cut to what fits: at r = 0.3 nothing above s = 0.3 does.
+        Either way a draw that would not fit is never made, so that nothing is drawn twice.
+    fill: "noise" (uniform on [0, 1]), or a grey value. No gradient flows through erased pixels.
+    """
+
+    copies: int = 5
+    p: float = 0.5
+    s_h: float = 0.4
+    aspect: float | str = "random"
+    fill: float | str = "noise"
+
+    def __post_init__(self) -> None:
+        _check_copies(self.copies)
+        _check_probability(self.p)
+        if not 0 <= self.s_h < 1:
+            raise ValueError(f"s_h={self.s_h}: expected 0 <= s_h < 1")
+        if self.aspect != "random" and (isinstance(self.aspect, str) or self.aspect <= 0):
+            raise ValueError(f"aspect={self.aspect!r}: expected 'random' or a positive number")
+        if self.fill != "noise" and (isinstance(self.fill, str) or not 0 <= self.fill <= 1):
+            raise ValueError(f"fill={self.fill!r}: expected 'noise' or a number in [0, 1]")
+
+    def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        erased = self.mask(x.shape[2], x.shape[3], draw, copy)
+        fill = draw.at(stream=draw.stream + 1).uniform(*x.shape[1:]).to(x.dtype) if self.fill == "noise" else x.new_full((), self.fill)
+        return torch.where(erased, fill, x)
+
+    def mask(self, h: int, w: int, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        """(N, 1, H, W) bool, True where the image is erased."""
+        u = draw.uniform(5)
+        height, width = self.rectangle(h, w, u[:, 0], u[:, 1])
+        top, left = u[:, 2] * (h - height), u[:, 3] * (w - width)
+        rows = _inside(h, top, height)
+        cols = _inside(w, left, width)
+        erased = ((u[:, 4] < self.p) & (copy > 0))[:, None, None]
+        return (rows[:, :, None] & cols[:, None, :] & erased)[:, None]
+
+    def rectangle(self, h: int, w: int, u_area: torch.Tensor, u_aspect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Height and width in pixels, each (N,), from uniform numbers: H_e = sqrt(S_e r), W_e = sqrt(S_e / r)."""
+        if self.aspect == "random":
+            share = self.s_h * u_area
+            # H_e <= h and W_e <= w, that is s w / h <= r <= h / (s w).
+            limit = torch.log(h / (w * share.clamp(min=1e-12)))
+            low = torch.maximum(-limit + 2 * _log(h / w), torch.full_like(limit, _log(0.3)))
+            high = torch.minimum(limit, torch.full_like(limit, -_log(0.3)))
+            r = torch.exp(low + (high - low) * u_aspect)
+        else:
+            fits = min(self.s_h, self.aspect * w / h, h / (self.aspect * w))
+            share, r = fits * u_area, torch.full_like(u_area, self.aspect)
+        area = share * (h * w)
+        return torch.sqrt(area * r), torch.sqrt(area / r)
+
+
+def _inside(side: int, start: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """(N, side) bool: pixels whose centre lies in [start, start + length)."""
+    centre = torch.arange(side, device=start.device, dtype=start.dtype) + 0.5
+    return (centre >= start[:, None]) & (centre < (start + length)[:, None])
+
+
+def _log(value: float) -> float:
+    return float(torch.log(torch.tensor(value, dtype=torch.float64)))
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p}: expected a probability in [0, 1]")
+
+
+def _check_copies(copies: int) -> None:
+    if copies < 1:
+        raise ValueError(f"copies={copies}: expected at least 1")
