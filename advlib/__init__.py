@@ -1,0 +1,58 @@
+"""advlib: adversarial transferability and flat minima, the thin module under the runnable book.
+
+import advlib as al
+f, h = al.models.load("shapes/resnet"), al.models.load("shapes/vgg")
+data = al.datasets.load("shapes", n=100)
+adv = al.attacks.mi_fgsm(f, data.x, data.y, eps=8/255)
+"""
+
+from . import (
+    attacks,
+    augment,
+    datasets,
+    draws,
+    evaluation,
+    images,
+    models,
+    paths,
+    plotting,
+    results,
+    shapes,
+    training,
+    transforms,
+)
+from .attacks import EM_RE, Elastic, attack
+from .carlini_wagner import carlini_wagner
+from .gradients import Gradient, gradient, smoothed
+from .images import save_images
+from .models import accelerate, ensemble
+from .transforms import InputDiversity, RandomErasure, ScaleCopies
+
+__all__ = [
+    "EM_RE",
+    "Elastic",
+    "Gradient",
+    "InputDiversity",
+    "RandomErasure",
+    "ScaleCopies",
+    "accelerate",
+    "attack",
+    "attacks",
+    "augment",
+    "carlini_wagner",
+    "datasets",
+    "draws",
+    "ensemble",
+    "evaluation",
+    "gradient",
+    "images",
+    "models",
+    "paths",
+    "plotting",
+    "results",
+    "save_images",
+    "shapes",
+    "smoothed",
+    "training",
+    "transforms",
+]

@@ -3,8 +3,8 @@
     adv = mi_fgsm(f, x, y, eps=8/255)
     adv = attack(x, y, g, momentum=Elastic(mu=1.0, sigma=2.0), eps=16/255, steps=10, seed=0, index=i)
 
-x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps, alpha: in the same [0, 1] units; adv: like x, within eps of x and within
-[0, 1]. Every image's result depends on the image, its `index` and `seed`, and on no other image.
+x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps, alpha: in the same [0, 1] units; adv: like x, within eps of x and
+within [0, 1]. Every image's result depends on the image, its `index` and `seed`, and on no other image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from . import checks
 from .draws import Draw
 from .gradients import Gradient, Loss, Transform, gradient, smoothed
-from .models import Model, accelerate as accelerated, frozen
+from .models import Model, frozen
+from .models import accelerate as accelerated
 from .transforms import InputDiversity, RandomErasure, ScaleCopies
 
 _START_STREAM = 1  # transforms use 16 and above
@@ -53,10 +54,10 @@ class Elastic:
     """Elastic momentum (thesis eq. 2.1 to 2.3): the gradient is taken at x_t + alpha sigma g_t and added to mu g_t.
 
     mu: decay. sigma: look-ahead horizon, in steps; 0 is MI-FGSM (eq. 1.3), mu is NI-FGSM (eq. 1.4), mu = sigma = 0 is
-    I-FGSM (eq. 1.2). normalize: what the gradient is divided by, per image: "mean" (of absolute values, as the published
-    code of NI-FGSM has it), "l1" (their sum, eq. 2.2 to the letter: the look-ahead vanishes), "l2".
-    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps it can
-    be 1.8 eps beyond the iterate.
+    I-FGSM (eq. 1.2). normalize: what the gradient is divided by, per image: "mean" (of absolute values, as the
+    published code of NI-FGSM has it), "l1" (their sum, eq. 2.2 to the letter: the look-ahead vanishes), "l2".
+    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps
+    it can be 1.8 eps beyond the iterate.
     """
 
     mu: float = 1.0
@@ -138,8 +139,18 @@ BALLS = {"linf": LinfBall, "l2": L2Ball}
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-def step(adv: torch.Tensor, m: torch.Tensor, y: torch.Tensor, g: Gradient, draw: Draw, rule: Elastic,
-         ball: LinfBall | L2Ball, alpha: float, ascend: bool = True, jitter: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def step(
+    adv: torch.Tensor,
+    m: torch.Tensor,
+    y: torch.Tensor,
+    g: Gradient,
+    draw: Draw,
+    rule: Elastic,
+    ball: LinfBall | L2Ball,
+    alpha: float,
+    ascend: bool = True,
+    jitter: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(x_{t+1}, g_{t+1}) from (x_t, g_t): look ahead, take the gradient, update the momentum, step, project.
 
     jitter: take the gradient at a point drawn around x_t, in the ball (PGD with fresh noise in every step).
@@ -152,16 +163,30 @@ def step(adv: torch.Tensor, m: torch.Tensor, y: torch.Tensor, g: Gradient, draw:
     return ball.project(torch.add(adv, ball.direction(m), alpha=alpha)), m
 
 
-def attack(x: torch.Tensor, y: torch.Tensor, g: Gradient | Model, *, eps: float, steps: int = 10, alpha: float | None = None,
-           momentum: Elastic = PLAIN, norm: str = "linf", start: str = "none", target: torch.Tensor | None = None,
-           seed: int = 0, index: torch.Tensor | None = None) -> torch.Tensor:
+def attack(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    g: Gradient | Model,
+    *,
+    eps: float,
+    steps: int = 10,
+    alpha: float | None = None,
+    momentum: Elastic = PLAIN,
+    norm: str = "linf",
+    start: str = "none",
+    target: torch.Tensor | None = None,
+    seed: int = 0,
+    index: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Maximise the loss within eps of x: x_{t+1} = project(x_t + alpha sign(g_{t+1})) (thesis eq. 1.1, Alg. 1).
 
-    g: a gradient function, or a model (its cross-entropy gradient). alpha: step size, eps / steps if None. momentum: the rule.
-    norm: "linf" or "l2" (steps of L2 length alpha). start: "none" (at x), "once" (a random point of the ball), "every" (at x;
-    the gradient is taken at a fresh random point around each iterate). target: int64 (N,), the classes wanted: the loss to
-    them is descended. seed, index: int64 (N,), where the randomness of each image comes from; 0 .. N-1 if None.
-    Returns adv (N, C, H, W), detached. Models are put in eval mode, frozen, in channels_last, and handed back as they were.
+    g: a gradient function, or a model (its cross-entropy gradient). alpha: step size, eps / steps if None. momentum:
+    the rule. norm: "linf" or "l2" (steps of L2 length alpha). start: "none" (at x), "once" (a random point of the
+    ball), "every" (at x; the gradient is taken at a fresh random point around each iterate). target: int64 (N,), the
+    classes wanted: the loss to them is descended. seed, index: int64 (N,), where the randomness of each image comes
+    from; 0 .. N-1 if None.
+    Returns adv (N, C, H, W), detached. Models are put in eval mode, frozen, in channels_last, and handed back as they
+    were.
     Raises TypeError or ValueError, naming the argument, before any step is taken.
     """
     checks.images(x)
@@ -192,16 +217,28 @@ def _check_choice(name: str, value: object, known: Sequence[str] | dict) -> None
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
 
 
-# --- named attacks -----------------------------------------------------------------------------------------------------
+# --- named attacks ----------------------------------------------------------------------------------------------------
 # Each takes (model, x, y, eps) and the options of `_run` and `attack`. Constants are those of the cited papers, which
 # are the thesis' settings (sect. 2.3.1).
 
 
-def _run(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float, momentum: Elastic, *,
-         transform: Transform | Sequence[Transform] = (), kernel: int = 1, loss: str | Loss = "cross_entropy", chunk: int = 1,
-         accelerate: bool | torch.dtype = False, **options: object) -> torch.Tensor:
-    """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; accelerate: attack a faster copy of the surrogate,
-    True with BatchNorm folded, torch.bfloat16 in that type too. For many batches accelerate the model once, by hand."""
+def _run(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float,
+    momentum: Elastic,
+    *,
+    transform: Transform | Sequence[Transform] = (),
+    kernel: int = 1,
+    loss: str | Loss = "cross_entropy",
+    chunk: int = 1,
+    accelerate: bool | torch.dtype = False,
+    **options: object,
+) -> torch.Tensor:
+    """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; accelerate: attack a faster copy of the
+    surrogate, True with BatchNorm folded, torch.bfloat16 in that type too. For many batches accelerate the model
+    once, by hand."""
     if accelerate:
         model = accelerated(model, dtype=None if accelerate is True else accelerate)
     g = gradient(model, transform, loss, chunk)
@@ -210,6 +247,9 @@ def _run(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float, momentum: E
 
 def _chain(first: Transform | Sequence[Transform], *then: Transform) -> tuple[Transform, ...]:
     return (*(first if isinstance(first, Sequence) else (first,)), *then)
+
+
+ERASURE = RandomErasure()
 
 
 def fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, **options: object) -> torch.Tensor:
@@ -222,59 +262,123 @@ def i_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255
     return _run(model, x, y, eps, PLAIN, **options)
 
 
-def pgd(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 8 / 255, steps: int = 10, alpha: float | None = None,
-        start: str = "once", **options: object) -> torch.Tensor:
-    """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2 ball."""
+def pgd(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 8 / 255,
+    steps: int = 10,
+    alpha: float | None = None,
+    start: str = "once",
+    **options: object,
+) -> torch.Tensor:
+    """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2
+    ball."""
     alpha = 2.5 * eps / steps if alpha is None and eps > 0 else alpha
     return _run(model, x, y, eps, PLAIN, steps=steps, alpha=alpha, start=start, **options)
 
 
-def mi_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object) -> torch.Tensor:
+def mi_fgsm(
+    model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object
+) -> torch.Tensor:
     """MI-FGSM (Dong et al. 2018; thesis eq. 1.3)."""
     return _run(model, x, y, eps, Elastic(mu), **options)
 
 
-def ni_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object) -> torch.Tensor:
+def ni_fgsm(
+    model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, **options: object
+) -> torch.Tensor:
     """NI-FGSM: look one step ahead (Lin et al. 2020; thesis eq. 1.4)."""
     return _run(model, x, y, eps, Elastic(mu, sigma=mu), **options)
 
 
-def em_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, mu: float = 1.0, sigma: float = 2.0,
-            normalize: str = "mean", **options: object) -> torch.Tensor:
+def em_fgsm(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    mu: float = 1.0,
+    sigma: float = 2.0,
+    normalize: str = "mean",
+    **options: object,
+) -> torch.Tensor:
     """EM-FGSM: look sigma steps ahead (thesis eq. 2.1 to 2.3)."""
     return _run(model, x, y, eps, Elastic(mu, sigma, normalize), **options)
 
 
-def dim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
-        momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+def dim(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    transform: Transform | Sequence[Transform] = (),
+    momentum: Elastic = Elastic(),
+    **options: object,
+) -> torch.Tensor:
     """DIM on MI-FGSM (Xie et al. 2019); what `transform` holds comes first."""
     return _run(model, x, y, eps, momentum, transform=_chain(transform, InputDiversity()), **options)
 
 
-def tim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, kernel: int = 7, momentum: Elastic = Elastic(),
-        **options: object) -> torch.Tensor:
+def tim(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    kernel: int = 7,
+    momentum: Elastic = Elastic(),
+    **options: object,
+) -> torch.Tensor:
     """TIM on MI-FGSM (Dong et al. 2019)."""
     return _run(model, x, y, eps, momentum, kernel=kernel, **options)
 
 
-def sim(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
-        copies: int = 5, momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+def sim(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    transform: Transform | Sequence[Transform] = (),
+    copies: int = 5,
+    momentum: Elastic = Elastic(),
+    **options: object,
+) -> torch.Tensor:
     """SIM on MI-FGSM (Lin et al. 2020); what `transform` holds comes first."""
     return _run(model, x, y, eps, momentum, transform=_chain(transform, ScaleCopies(copies)), **options)
 
 
-def re_fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, momentum: Elastic = Elastic(),
-            erasure: RandomErasure = RandomErasure(), **options: object) -> torch.Tensor:
+def re_fgsm(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    momentum: Elastic = Elastic(),
+    erasure: RandomErasure = ERASURE,
+    **options: object,
+) -> torch.Tensor:
     """Random erasure on MI-FGSM (thesis sect. 2.2.2, Table 2.2)."""
     return _run(model, x, y, eps, momentum, transform=erasure, **options)
 
 
-def composite(model: Model, x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, *, transform: Transform | Sequence[Transform] = (),
-              kernel: int = 7, momentum: Elastic = Elastic(), **options: object) -> torch.Tensor:
+def composite(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    transform: Transform | Sequence[Transform] = (),
+    kernel: int = 7,
+    momentum: Elastic = Elastic(),
+    **options: object,
+) -> torch.Tensor:
     """DIM, TIM and SIM together on MI-FGSM (thesis Table 2.4); what `transform` holds comes first."""
     chain = _chain(transform, ScaleCopies(), InputDiversity())
     return _run(model, x, y, eps, momentum, transform=chain, kernel=kernel, **options)
 
 
-EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": RandomErasure()}
-"""EM and RE as options of another attack: `composite(f, x, y, **EM_RE)` is EM-RE-Composite (thesis Alg. 1, Table 2.4)."""
+EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": ERASURE}
+"""EM and RE as options of another attack: `composite(f, x, y, **EM_RE)` is EM-RE-Composite (thesis Alg. 1, Table
+2.4)."""

@@ -22,8 +22,10 @@ def images(x: torch.Tensor) -> None:
     if torch.isnan(low) or torch.isnan(high):
         raise ValueError("x: contains NaN")
     if low < 0 or high > 1:
-        raise ValueError(f"x: expected values in [0, 1], found {low.item():.4g} to {high.item():.4g}; "
-                         "normalisation belongs into the model")
+        raise ValueError(
+            f"x: expected values in [0, 1], found {low.item():.4g} to {high.item():.4g}; "
+            "normalisation belongs into the model"
+        )
 
 
 def labels(y: torch.Tensor, x: torch.Tensor, name: str = "y") -> None:

@@ -43,9 +43,15 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("run", parents=[where], help="execute chapters into _build/<scale>/<dataset>")
     p.add_argument("chapters", nargs="*", metavar="NN", help="02, A1, ...; all of them if none is named")
-    p.add_argument("-p", dest="given", action="append", default=[], metavar="name=value",
-                   help="a parameter of the chapter, see `list`; may be repeated")
-    p.add_argument("--fresh", action="store_true", help="delete the chapter's earlier tables instead of resuming from them")
+    p.add_argument(
+        "-p",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="name=value",
+        help="a parameter of the chapter, see `list`; may be repeated",
+    )
+    p.add_argument("--fresh", action="store_true", help="delete earlier tables instead of resuming from them")
     p.set_defaults(command=_run)
 
     p = commands.add_parser("list", help="chapters, their parameters, defaults and help")
@@ -100,8 +106,9 @@ LAYOUTS = {
 
 def locate(name: str) -> Path | None:
     """The first place among the data roots that holds a data set; nothing is opened."""
-    found = (path for root in data_roots() for layout in LAYOUTS[name] for path in sorted(root.glob(layout)))
-    return next(found, None)
+    found = (path for root in data_roots() for layout in LAYOUTS[name] for path in root.glob(layout))
+    path = next(found, None)
+    return path.parent if path and path.is_file() else path
 
 
 def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
@@ -109,7 +116,8 @@ def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     print(f"  {'python':<20} {platform.python_version()}")
     for package in ("torch", "torchvision", "timm", "numpy"):
         print(f"  {package:<20} {_version(package)}")
-    print(f"device\n  {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, {os.cpu_count()} CPU cores")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"device\n  {gpu}, {os.cpu_count()} CPU cores")
     given = os.environ.get("ADVLIB_DATA")
     print(f"data (ADVLIB_DATA {f'= {given} -> {data_roots()[0]}' if given else 'not set'})")
     print(f"  {'shapes':<20} built in")

@@ -62,7 +62,9 @@ class Images:
             yield self[start : start + size]
 
 
-def load(name: str, split: str = "test", n: int | None = None, size: int | None = None, download: bool = True) -> Images:
+def load(
+    name: str, split: str = "test", n: int | None = None, size: int | None = None, download: bool = True
+) -> Images:
     """A split of a data set.
 
     name: "shapes" | "cifar10" | "cifar100" | "imagenet" | "imagenet_compatible"; split: "train" | "val" | "test" for
@@ -103,8 +105,9 @@ def _cifar(name: str, split: str, n: int | None, size: int | None, download: boo
         raise ValueError(f"size={size}: {name} images are 32 pixels wide")
     images, labels, classes = _cifar_arrays(name, "test" if split == "test" else "train", download)
     index = torch.arange(len(labels))
-    data = Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), index,
-                  classes, name, split)
+    data = Images(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), index, classes, name, split
+    )
     return {"train": data[:-_HELD_OUT], "val": data[-_HELD_OUT:], "test": data}[split]
 
 
@@ -133,12 +136,16 @@ def _hub_classes(name: str) -> tuple[str, ...]:
 
 def _how_to_get_cifar(name: str, part: str) -> str:
     places = " or ".join(str(r / name) for r in data_roots())
-    return (f"{name} ({part}) not found. Looked in {places} for {_BATCHES[name]}/ (the official archive, unpacked) and "
-            f"{_HUB_FOLDER[name]}/{part}-*.parquet (the data set hub's layout). With a network, "
-            f"`python -m advlib download {name}` fetches the first; or set ADVLIB_DATA to the folder that holds {name}/.")
+    return (
+        f"{name} ({part}) not found. Looked in {places} for {_BATCHES[name]}/ (the official archive, unpacked) and "
+        f"{_HUB_FOLDER[name]}/{part}-*.parquet (the data set hub's layout). With a network, "
+        f"`python -m advlib download {name}` fetches the first; or set ADVLIB_DATA to the folder that holds {name}/."
+    )
 
 
-def _from_torchvision(name: str, folder: Path, part: str, download: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _from_torchvision(
+    name: str, folder: Path, part: str, download: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     from torchvision import datasets as tv
 
     kind = {"cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[name]
@@ -186,7 +193,11 @@ def _decode(png: bytes, where: str, size: tuple[int, int] | None = None) -> np.n
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
     """Bilinear, the whole image: the compatible set is already cropped to a square."""
-    return image if image.shape[:2] == (size, size) else np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+    return (
+        image
+        if image.shape[:2] == (size, size)
+        else np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+    )
 
 
 def _imagenet_compatible(split: str, n: int | None, size: int | None, download: bool) -> Images:
@@ -195,9 +206,11 @@ def _imagenet_compatible(split: str, n: int | None, size: int | None, download: 
     folder = next((r / "imagenet_compatible" for r in data_roots() if (r / "imagenet_compatible").is_dir()), None)
     if folder is None:
         places = " or ".join(str(r / "imagenet_compatible") for r in data_roots())
-        raise DataError(f"imagenet_compatible not found. Looked in {places} for images.csv (columns ImageId, TrueLabel) "
-                        "and images/<ImageId>.png, 299x299: the DEV set of the NIPS 2017 competition "
-                        "(cleverhans, examples/nips17_adversarial_competition/dataset).")
+        raise DataError(
+            f"imagenet_compatible not found. Looked in {places} for images.csv (columns ImageId, TrueLabel) "
+            "and images/<ImageId>.png, 299x299: the DEV set of the NIPS 2017 competition "
+            "(cleverhans, examples/nips17_adversarial_competition/dataset)."
+        )
     if not (folder / "images.csv").is_file():
         raise DataError(f"{folder / 'images.csv'}: missing; expected columns ImageId, TrueLabel")
     rows = pd.read_csv(folder / "images.csv")
@@ -231,8 +244,10 @@ def _imagenet_folder(split: str, n: int | None, size: int | None, download: bool
     folder = next((r / "imagenet" / split for r in data_roots() if (r / "imagenet" / split).is_dir()), None)
     if folder is None:
         places = " or ".join(str(r / "imagenet" / split) for r in data_roots())
-        raise DataError(f"imagenet not found. Looked in {places} for 1,000 folders named by WordNet id. ILSVRC 2012 may not "
-                        "be downloaded by programs: get ILSVRC2012_img_val.tar from image-net.org and sort it into folders.")
+        raise DataError(
+            f"imagenet not found. Looked in {places} for 1,000 folders named by WordNet id. ILSVRC 2012 may not "
+            "be downloaded by programs: get ILSVRC2012_img_val.tar from image-net.org and sort it into folders."
+        )
     wnids = sorted(p.name for p in folder.iterdir() if p.is_dir())
     if len(wnids) != 1000:
         raise DataError(f"{folder}: {len(wnids)} class folders; expected 1,000")

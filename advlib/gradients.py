@@ -29,8 +29,8 @@ _STREAMS = 16  # hash streams reserved for each transform of a chain
 class Gradient:
     """A gradient function with the models that it runs and its cost.
 
-    function: (x, y, draw) -> (N, C, H, W); models: to be frozen while it is used; passes: forward and backward passes of one
-    network per image and call.
+    function: (x, y, draw) -> (N, C, H, W); models: to be frozen while it is used; passes: forward and backward passes
+    of one network per image and call.
     """
 
     function: Callable[[torch.Tensor, torch.Tensor, Draw], torch.Tensor]
@@ -56,13 +56,17 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
 
 
-def gradient(model: Model, transform: Transform | Sequence[Transform] | None = None, loss: str | Loss = "cross_entropy",
-             chunk: int = 1) -> Gradient:
+def gradient(
+    model: Model,
+    transform: Transform | Sequence[Transform] | None = None,
+    loss: str | Loss = "cross_entropy",
+    chunk: int = 1,
+) -> Gradient:
     """The gradient of loss(model(x), y), averaged over the copies that the transforms make (thesis eq. 2.4).
 
-    model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies multiply.
-    loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once; the
-    memory that a call takes grows with `chunk` and not with the number of copies, the result does not change.
+    model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies
+    multiply. loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once;
+    the memory that a call takes grows with `chunk` and not with the number of copies, the result does not change.
     Raises ValueError for an unknown loss or chunk < 1.
     """
     if isinstance(loss, str) and loss not in LOSSES:
@@ -83,8 +87,15 @@ def gradient(model: Model, transform: Transform | Sequence[Transform] | None = N
     return Gradient(function, (model,), copies * members(model))
 
 
-def _summed_gradient(model: Model, loss: Loss, transforms: tuple[Transform, ...], x: torch.Tensor, y: torch.Tensor,
-                     draw: Draw, copies: range) -> torch.Tensor:
+def _summed_gradient(
+    model: Model,
+    loss: Loss,
+    transforms: tuple[Transform, ...],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    draw: Draw,
+    copies: range,
+) -> torch.Tensor:
     """Gradient at x of the loss summed over the given copies, through the transforms."""
     k = len(copies)
     copy = torch.arange(copies.start, copies.stop, device=x.device).repeat_interleave(len(x))
@@ -103,8 +114,8 @@ def _summed_gradient(model: Model, loss: Loss, transforms: tuple[Transform, ...]
 
 
 def smoothed(g: Gradient, kernel: int = 7) -> Gradient:
-    """TIM: the gradient convolved with a Gaussian of kernel x kernel pixels that spans 3 standard deviations to each side
-    (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd, ValueError otherwise; 1 changes nothing."""
+    """TIM: the gradient convolved with a Gaussian of kernel x kernel pixels that spans 3 standard deviations to each
+    side (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd, ValueError otherwise; 1 changes nothing."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel={kernel}: expected an odd number of pixels")
     weights = torch.exp(-0.5 * torch.linspace(-3, 3, kernel) ** 2) if kernel > 1 else torch.ones(1)

@@ -1,11 +1,11 @@
 """The zoo: models that map images in [0, 1] to logits, by name, with checked weights.
 
-    load("shapes/resnet")           a small net of ours (data/weights)
-    load("cifar10/resnet20")        an independent witness ($ADVLIB_DATA/weights)
-    load("timm/inception_v4")       any ImageNet model of timm or torchvision, normalised as its own config says
-    create("wrn", "full")           an untrained net of the zoo
-    ensemble([f, h])                the mean of the logits
-    accelerate(f)                   a faster copy for the attack loop
+load("shapes/resnet")           a small net of ours (data/weights)
+load("cifar10/resnet20")        an independent witness ($ADVLIB_DATA/weights)
+load("timm/inception_v4")       any ImageNet model of timm or torchvision, normalised as its own config says
+create("wrn", "full")           an untrained net of the zoo
+ensemble([f, h])                the mean of the logits
+accelerate(f)                   a faster copy for the attack loop
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ def create(family: str, size: str = "small", dataset: str = "cifar10", seed: int
     family: a key of `nets.FAMILIES`; size: "small" (0.2 to 0.3 M parameters) or "full" (the thesis' network).
     ValueError for an unknown family, size or data set.
     """
-    for name, value, known in (("family", family, FAMILIES), ("size", size, ("small", "full")), ("dataset", dataset, CLASSES)):
+    for name, value, known in (
+        ("family", family, FAMILIES),
+        ("size", size, ("small", "full")),
+        ("dataset", dataset, CLASSES),
+    ):
         if value not in known:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
@@ -116,22 +120,43 @@ def load(name: str) -> nn.Module:
     return model.eval()
 
 
+def zoo(dataset: str) -> dict[str, nn.Module]:
+    """The models that a chapter compares on a data set, by short name: ours, then the witnesses found, marked with a
+    star.
+
+    Raises WeightsError if one of our nets has not been trained.
+    """
+    ours = {family: load(f"{dataset}/{family}") for family in FAMILIES} if dataset in CLASSES else {}
+    witnesses = {n.split("/")[1] + "*": load(n) for n in WITNESSES if n.startswith(f"{dataset}/") and _witness_root(n)}
+    return {**ours, **witnesses}
+
+
+def fingerprints(names: Sequence[str]) -> dict[str, str]:
+    """sha256 of the weights behind each name that a manifest lists: part of what makes a result reproducible."""
+    listed = manifest(WEIGHTS)
+    for root in data_roots():
+        listed |= {k.removesuffix(".safetensors"): v for k, v in manifest(root / "weights").items()}
+    return {name: listed[name]["sha256"][:16] for name in names if name in listed}
+
+
 def available() -> list[str]:
     """Names that `load` can give now without a download: ours, then the witnesses found."""
-    return [*_manifest(WEIGHTS), *(n for n in WITNESSES if _witness_root(n) is not None)]
+    return [*manifest(WEIGHTS), *(n for n in WITNESSES if _witness_root(n) is not None)]
 
 
 def _ours(name: str) -> nn.Module:
     """'<dataset>/<family>' is the small net, '<dataset>/<family>-full' the thesis' size."""
-    entry = _manifest(WEIGHTS).get(name)
+    entry = manifest(WEIGHTS).get(name)
     dataset, _, net = name.partition("/")
     family, _, size = net.partition("-")
     if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full"):
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
     if entry is None:
-        raise WeightsError(f"{name}: no weights in {WEIGHTS}; notebooks/A1_training_the_zoo trains them: "
-                           f"python -m advlib run A1 --dataset {dataset}")
+        raise WeightsError(
+            f"{name}: no weights in {WEIGHTS}; notebooks/A1_training_the_zoo trains them: "
+            f"python -m advlib run A1 --dataset {dataset}"
+        )
     model = create(family, size or "small", dataset)
     model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return model
@@ -152,15 +177,45 @@ def _torchvision(name: str) -> nn.Module:
     return Normalized(net, transform.mean, transform.std, transform.crop_size[0])
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, checkpoint: Path | None = None) -> nn.Module:
+    """checkpoint: a state dict for timm's architecture, in place of its own pretrained weights."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"name='timm/{name}': timm has no such model")
     with _download(f"timm/{name}"):
-        net = timm.create_model(name, pretrained=True)
+        net = timm.create_model(name, pretrained=checkpoint is None)
+    if checkpoint is not None:
+        net.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     config = timm.data.resolve_data_config({}, model=net)
     return Normalized(net, config["mean"], config["std"], config["input_size"][-1])
+
+
+# The seven targets of thesis chapter 2. timm's ResNet-v2-101 is another training run than the TF-Slim one that the
+# thesis names; Inc-v3ens3, Inc-v3ens4 exist only as conversions that a user has to bring. IncRes-v2ens1 is timm's
+# `tf_ens_adv`.
+_CHAPTER_2 = {
+    "Inc-v3": "inception_v3.tf_in1k",
+    "Inc-v4": "inception_v4.tf_in1k",
+    "IncRes-v2": "inception_resnet_v2.tf_in1k",
+    "Res-101": "resnetv2_101.a1h_in1k",
+    "IncRes-v2ens1": "inception_resnet_v2.tf_ens_adv_in1k",
+}
+_CONVERTED = {"Inc-v3ens3": "inception_v3.tf_in1k", "Inc-v3ens4": "inception_v3.tf_in1k"}
+
+
+def thesis_chapter_2(checkpoints: str | Path = "") -> dict[str, nn.Module]:
+    """The ImageNet networks of thesis chapter 2 (sect. 2.3.1) by the names in its tables, in eval mode.
+
+    checkpoints: a folder with Inc-v3ens3.pth and Inc-v3ens4.pth, state dicts for timm's inception_v3; a file that is
+    not there leaves its network out, and "" leaves out both. Raises WeightsError where timm's weights cannot be had.
+    """
+    found = {name: _timm(net) for name, net in _CHAPTER_2.items()}
+    for name, net in _CONVERTED.items():
+        file = Path(checkpoints) / f"{name}.pth"
+        if checkpoints and file.is_file():
+            found[name] = _timm(net, file)
+    return {name: model.eval() for name, model in found.items()}
 
 
 @contextmanager
@@ -168,12 +223,14 @@ def _download(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"{name}: its pretrained weights are not on this machine and could not be downloaded ({error}). "
-                           "Load it once where there is a network; torchvision keeps weights in $TORCH_HOME, "
-                           "timm in $HF_HOME.") from error
+        raise WeightsError(
+            f"{name}: its pretrained weights are not on this machine and could not be downloaded ({error}). "
+            "Load it once where there is a network; torchvision keeps weights in $TORCH_HOME, "
+            "timm in $HF_HOME."
+        ) from error
 
 
-# --- witnesses: networks that nobody here trained ----------------------------------------------------------------------
+# --- witnesses: networks that nobody here trained ---------------------------------------------------------------------
 
 
 def _cifar_resnet(depth: int) -> nn.Module:
@@ -209,19 +266,22 @@ def _witness(name: str) -> nn.Module:
     root = _witness_root(name)
     if root is None:
         places = " or ".join(str(r / "weights") for r in data_roots())
-        raise WeightsError(f"{name}: independent weights not found. Looked in {places} for {name}.safetensors and "
-                           "manifest.json; set ADVLIB_DATA to the folder that holds weights/.")
-    entry = _manifest(root)[f"{name}.safetensors"]
+        raise WeightsError(
+            f"{name}: independent weights not found. Looked in {places} for {name}.safetensors and "
+            "manifest.json; set ADVLIB_DATA to the folder that holds weights/."
+        )
+    entry = manifest(root)[f"{name}.safetensors"]
     net = WITNESSES[name]()
     net.load_state_dict(read_weights(root / f"{name}.safetensors", entry["sha256"]))
     size = None if name.startswith("cifar") else entry["input"]
     return Normalized(net, entry["mean"], entry["std"], size)
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def _manifest(folder: Path) -> dict[str, dict]:
+def manifest(folder: Path = WEIGHTS) -> dict[str, dict]:
+    """What a folder's manifest.json says about its weights, by name; empty where there is none."""
     file = folder / "manifest.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
@@ -249,8 +309,8 @@ def save_weights(name: str, model: Normalized, facts: dict, folder: Path = WEIGH
     file = folder / f"{name}.safetensors"
     _replace(file, raw)
     entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), **facts}
-    manifest = dict(sorted({**_manifest(folder), name: entry}.items()))
-    _replace(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    listed = dict(sorted({**manifest(folder), name: entry}.items()))
+    _replace(folder / "manifest.json", (json.dumps(listed, indent=1) + "\n").encode())
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -260,12 +320,13 @@ def _replace(file: Path, content: bytes) -> None:
     os.replace(partial, file)
 
 
-# --- for the attack loop -------------------------------------------------------------------------------------------------
+# --- for the attack loop ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def frozen(models: Sequence[Model]) -> Iterator[None]:
-    """Eval mode, no weight gradients, weights in channels_last; everything is handed back as it was, also after an error.
+    """Eval mode, no weight gradients, weights in channels_last; everything is handed back as it was, also after an
+    error.
 
     Callables that are no nn.Module are left alone.
     """
@@ -299,13 +360,16 @@ class _Cast(nn.Module):
         return self.net(x.to(self.dtype)).float()
 
 
-def accelerate(model: nn.Module, fold_batchnorm: bool = True, dtype: torch.dtype | None = None, compile: bool = False) -> nn.Module:
+def accelerate(
+    model: nn.Module, fold_batchnorm: bool = True, dtype: torch.dtype | None = None, compile: bool = False
+) -> nn.Module:
     """A faster copy of a surrogate for the attack loop; the model itself is not touched.
 
-    fold_batchnorm: every BatchNorm that follows a convolution goes into that convolution's weights (exact up to rounding).
-    dtype: torch.bfloat16 runs the network in it (3x on CPUs and GPUs that have it; the gradients are rounded, see the speed
-    chapter for what that does to the success rate). compile: torch.compile, worth its minute for long runs.
-    An ensemble is accelerated member by member. Raises ValueError if folding is asked of a model torch.fx cannot trace.
+    fold_batchnorm: every BatchNorm that follows a convolution goes into that convolution's weights (exact up to
+    rounding). dtype: torch.bfloat16 runs the network in it (3x on CPUs and GPUs that have it; the gradients are
+    rounded, see the speed chapter for what that does to the success rate). compile: torch.compile, worth its minute
+    for long runs. An ensemble is accelerated member by member. Raises ValueError if folding is asked of a model
+    torch.fx cannot trace.
     """
     if isinstance(model, Ensemble):
         return Ensemble([accelerate(m, fold_batchnorm, dtype, compile) for m in model.members])
@@ -313,7 +377,8 @@ def accelerate(model: nn.Module, fold_batchnorm: bool = True, dtype: torch.dtype
     if fold_batchnorm:
         fast = _folded(fast)
     if dtype is not None:
-        # The images are normalised in float32: in bfloat16 pixels would be rounded to 1/256 before the network sees them.
+        # The images are normalised in float32: in bfloat16 pixels would be rounded to 1/256 before the network sees
+        # them.
         if isinstance(fast, Normalized):
             fast.net = _Cast(fast.net, dtype)
         else:
@@ -324,12 +389,15 @@ def accelerate(model: nn.Module, fold_batchnorm: bool = True, dtype: torch.dtype
 
 def _folded(model: nn.Module) -> nn.Module:
     if isinstance(model, Normalized):
-        return Normalized(_folded(model.net), model.mean.flatten().tolist(), model.std.flatten().tolist(), model.size).to(model.mean.device)
+        return Normalized(
+            _folded(model.net), model.mean.flatten().tolist(), model.std.flatten().tolist(), model.size
+        ).to(model.mean.device)
     try:
         traced = torch.fx.symbolic_trace(model)
     except Exception as error:  # torch.fx raises whatever the model's control flow does with a proxy
-        raise ValueError(f"model: {type(model).__name__} cannot be traced to fold its BatchNorm ({error}); "
-                         "pass fold_batchnorm=False") from error
+        raise ValueError(
+            f"model: {type(model).__name__} cannot be traced to fold its BatchNorm ({error}); pass fold_batchnorm=False"
+        ) from error
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         before = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None

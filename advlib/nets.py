@@ -108,8 +108,9 @@ class ResidualNet(nn.Module):
     Pre-activation families (`preact`) have no ReLU after the stem and one BN + ReLU before the pool.
     """
 
-    def __init__(self, block: Callable[..., nn.Module], stem: int, widths: list[list[int]], classes: int,
-                 preact: bool = False) -> None:
+    def __init__(
+        self, block: Callable[..., nn.Module], stem: int, widths: list[list[int]], classes: int, preact: bool = False
+    ) -> None:
         super().__init__()
         self.preact = preact
         self.conv1 = conv3x3(3, stem)

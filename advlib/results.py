@@ -24,9 +24,26 @@ from scipy.stats import norm
 
 from .paths import PUBLISHED, RESULTS, ROOT
 
-_TYPES = {"table": str, "source": str, "attack": str, "target": str, "eps_255": float, "metric": str, "value": float,
-          "n": int, "ci_low": float, "ci_high": float, "passes": float, "seconds": float, "seed": int, "scale": str,
-          "dataset": str, "torch": str, "device": str, "commit": str}
+_TYPES = {
+    "table": str,
+    "source": str,
+    "attack": str,
+    "target": str,
+    "eps_255": float,
+    "metric": str,
+    "value": float,
+    "n": int,
+    "ci_low": float,
+    "ci_high": float,
+    "passes": float,
+    "seconds": float,
+    "seed": int,
+    "scale": str,
+    "dataset": str,
+    "torch": str,
+    "device": str,
+    "commit": str,
+}
 COLUMNS = tuple(_TYPES)
 REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
@@ -81,8 +98,17 @@ class ResultTable:
     `config` that is not JSON.
     """
 
-    def __init__(self, path: str | Path, table: str, scale: str, dataset: str, device: torch.device | str, seed: int,
-                 config: Mapping[str, object], key: Sequence[str] = ("source", "attack", "eps_255")) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        table: str,
+        scale: str,
+        dataset: str,
+        device: torch.device | str,
+        seed: int,
+        config: Mapping[str, object],
+        key: Sequence[str] = ("source", "attack", "eps_255"),
+    ) -> None:
         conditions(scale, dataset)
         if not key or not set(key) <= set(REQUIRED):
             raise ValueError(f"key must name columns among {REQUIRED}, not {tuple(key)}")
@@ -220,8 +246,12 @@ def _hybrid(k1: int, n1: int, k2: int, n2: int, phi: float, level: float) -> tup
     return p1 - p2 - length(p1 - l1, u2 - p2), p1 - p2 + length(u1 - p1, p2 - l2)
 
 
-def side_by_side(published: pd.DataFrame, measured: pd.DataFrame, on: Sequence[str] = ("source", "attack", "target"),
-                 rename: Mapping[str, str] | None = None) -> pd.DataFrame:
+def side_by_side(
+    published: pd.DataFrame,
+    measured: pd.DataFrame,
+    on: Sequence[str] = ("source", "attack", "target"),
+    rename: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Rows in both tables, in the thesis' order: `on`, paper, ours, difference (ours - paper), n, ci_low, ci_high.
 
     rename: our name -> the thesis' name of the same role, in every column of `on` of `measured`.
@@ -239,27 +269,84 @@ def side_by_side(published: pd.DataFrame, measured: pd.DataFrame, on: Sequence[s
     return both
 
 
-def orderings(frame: pd.DataFrame, better: str | Sequence[str], worse: str | Sequence[str],
-              by: Sequence[str] = ("source", "target")) -> pd.DataFrame:
-    """How often one attack beats another, per pair (better[i], worse[i]); `frame` is what `side_by_side` gives.
+def mark_white_box(frame: pd.DataFrame, members: Mapping[str, Iterable[str]] | None = None) -> pd.DataFrame:
+    """Our rows with a column `white_box`: the target is the source, or one of members[source] (an ensemble)."""
+    inside = {source: set(names) for source, names in (members or {}).items()}
+    marks = [t == s or t in inside.get(s, ()) for s, t in zip(frame["source"], frame["target"], strict=True)]
+    return frame.assign(white_box=marks)
 
-    Columns: better, worse, cases (values of `by` with both attacks), paper and ours (strict wins), agree (cases where
-    both tables have the same sign). Raises ValueError on lists of unlike length, an unknown attack, a case given twice.
+
+def layout(frame: pd.DataFrame) -> pd.DataFrame:
+    """The thesis' layout of a table with `white_box`: (source, attack) by target, in percent, a star for white-box.
+
+    Raises ValueError when a cell is given twice (choose a metric and an eps_255).
     """
-    pairs = zip(*([names] if isinstance(names, str) else names for names in (better, worse)), strict=True)
-    return pd.DataFrame([_ordering(frame, b, w, list(by)) for b, w in pairs],
-                        columns=["better", "worse", "cases", "paper", "ours", "agree"])
+    cells = [f"{v:.1f}{'*' if w else ''}" for v, w in zip(frame["value"], frame["white_box"], strict=True)]
+    names = {c: list(dict.fromkeys(frame[c])) for c in ("source", "attack", "target")}
+    wide = frame.assign(cell=cells).pivot(index=["source", "attack"], columns="target", values="cell")
+    rows = [(s, a) for s in names["source"] for a in names["attack"] if (s, a) in wide.index]
+    return wide.loc[rows, names["target"]].rename_axis(columns=None)
 
 
-def _ordering(frame: pd.DataFrame, better: str, worse: str, by: list[str]) -> dict[str, object]:
+def averages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean success of each attack over the white-box and over the black-box pairs of a table with `white_box`.
+
+    Columns: attack, role, value, n, ci_low, ci_high, pairs. n is the number of images, not of images times pairs:
+    outcomes of one image on several targets depend on one another, and Wilson's interval at n images is wide enough
+    whatever they do.
+    """
+    rows = []
+    for attack in dict.fromkeys(frame["attack"]):
+        for role, wanted in (("white-box", True), ("black-box", False)):
+            part = frame[(frame["attack"] == attack) & (frame["white_box"] == wanted)]
+            if not part.empty:
+                n, value = int(part["n"].min()), float(part["value"].mean())
+                low, high = wilson(round(value / 100 * n), n)
+                rows.append(
+                    {
+                        "attack": attack,
+                        "role": role,
+                        "value": value,
+                        "n": n,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "pairs": len(part),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def wins(
+    frame: pd.DataFrame, better: str, worse: str, by: Sequence[str] = ("source", "target", "eps_255")
+) -> dict[str, object]:
+    """In how many cases (values of `by`) one attack's success rate is above another's, and in how many clearly so.
+
+    Clear: the 95 % interval of the difference (`newcombe`, as if the images were others; it errs to the wide side where
+    both attacks had the same) leaves out 0. Returns better, worse, cases, wins, losses, clear_wins, clear_losses.
+    Raises ValueError on an unknown attack or a case that is given twice.
+    """
     if unknown := {better, worse} - set(frame["attack"]):
         raise ValueError(f"no attack {sorted(unknown)}; there are {sorted(set(frame['attack']))}")
+    by = list(by)
     if frame.duplicated(["attack", *by]).any():
         raise ValueError(f"an attack has two rows for one {by}")
-    b, w = (frame[frame["attack"] == name].set_index(by)[["paper", "ours"]] for name in (better, worse))
-    sign = np.sign((b - w).dropna())
-    return {"better": better, "worse": worse, "cases": len(sign), "paper": int((sign["paper"] > 0).sum()),
-            "ours": int((sign["ours"] > 0).sum()), "agree": int((sign["paper"] == sign["ours"]).sum())}
+    pair = [frame[frame["attack"] == name].set_index(by)[["value", "n"]] for name in (better, worse)]
+    both = pair[0].add_suffix("_b").join(pair[1].add_suffix("_w"), how="inner")
+    difference = both["value_b"] - both["value_w"]
+    counts = [
+        (round(r.value_b / 100 * r.n_b), int(r.n_b), round(r.value_w / 100 * r.n_w), int(r.n_w))
+        for r in both.itertuples()
+    ]
+    intervals = [newcombe(*count) for count in counts]
+    return {
+        "better": better,
+        "worse": worse,
+        "cases": len(both),
+        "wins": int((difference > 0).sum()),
+        "losses": int((difference < 0).sum()),
+        "clear_wins": sum(low > 0 for low, _ in intervals),
+        "clear_losses": sum(high < 0 for _, high in intervals),
+    }
 
 
 def _name(table: str) -> str:
@@ -268,6 +355,7 @@ def _name(table: str) -> str:
 
 def _read(path: Path) -> pd.DataFrame:
     """The rows of a result file. Not by pandas, which pads short rows, guesses types and takes "None" for missing."""
+
     def parse(kind: type, field: str) -> object:
         return nan if kind is float and not field else kind(field)
 

@@ -74,6 +74,8 @@ def sources(folder: Path) -> list[Path]:
 def select(numbers: Iterable[str], folder: Path) -> list[Path]:
     """The sources with these numbers ("02", "A1"), in the order given; all of them if none is given."""
     by_number = {p.stem.split("_")[0]: p for p in sources(folder)}
+    if not by_number:
+        raise UsageError(f"no chapters in {folder}")
     numbers = list(dict.fromkeys(numbers)) or list(by_number)
     for number in numbers:
         if number not in by_number:
@@ -131,7 +133,7 @@ def parse_parameters(code: str, where: str) -> dict[str, Parameter]:
 
 
 def coerce(value: object, kind: str) -> object:
-    """`value` as `kind`: an int may stand for a float, a tuple for a list, nothing else for anything else (TypeError)."""
+    """`value` as `kind`: an int may stand for a float, a tuple for a list; anything else is a TypeError."""
     if kind.endswith(" | None"):
         return None if value is None else coerce(value, kind.removesuffix(" | None"))
     if kind.startswith("list["):
@@ -173,13 +175,15 @@ def settle(chapter: Chapter, scale: str, dataset: str, given: Iterable[str]) -> 
         if name in SET_BY_OPTION:
             raise UsageError(f"-p {item}: use --{name} {text}")
         if name not in chapter.parameters:
-            raise UsageError(f"chapter {chapter.number} has no parameter {name!r}{_did_you_mean(name, chapter.parameters)}")
+            close = _did_you_mean(name, chapter.parameters)
+            raise UsageError(f"chapter {chapter.number} has no parameter {name!r}{close}")
         kind = chapter.parameters[name].kind
         try:
             values[name] = parse_value(text, kind)
         except TypeError:
             hint = " (a number that is meant as text needs its own quotes)" if "str" in kind else ""
-            raise UsageError(f"chapter {chapter.number}, parameter {name!r}: expected {kind}, got {text!r}{hint}") from None
+            where = f"chapter {chapter.number}, parameter {name!r}"
+            raise UsageError(f"{where}: expected {kind}, got {text!r}{hint}") from None
     return {name: value for name, value in values.items() if value != chapter.parameters[name].default}
 
 
@@ -233,9 +237,18 @@ def execute(chapter: Chapter, values: dict[str, object], folder: Path) -> bool:
     progress = _Progress(chapter, injected=bool(values))
     try:
         executed = papermill.execute_notebook(
-            chapter.notebook, partial, values, kernel_name="python3", language="python", progress_bar=False, cwd=ROOT,
-            kernel_manager_class=_ThisInterpreter, record_timing=False,
-            on_cell_execute=progress.on_cell_execute, on_cell_executed=progress.on_cell_executed,
+            chapter.notebook,
+            partial,
+            values,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=ROOT,
+            kernel_manager_class=_ThisInterpreter,
+            record_timing=False,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # being shut down is logged as an error otherwise
+            on_cell_execute=progress.on_cell_execute,
+            on_cell_executed=progress.on_cell_executed,
         )
     except PapermillExecutionError as error:
         trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
@@ -253,8 +266,11 @@ def execute(chapter: Chapter, values: dict[str, object], folder: Path) -> bool:
 
 def _report_failure(chapter: Chapter, source: str, trace: str, partial: Path) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", trace)
-    print(f"\nchapter {chapter.number} failed in this cell:\n\n{source}\n\n{plain}\n\nexecuted so far: {partial}",
-          file=sys.stderr, flush=True)
+    print(
+        f"\nchapter {chapter.number} failed in this cell:\n\n{source}\n\n{plain}\n\nexecuted so far: {partial}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _without_papermill(notebook: NotebookNode) -> NotebookNode:
@@ -266,8 +282,9 @@ def _without_papermill(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def run(numbers: Iterable[str], scale: str, dataset: str, given: Iterable[str], fresh: bool,
-        notebooks: Path, build: Path) -> bool:
+def run(
+    numbers: Iterable[str], scale: str, dataset: str, given: Iterable[str], fresh: bool, notebooks: Path, build: Path
+) -> bool:
     """Runs chapters one after the other into `build`/<scale>/<dataset>; stops at the first that fails (False).
 
     A chapter picks up its earlier tables in tables/<number> there, so that a killed run resumes; `fresh` deletes them.

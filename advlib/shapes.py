@@ -1,8 +1,8 @@
 """shapes: ten classes of coloured, striped shapes over dead-leaves clutter, drawn by signed distance at any resolution.
 
 An image is a function of (seed, index) alone: no download, no state, the same picture whatever batch it is made in. A
-teaching set: it stands in for photographs so that everything runs on a fresh, offline machine, and nothing measured on it
-says anything about the thesis' tables.
+teaching set: it stands in for photographs so that everything runs on a fresh, offline machine, and nothing measured
+on it says anything about the thesis' tables.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .draws import Draw
 CLASSES = ("disc", "triangle", "square", "star", "ring", "plus", "crescent", "bar", "corner", "half-disc")
 
 # Splits are disjoint ranges of the index: (first, last + 1, usual number of images).
-RANGES = {"train": (0, 1_000_000, 12_000), "val": (1_000_000, 1_100_000, 1_000), "test": (1_100_000, 1_200_000, 2_000)}
+RANGES = {"train": (0, 1_000_000, 10_000), "val": (1_000_000, 1_100_000, 1_000), "test": (1_100_000, 1_200_000, 2_000)}
 
-LEAVES = 10  # discs of clutter behind the shape
+BEHIND, BEFORE = 12, 1  # discs of clutter behind the shape and in front of it
 SEED = 2024
 
 
@@ -46,12 +46,20 @@ def make(index: torch.Tensor, size: int = 32, seed: int = SEED, with_mask: bool 
 
 
 def _render(draw: Draw, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    grid = (torch.arange(size, device=draw.index.device) + 0.5) * (2 / size) - 1  # pixel centres, the image is [-1, 1]^2
+    grid = (torch.arange(size, device=draw.index.device) + 0.5) * (
+        2 / size
+    ) - 1  # pixel centres, the image is [-1, 1]^2
     x, y = grid[None, None, :], grid[None, :, None]
     label = (draw.at(stream=1).uniform() * len(CLASSES)).long()
-    image = _leaves(draw, x, y, size)
+    leaves = _leaves(draw)
+    image = leaves[2][:, -1, :, None, None].expand(-1, -1, size, size)  # the colour of the ground
+    for k in range(BEHIND):
+        image, _ = _covered(image, leaves, k, x, y, size)
     mask, stripes = _shape(draw, label, x, y, size)
     image = torch.lerp(image, _paint(draw, stripes), mask[:, None])
+    for k in range(BEHIND, BEHIND + BEFORE):
+        image, leaf = _covered(image, leaves, k, x, y, size)
+        mask = mask * (1 - leaf)
     image += 0.02 * draw.at(stream=2).normal(3, size, size)  # sensor noise, 5/255
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8), label, mask[:, None]
 
@@ -61,36 +69,45 @@ def _coverage(distance: torch.Tensor, size: int) -> torch.Tensor:
     return (0.5 - distance * (size / 2)).clamp_(0, 1)
 
 
-def _leaves(draw: Draw, x: torch.Tensor, y: torch.Tensor, size: int) -> torch.Tensor:
-    """(N, 3, size, size): discs that occlude one another, radii with density r^-3 as in natural images (Lee et al. 2001)."""
-    u = draw.at(stream=3).uniform(LEAVES + 1, 6)
-    centre, colour = 2.4 * u[..., :2] - 1.2, _muted(u[..., 3:])
-    radius = 0.2 / torch.sqrt(1 - 0.94 * u[..., 2])  # 0.2 to 0.8
-    image = colour[:, 0, :, None, None].expand(-1, -1, size, size)
-    for k in range(1, LEAVES + 1):
-        cx, cy = centre[:, k, :1, None], centre[:, k, 1:, None]
-        distance = torch.sqrt((x - cx) ** 2 + (y - cy) ** 2) - radius[:, k, None, None]
-        image = torch.lerp(image, colour[:, k, :, None, None].expand_as(image), _coverage(distance, size)[:, None])
-    return image
+def _leaves(draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centres (N, K, 2), radii (N, K) and colours (N, K, 3) of the discs, one more colour than discs are drawn. The
+    density of the radii falls as r^-3, as that of objects in photographs does (Lee et al. 2001); those in front are
+    the small ones."""
+    u = draw.at(stream=3).uniform(BEHIND + BEFORE + 1, 6)
+    radius = 0.15 / torch.sqrt(1 - 0.96 * u[..., 2])  # 0.15 to 0.75
+    radius[:, BEHIND:] = 0.15 + 0.1 * u[:, BEHIND:, 2]
+    return 2.4 * u[..., :2] - 1.2, radius, _muted(u[..., 3:])
+
+
+def _covered(
+    image: torch.Tensor, leaves: tuple[torch.Tensor, ...], k: int, x: torch.Tensor, y: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image with disc k on top, and the disc's coverage (N, size, size)."""
+    centre, radius, colour = (part[:, k] for part in leaves)
+    distance = torch.sqrt((x - centre[:, :1, None]) ** 2 + (y - centre[:, 1:, None]) ** 2) - radius[:, None, None]
+    leaf = _coverage(distance, size)
+    return torch.lerp(image, colour[:, :, None, None].expand_as(image), leaf[:, None]), leaf
 
 
 def _muted(u: torch.Tensor) -> torch.Tensor:
-    """Colours near grey: a lightness in [0.2, 0.8], each channel up to 0.1 away from it."""
-    return 0.2 + 0.6 * u[..., :1] + 0.2 * (u - 0.5)
+    """Colours with a lightness in [0.2, 0.8], each channel up to 0.15 away from it."""
+    return 0.2 + 0.6 * u[..., :1] + 0.3 * (u - 0.5)
 
 
 def _paint(draw: Draw, stripes: torch.Tensor) -> torch.Tensor:
-    """(N, 3, size, size): two shades of one saturated colour, alternating along the stripes."""
+    """(N, 3, size, size): two shades of one colour, alternating along the stripes."""
     u = draw.at(stream=4).uniform(4)
     hue = 2 * math.pi * (u[:, :1] + torch.tensor([0, 1 / 3, 2 / 3], device=u.device))
-    base = 0.5 + 0.15 * (2 * u[:, 1:2] - 1) + 0.35 * torch.cos(hue)
+    base = 0.5 + 0.2 * (2 * u[:, 1:2] - 1) + 0.28 * torch.cos(hue)
     return base[:, :, None, None] + (0.1 + 0.1 * u[:, 2])[:, None, None, None] * stripes[:, None]
 
 
-def _shape(draw: Draw, label: torch.Tensor, x: torch.Tensor, y: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _shape(
+    draw: Draw, label: torch.Tensor, x: torch.Tensor, y: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Coverage (N, size, size) of the shape and its stripes in [-1, 1]."""
     u = draw.at(stream=5).uniform(7)
-    scale = (0.5 + 0.3 * u[:, 0])[:, None, None]
+    scale = (0.45 + 0.3 * u[:, 0])[:, None, None]
     room = 1 - 0.85 * scale
     turn = 2 * math.pi * u[:, 3, None, None]
     px, py = x - room * (2 * u[:, 1, None, None] - 1), y - room * (2 * u[:, 2, None, None] - 1)
@@ -104,7 +121,7 @@ def _shape(draw: Draw, label: torch.Tensor, x: torch.Tensor, y: torch.Tensor, si
     return _coverage(distance * scale, size), torch.sin(phase)
 
 
-# --- signed distances to shapes of about unit radius: negative inside. Bounds where exact ones would be longer. ------------
+# --- signed distances to shapes of about unit radius: negative inside. Bounds where exact ones would be longer. -------
 
 
 def _box(x: torch.Tensor, y: torch.Tensor, cx: float, cy: float, half_w: float, half_h: float) -> torch.Tensor:

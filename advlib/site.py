@@ -44,19 +44,33 @@ def _page(title: str, scale: str, dataset: str, folder: Path) -> str:
     notebooks = [p for p in sorted(folder.glob("*.ipynb")) if not p.name.endswith(".partial.ipynb")]
     tables = sorted((folder / "tables").rglob("*.csv"))
     figures = sorted((folder / "figures").rglob("*.svg"))
-    facts = {"scale": scale, "data set": dataset, "device": _device(), "torch": torch.__version__,
-             "commit": _commit(), "written": datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
+    facts = {
+        "scale": scale,
+        "data set": dataset,
+        "device": _device(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+        "written": datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
+    }
     body = [
         f"<h1>{html.escape(title)}</h1>",
         "<ul>" + "".join(f"<li>{k}: {html.escape(str(v))}</li>" for k, v in facts.items()) + "</ul>",
-        "<h2>Chapters</h2>", "<ul>", *(f"<li>{_chapter(p)}</li>" for p in notebooks), "</ul>",
-        "<h2>Tables</h2>", *(_table(p, folder) for p in tables),
-        "<h2>Figures</h2>", *(_figure(p, folder) for p in figures),
+        "<h2>Chapters</h2>",
+        "<ul>",
+        *(f"<li>{_chapter(p)}</li>" for p in notebooks),
+        "</ul>",
+        "<h2>Tables</h2>",
+        *(_table(p, folder) for p in tables),
+        "<h2>Figures</h2>",
+        *(_figure(p, folder) for p in figures),
     ]
-    return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-            + "\n".join(body) + "\n</main>\n</body>\n</html>\n")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
 
 
 def _chapter(path: Path) -> str:
@@ -91,7 +105,8 @@ def _figure(path: Path, folder: Path) -> str:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+    cpu = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
 
 
 def _commit() -> str:

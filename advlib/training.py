@@ -1,4 +1,5 @@
-"""One training loop: data on the device, bf16, one-cycle schedule, atomic checkpoints that resume to the same result."""
+"""One training loop: data on the device, bf16, one-cycle schedule, atomic checkpoints that resume to the same
+result."""
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
+from .paths import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Recipe:
     """SGD with Nesterov momentum and a one-cycle learning rate (Smith & Topin 2018).
 
     epochs; batch_size: images a step; lr: the peak; weight_decay: L2 coefficient; augment: names of
-    `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32); seed: of the weights' order
-    of images and of the augmentation.
+    `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32); seed: of the weights'
+    order of images and of the augmentation.
     """
 
     epochs: int = 15
@@ -43,28 +47,51 @@ class Recipe:
             raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
 
 
-def fit(model: nn.Module, train: Images, val: Images, recipe: Recipe, checkpoint: Path | None = None,
-        report: Callable[[dict], None] = lambda row: None) -> list[dict]:
+# One recipe for each data set, at the small size; nothing in it was chosen on test images.
+RECIPES = {
+    "shapes": Recipe(epochs=5, batch_size=64, lr=0.1, augment=("flip",)),
+    "cifar10": Recipe(epochs=12),
+    "cifar100": Recipe(epochs=30),
+}
+
+
+def fit(
+    model: nn.Module,
+    train: Images,
+    val: Images,
+    recipe: Recipe,
+    checkpoint: Path | None = None,
+    report: Callable[[dict], None] = lambda row: None,
+) -> list[dict]:
     """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds.
 
-    checkpoint: written atomically after every epoch; where it exists (same recipe), training goes on from it and ends at the
-    weights of a run that never stopped. report is called with every row.
+    checkpoint: written atomically after every epoch; where it exists (same recipe), training goes on from it and ends
+    at the weights of a run that never stopped. report is called with every row.
     Raises ValueError if the checkpoint belongs to another recipe.
     """
     device = next(model.parameters()).device
     train, val = train.to(device), val.to(device)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
     steps = len(train) // recipe.batch_size
     if steps < 1:
         raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps * recipe.epochs + 1, pct_start=0.3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=steps * recipe.epochs + 1, pct_start=0.3
+    )
     history = _resume(checkpoint, model, optimizer, schedule, recipe)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
         loss = _epoch(model, train, optimizer, schedule, recipe, epoch, steps)
-        row = {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracy(model, val), "lr": schedule.get_last_lr()[0],
-               "seconds": time.perf_counter() - started}
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "val_accuracy": accuracy(model, val),
+            "lr": schedule.get_last_lr()[0],
+            "seconds": time.perf_counter() - started,
+        }
         history.append(row)
         if checkpoint is not None:
             _save(checkpoint, model, optimizer, schedule, recipe, history)
@@ -73,8 +100,15 @@ def fit(model: nn.Module, train: Images, val: Images, recipe: Recipe, checkpoint
     return history
 
 
-def _epoch(model: nn.Module, train: Images, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler,
-           recipe: Recipe, epoch: int, steps: int) -> float:
+def _epoch(
+    model: nn.Module,
+    train: Images,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    recipe: Recipe,
+    epoch: int,
+    steps: int,
+) -> float:
     """One pass over the data in an order that depends on (seed, epoch) alone; returns the mean loss."""
     model.train()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed * 100_003 + epoch))
@@ -109,17 +143,74 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     return hits.item() / len(data)
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
-          schedule: torch.optim.lr_scheduler.LRScheduler, recipe: Recipe, history: list[dict]) -> None:
+def train_member(
+    name: str,
+    recipe: Recipe | None = None,
+    checkpoints: Path | None = None,
+    folder: Path = WEIGHTS,
+    device: torch.device | str = "cpu",
+    report: Callable[[dict], None] = lambda row: None,
+) -> dict:
+    """Train the zoo's net `name` ("shapes/resnet", "cifar10/wrn-full"), test it once and save its weights to `folder`.
+
+    recipe: `RECIPES` of the data set if None. checkpoints: a folder to resume from. Returns the manifest's entry:
+    accuracy on the whole test split, n, parameters, recipe, curve of the validation accuracy, seed, date. Raises as
+    `models.create` does.
+    """
+    dataset, _, net = name.partition("/")
+    family, _, size = net.partition("-")
+    recipe = recipe or RECIPES[dataset]
+    model = models.create(family, size or "small", dataset, recipe.seed).to(device)
+    train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
+    checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
+    history = fit(model, train, val, recipe, checkpoint, report)
+    test = datasets.load(dataset, "test").to(device)
+    facts = {
+        "accuracy": round(accuracy(model, test), 4),
+        "n": len(test),
+        "split": "test",
+        "trained_on": len(train),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": asdict(recipe),
+        "seed": recipe.seed,
+        "curve": [round(row["val_accuracy"], 4) for row in history],
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+    }
+    models.save_weights(name, model.cpu(), facts, folder)
+    return facts
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    recipe: Recipe,
+    history: list[dict],
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                "recipe": asdict(recipe), "history": history}, partial)
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "recipe": asdict(recipe),
+            "history": history,
+        },
+        partial,
+    )
     os.replace(partial, path)
 
 
-def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer,
-            schedule: torch.optim.lr_scheduler.LRScheduler, recipe: Recipe) -> list[dict]:
+def _resume(
+    path: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    recipe: Recipe,
+) -> list[dict]:
     if path is None or not path.is_file():
         return []
     state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)

@@ -1,8 +1,8 @@
 """Input transforms of transfer attacks: input diversity, scaled copies, random erasure.
 
 A transform maps images x (N, C, H, W) to images of the same shape, differentiably, random per image. It has `copies`:
-how many transformed versions of an image the gradient averages over. `copy`, int64 (N,), says which of them each row is;
-`draw` is where its randomness comes from. Nothing here waits for the device.
+how many transformed versions of an image the gradient averages over. `copy`, int64 (N,), says which of them each row
+is; `draw` is where its randomness comes from. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class InputDiversity:
     """DIM: shrink and pad at random with probability p (Xie et al. 2019).
 
     The original enlarges the image to a side drawn from [side, scale * side), pads it with zeros at a random place to
-    scale * side, and lets the network take the larger canvas. Here the canvas is resampled to the input's own size in the
-    same bilinear step, per image, so that any network takes it.
+    scale * side, and lets the network take the larger canvas. Here the canvas is resampled to the input's own size in
+    the same bilinear step, per image, so that any network takes it.
     scale: canvas over image, 1.1 is 299 to 330. p: probability, per image and copy.
     """
 
@@ -58,8 +58,8 @@ class InputDiversity:
 class ScaleCopies:
     """SIM: the i-th of m copies is x / 2^i, i = 0 .. m-1 (Lin et al. 2020).
 
-    origin: the grey value that copies shrink to: 0 (black) is x / 2^i on [0, 1] images; 0.5 is what the same formula does
-    to images in [-1, 1], as in the thesis' setup.
+    origin: the grey value that copies shrink to: 0 (black) is x / 2^i on [0, 1] images; 0.5 is what the same formula
+    does to images in [-1, 1], as in the thesis' setup.
     """
 
     copies: int = 5
@@ -103,7 +103,11 @@ class RandomErasure:
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         erased = self.mask(x.shape[2], x.shape[3], draw, copy)
-        fill = draw.at(stream=draw.stream + 1).uniform(*x.shape[1:]).to(x.dtype) if self.fill == "noise" else x.new_full((), self.fill)
+        fill = (
+            draw.at(stream=draw.stream + 1).uniform(*x.shape[1:]).to(x.dtype)
+            if self.fill == "noise"
+            else x.new_full((), self.fill)
+        )
         return torch.where(erased, fill, x)
 
     def mask(self, h: int, w: int, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
@@ -116,7 +120,9 @@ class RandomErasure:
         erased = ((u[:, 4] < self.p) & (copy > 0))[:, None, None]
         return (rows[:, :, None] & cols[:, None, :] & erased)[:, None]
 
-    def rectangle(self, h: int, w: int, u_area: torch.Tensor, u_aspect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def rectangle(
+        self, h: int, w: int, u_area: torch.Tensor, u_aspect: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Height and width in pixels, each (N,), from uniform numbers: H_e = sqrt(S_e r), W_e = sqrt(S_e / r)."""
         if self.aspect == "random":
             share = self.s_h * u_area

@@ -1,0 +1,62 @@
+# The only task runner. SCALE, DATASET and CH choose what is run: make reproduce SCALE=smoke DATASET=cifar10 CH="01 02"
+
+PYTHON ?= python3
+SCALE ?= laptop
+DATASET ?= shapes
+CH ?=
+CELL_TIMEOUT ?= 1200
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce test notebooks figures check clean
+
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+RUN := _build/$(SCALE)/$(DATASET)
+SOURCES := $(sort $(if $(CH),$(foreach c,$(CH),$(wildcard notebooks/$(c)_*.py)),$(wildcard notebooks/*.py)))
+START := $(shell date +%s)
+WALL = echo "make $@: $$(( $$(date +%s) - $(START) )) s"
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  with SCALE=$(SCALE) (smoke laptop paper) DATASET=$(DATASET) (shapes cifar10 cifar100 imagenet) CH=$(or $(CH),all)"
+
+env: $(STAMP) ## create .venv with everything that is needed
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+reproduce: $(STAMP) ## run the chapters, write tables, figures, notebooks and an index page to _build
+	@$(PY) -m advlib run $(CH) --scale $(SCALE) --dataset $(DATASET)
+	@echo "open $$($(PY) -m advlib index --scale $(SCALE) --dataset $(DATASET))"
+	@$(WALL)
+
+test: $(STAMP) ## pytest, then execute and validate every committed notebook with nbval
+	$(PY) -m pytest
+	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
+	  $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks/*.ipynb; \
+	else echo "notebooks/ holds no executed notebook: nothing for nbval to validate"; fi
+	@$(WALL)
+
+notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and keep the notebooks in notebooks/
+	@$(PY) -m advlib run $(CH) --scale laptop --dataset shapes --fresh
+	@for source in $(SOURCES); do cp "_build/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
+	@$(WALL)
+
+figures: ## keep a finished run's figures in figures/ and its tables in data/results/<scale>/<dataset>/
+	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
+	@mkdir -p figures data/results/$(SCALE)/$(DATASET)
+	@find $(RUN)/tables -name '*.csv' -exec cp -v {} data/results/$(SCALE)/$(DATASET)/ \;
+	@if [ -d $(RUN)/figures ]; then find $(RUN)/figures -name '*.svg' -exec cp -v {} figures/ \; ; fi
+
+check: $(STAMP) ## ruff and codespell
+	$(PY) -m ruff check .
+	.venv/bin/codespell
+
+clean: ## remove _build and caches; .venv and data/cache stay
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

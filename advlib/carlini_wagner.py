@@ -1,0 +1,107 @@
+"""The attack of Carlini & Wagner (2017): the smallest L2 perturbation that succeeds, by Adam on a Lagrangian.
+
+    min ||x' - x||_2^2 + c max(kappa - margin, 0),   x' = (tanh(w) + 1) / 2,
+
+with c found per image by bisection. In the L-inf ball the same margin is `attacks.pgd(..., loss="margin")`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import checks
+from .attacks import l2_norm
+from .gradients import margin
+from .models import Model, frozen
+
+_SHRINK = 1 - 1e-6  # atanh(1) is infinite: white and black pixels start this far inside
+
+
+def carlini_wagner(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    steps: int = 200,
+    searches: int = 5,
+    c: float = 1.0,
+    kappa: float = 0.0,
+    lr: float = 0.01,
+    target: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Adversarial images (N, C, H, W) of least L2 distance found; an image without any success comes back unchanged.
+
+    steps: Adam steps for each value of c; searches: values of c tried, the first is `c`; kappa: margin asked for, in
+    logits; lr: Adam's rate in w. target: int64 (N,), the classes wanted instead of any other than y.
+    Successes are kept per image; no image stops, or hurries, another. Raises as `attacks.attack` does.
+    """
+    checks.images(x)
+    checks.labels(y, x)
+    checks.budget(0, steps)
+    for name, value in (("searches", searches), ("c", c), ("lr", lr)):
+        if not value > 0:
+            raise ValueError(f"{name}={value}: expected a number above 0")
+    if target is not None:
+        checks.labels(target, x, "target")
+    wanted, sign = (y, 1.0) if target is None else (target, -1.0)
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    with frozen([model]):
+        checks.outputs([model], x, y, wanted)
+        return _search(model, x, wanted, sign, steps, searches, c, kappa, lr).contiguous()
+
+
+def _search(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    sign: float,
+    steps: int,
+    searches: int,
+    c: float,
+    kappa: float,
+    lr: float,
+) -> torch.Tensor:
+    """Bisection of c in log scale between the largest that failed and the smallest that succeeded; tenfold while none
+    has."""
+    best, best_distance = x, torch.full_like(x[:, 0, 0, 0], float("inf"))
+    weight = torch.full_like(best_distance, c)
+    low, high = torch.zeros_like(weight), torch.full_like(weight, float("inf"))
+    for _ in range(searches):
+        found, distance = _minimise(model, x, y, sign, weight, steps, kappa, lr)
+        better = distance < best_distance
+        best = torch.where(better[:, None, None, None], found, best)
+        best_distance = torch.minimum(distance, best_distance)
+        success = torch.isfinite(distance)
+        low, high = torch.where(success, low, weight), torch.where(success, weight, high)
+        between = torch.where(low > 0, torch.sqrt(low * high), high / 10)
+        weight = torch.where(torch.isfinite(high), between, 10 * weight)
+    return best
+
+
+def _minimise(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    sign: float,
+    weight: torch.Tensor,
+    steps: int,
+    kappa: float,
+    lr: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest success along `steps` of Adam and its distance (N,), infinite where there is none."""
+    w = torch.atanh((2 * x - 1) * _SHRINK)
+    adam = torch.optim.Adam([w], lr)
+    best, best_distance = x, torch.full_like(weight, float("inf"))
+
+    def objective(w: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        adv = (torch.tanh(w) + 1) / 2
+        distance, gap = (adv - x).square().sum((1, 2, 3)), sign * margin(model(adv), y)
+        return (distance + weight * (kappa - gap).clamp(min=0)).sum(), (adv, gap)
+
+    for _ in range(steps):
+        w.grad, (adv, gap) = torch.func.grad(objective, has_aux=True)(w)
+        distance = torch.where(gap > kappa, l2_norm(adv - x)[:, 0, 0, 0], float("inf"))
+        best = torch.where((distance < best_distance)[:, None, None, None], adv, best)
+        best_distance = torch.minimum(distance, best_distance)
+        adam.step()
+    return best, best_distance

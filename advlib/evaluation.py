@@ -1,0 +1,151 @@
+"""Success rates of attacks: who fools whom, at which cost, with intervals.
+
+table = success_rates({"MI-FGSM": mi_fgsm}, {"resnet": f}, {"resnet": f, "vgg": h}, data, eps_255=[8, 16])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+
+from .datasets import Images
+from .models import Ensemble
+from .progress import Progress
+from .results import ResultTable, wilson
+
+Attack = Callable[..., torch.Tensor]
+"""(model, x, y, eps=, seed=, index=) -> adv: what every preset of `attacks` is."""
+
+ALL, COMMON = "asr_all", "asr"
+"""The two denominators. asr: over the images that every evaluated model gets right (the thesis' protocol); asr_all:
+over all images, so that those a target got wrong anyway count as successes."""
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, data: Images, batch_size: int = 250) -> torch.Tensor:
+    """Predicted classes, int64 (N,), for the clean images of `data`."""
+    return torch.cat(
+        [model(b.x.contiguous(memory_format=torch.channels_last)).argmax(1) for b in data.batches(batch_size)]
+    )
+
+
+@dataclass
+class PassCounter:
+    """rows: images that went forward through a network, each member of an ensemble counted."""
+
+    rows: int = 0
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[PassCounter]:
+    """Count what goes through `model` while the context lasts."""
+    counter = PassCounter()
+
+    def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        counter.rows += inputs[0].shape[0]
+
+    networks = list(model.members) if isinstance(model, Ensemble) else [model]
+    hooks = [network.register_forward_pre_hook(seen) for network in networks]
+    try:
+        yield counter
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def success_rates(
+    attacks: Mapping[str, Attack],
+    surrogates: Mapping[str, nn.Module],
+    targets: Mapping[str, nn.Module],
+    data: Images,
+    eps_255: Sequence[float],
+    *,
+    table: ResultTable | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    title: str = "success rates",
+) -> pd.DataFrame:
+    """Attack every image of `data` on every surrogate and count what each target gets wrong.
+
+    attacks, surrogates, targets: by the name that stands in the table. eps_255: budgets in 1/255. table: rows are
+    written there cell by cell (source, attack, budget), and cells that it holds already are not run again.
+    Returns tidy rows: source, attack, target, eps_255, metric ("asr" over the images that every target and surrogate
+    names correctly, "asr_all" over all), value in percent, n, ci_low, ci_high (Wilson, 95 %), passes per image,
+    seconds of the attack.
+    Raises ValueError, before any attack, if no image is right for all models.
+    """
+    networks = {**targets, **{k: v for k, v in surrogates.items() if k not in targets}}
+    right = torch.stack([predictions(m, data, batch_size) == data.y for m in networks.values()]).all(0)
+    if not right.any():
+        raise ValueError(
+            "data: no image is classified correctly by all models, so that the success rate has no denominator"
+        )
+    cells = [(s, a, e) for s in surrogates for a in attacks for e in eps_255]
+    rows = []
+    with Progress(title, len(cells)) as bar:
+        for source, name, eps in cells:
+            if table is None or not table.done(source, name, eps):
+                new = _cell(attacks[name], surrogates[source], targets, data, eps, right, batch_size, seed)
+                new = [{"source": source, "attack": name, "eps_255": float(eps), **row} for row in new]
+                rows += new
+                if table is not None:
+                    table.add(new)
+            bar.advance(f"{source} {name} {eps}")
+    return pd.DataFrame(rows) if table is None else table.frame
+
+
+def _cell(
+    attack: Attack,
+    surrogate: nn.Module,
+    targets: Mapping[str, nn.Module],
+    data: Images,
+    eps: float,
+    right: torch.Tensor,
+    batch_size: int,
+    seed: int,
+) -> list[dict[str, object]]:
+    """Rows of one source, attack and budget: for every target, both denominators."""
+    wrong = {name: [] for name in targets}
+    seconds, rows = 0.0, 0
+    for batch in data.batches(batch_size):
+        started = time.perf_counter()
+        with counting(surrogate) as counter:
+            adv = attack(surrogate, batch.x, batch.y, eps=eps / 255, seed=seed, index=batch.index)
+        _finish(adv)
+        seconds += time.perf_counter() - started
+        rows += counter.rows
+        with torch.no_grad():
+            for name, target in targets.items():
+                wrong[name].append(target(adv).argmax(1) != batch.y)
+    # Rounded: the one-image check of the input is no pass of the attack.
+    cost = {"passes": round(rows / len(data)), "seconds": seconds}
+    return [
+        {"target": name, **_rate(torch.cat(hits), keep, metric), **cost}
+        for name, hits in wrong.items()
+        for metric, keep in ((COMMON, right), (ALL, torch.ones_like(right)))
+    ]
+
+
+def _rate(wrong: torch.Tensor, keep: torch.Tensor, metric: str) -> dict[str, object]:
+    k, n = int((wrong & keep).sum()), int(keep.sum())
+    low, high = wilson(k, n)
+    return {"metric": metric, "value": 100 * k / n, "n": n, "ci_low": low, "ci_high": high}
+
+
+def _finish(adv: torch.Tensor) -> None:
+    """Wait for the device, so that the clock measures the attack and not its launch."""
+    if adv.is_cuda:
+        torch.cuda.synchronize(adv.device)
+
+
+def matrix(rows: pd.DataFrame, metric: str = COMMON) -> pd.DataFrame:
+    """The transfer matrix, source by target, in percent, of rows with one attack and one budget."""
+    rows = rows[rows.metric == metric]
+    names = list(dict.fromkeys(rows.source)), list(dict.fromkeys(rows.target))
+    return rows.pivot(index="source", columns="target", values="value").loc[names[0], names[1]]

@@ -1,0 +1,149 @@
+"""The figures: one style, the thesis' numbering, vector files that read in grey.
+
+Every function returns a matplotlib Figure; `save` writes it as figures/fig_X_Y_what.svg of a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+# Dark to light, so that the order survives without colour; line style and marker tell lines apart a second time.
+COLOURS = ("#1b1b3a", "#7a1f5c", "#c4453c", "#e08a2e", "#5b8ea6", "#8f8f8f", "#3f7d4e")
+LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 80,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.hashsalt": "advlib",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The book's look for everything drawn inside."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def _figure(rows: int, columns: int, width: float, height: float, **options: object) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+    plt.close(figure)  # the caller shows it once, by returning it from a cell
+    return figure, axes
+
+
+def gallery(
+    rows: Mapping[str, torch.Tensor],
+    titles: Sequence[str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+    side: float = 1.0,
+) -> Figure:
+    """Images in [0, 1], one row (n, 3, H, W) for each name; titles above the columns, notes under single images."""
+    columns = max(len(images) for images in rows.values())
+    extra = 0.3 if notes else 0.05
+    with style():
+        figure, axes = _figure(len(rows), columns, side * columns + 1.1, (side + extra) * len(rows) + 0.3)
+        for r, (name, images) in enumerate(rows.items()):
+            for c, ax in enumerate(axes[r]):
+                ax.set(xticks=[], yticks=[])
+                ax.grid(False)
+                ax.spines[:].set_visible(False)
+                if c < len(images):
+                    ax.imshow(images[c].clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                if notes and name in notes:
+                    ax.set_xlabel(notes[name][c], fontsize=7)
+                if titles and r == 0:
+                    ax.set_title(titles[c], fontsize=8)
+            axes[r, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def heatmap(matrix: pd.DataFrame, label: str = "attack success rate (%)", title: str = "") -> Figure:
+    """Source by target, numbers in the cells; white-box cells (same name) are framed."""
+    with style():
+        figure, ((ax,),) = _figure(1, 1, 1.6 + 0.75 * matrix.shape[1], 1.2 + 0.45 * matrix.shape[0])
+        shown = ax.imshow(matrix.to_numpy(), cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for r, source in enumerate(matrix.index):
+            for c, target in enumerate(matrix.columns):
+                value = matrix.iat[r, c]
+                ax.text(c, r, f"{value:.0f}", ha="center", va="center", color="black" if value > 55 else "white")
+                if source == target:
+                    ax.add_patch(plt.Rectangle((c - 0.47, r - 0.45), 0.94, 0.9, fill=False, ec="white", lw=1.5))
+        ax.set_xticks(range(matrix.shape[1]), matrix.columns, rotation=30, ha="right")
+        ax.set_yticks(range(matrix.shape[0]), matrix.index)
+        ax.set(xlabel="target", ylabel="source", title=title)
+        ax.grid(False)
+        figure.colorbar(shown, label=label)
+    return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    xlabel: str | Sequence[str],
+    ylabel: str,
+    bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
+    **limits: object,
+) -> Figure:
+    """Lines (x, y) by name, one panel for each title. bands: (low, high) of a line, drawn as error bars.
+    limits: passed to every axis (ylim, xscale, yscale)."""
+    labels = [xlabel] * len(panels) if isinstance(xlabel, str) else xlabel
+    with style():
+        figure, axes = _figure(1, len(panels), 1.0 + 3.1 * len(panels), 2.9, sharey=True)
+        for ax, (title, lines), label in zip(axes[0], panels.items(), labels, strict=True):
+            for i, (name, (x, y)) in enumerate(lines.items()):
+                look = {
+                    "color": COLOURS[i % 7],
+                    "linestyle": LINES[i % 4],
+                    "marker": MARKERS[i % 7] if len(x) < 30 else None,
+                }
+                band = (bands or {}).get(title, {}).get(name)
+                error = None if band is None else np.abs(np.stack([np.subtract(y, band[0]), np.subtract(band[1], y)]))
+                ax.errorbar(x, y, error, label=name, markersize=4, lw=1.4, elinewidth=0.7, capsize=2, **look)
+            ax.set(title=title, xlabel=label, **limits)
+        axes[0, 0].set_ylabel(ylabel)
+        axes[0, -1].legend(fontsize=7)
+    return figure
+
+
+def surface(
+    x: np.ndarray, y: np.ndarray, values: Mapping[str, np.ndarray], xlabel: str, ylabel: str, label: str
+) -> Figure:
+    """Contours of values[title], shape (len(y), len(x)), all on one colour scale; the start is marked at the origin."""
+    top = max(float(v.max()) for v in values.values())
+    levels = np.linspace(0, top or 1.0, 15)
+    with style():
+        figure, axes = _figure(1, len(values), 0.9 + 2.7 * len(values), 2.8, sharey=True)
+        for ax, (title, v) in zip(axes[0], values.items(), strict=True):
+            filled = ax.contourf(x, y, v, levels=levels, cmap="cividis")
+            ax.contour(x, y, v, levels=levels[::3], colors="white", linewidths=0.4)
+            ax.plot(0, 0, "o", color="white", markeredgecolor="black")
+            ax.set(title=title, xlabel=xlabel)
+        axes[0, 0].set_ylabel(ylabel)
+        figure.colorbar(filled, ax=axes[0, -1], label=label)
+    return figure
+
+
+def save(figure: Figure, name: str, folder: Path) -> Path:
+    """Write figures/<name>.svg under `folder`, atomically and without a date, so that the same figure is the same
+    file."""
+    file = folder / "figures" / f"{name}.svg"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    with style():
+        figure.savefig(partial, format="svg", metadata={"Date": None})
+    os.replace(partial, file)
+    return file

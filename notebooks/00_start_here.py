@@ -1,0 +1,306 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 0. Start here
+#
+# How can a picture be changed so little that nobody notices, and so that a neural network names it wrongly?
+# Why does the same picture often fool other networks too, which the change was not made for? This chapter
+# attacks one network, looks at the result, measures how far it carries over to four others, and shows how
+# this book is used; it takes five minutes to read and less than one to run.
+#
+# The book is a runnable companion to the dissertation of Tao Wu, *Adversarial Transferability and
+# Generalization in Robust Deep Learning* (Missouri University of Science and Technology, 2024), called "the
+# thesis" from here on. You need to know PyTorch. You need no GPU and no download: by default everything runs
+# on `shapes`, a small set of pictures that is made on the fly.
+
+# %% [markdown]
+# ## The knobs
+#
+# Every chapter begins with a cell like the next one. What stands there can be changed here, or from outside
+# (see [below](#Turning-a-knob)).
+
+# %% tags=["parameters"]
+scale: str = "laptop"  # smoke, laptop or paper: how many images
+dataset: str = "shapes"  # shapes, cifar10, cifar100 or imagenet
+eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255
+steps: int = 10  # gradient steps of the attack
+seed: int = 0  # where all randomness comes from
+
+# %% [markdown]
+# A *scale* is a set of numbers and nothing else: the code below is the same for a test of a few seconds and
+# for a run on a large machine.
+
+# %%
+import pandas as pd
+import torch
+
+import advlib as al
+
+SETTINGS = {"smoke": dict(n=8, shown=4), "laptop": dict(n=100, shown=6), "paper": dict(n=1000, shown=6)}[scale]
+RUN = al.paths.BUILD / scale / dataset
+device = "cuda" if torch.cuda.is_available() else "cpu"
+eps = eps_255 / 255
+
+# %% [markdown]
+# ## Load
+#
+# An image is a float tensor in [0, 1] of shape (N, 3, H, W). A model is anything that maps such images to
+# logits; the subtraction of a mean and the division by a standard deviation happen *inside* the model. Most
+# mistakes with attacks come from not keeping to this.
+#
+# The five networks below belong to five families, and each was trained by itself on the same training set.
+# (For `imagenet` the images are the 1,000 of the NIPS 2017 competition, and the networks are those found in
+# `$ADVLIB_DATA`.)
+
+# %%
+source = "imagenet_compatible" if dataset == "imagenet" else dataset
+data = al.datasets.load(source, "test", SETTINGS["n"]).to(device)
+models = {name: model.to(device) for name, model in list(al.models.zoo(dataset).items())[:5]}
+x, y = data.x, data.y
+accuracy = {name: (al.evaluation.predictions(f, data) == y).float().mean().item() for name, f in models.items()}
+print(f"{scale} scale, {dataset}: accuracy on {len(data)} test images that no network was trained on")
+print(", ".join(f"{name} {100 * a:.0f} %" for name, a in accuracy.items()))
+
+# %% [markdown]
+# ## Attack
+#
+# One line. The network whose gradients the attack uses is the *surrogate*; MI-FGSM (chapter 1, eq. 1.3) takes
+# ten steps up its loss, and no pixel may end further than `eps` from where it began.
+
+# %%
+surrogate, target = list(models)[:2]
+f, h = models[surrogate], models[target]
+adv = al.attacks.mi_fgsm(f, x, y, eps=eps, steps=steps, seed=seed, index=data.index)
+
+# %% [markdown]
+# Two things must hold for every attack in this book, whatever else it does: the result is an image, and it
+# lies in the ball $\|x^{adv} - x\|_\infty \le \epsilon$.
+
+# %% tags=["nbval-check-output"]
+assert adv.shape == x.shape and adv.min() >= 0 and adv.max() <= 1
+assert (adv - x).abs().max() <= eps + 1e-6
+print("same shape, values in [0, 1], no pixel further than eps from the clean image")
+
+# %% [markdown]
+# ## Look
+#
+# Each column is one image that both networks named correctly. The middle row is the change, ten times
+# enlarged around grey: without that you would see nothing. Below each image stand the answers of the
+# surrogate, which was attacked, and of a second network, the *target*, which the attack knew nothing about.
+
+# %%
+right = (f(x).argmax(1) == y) & (h(x).argmax(1) == y)
+show = right.nonzero()[: SETTINGS["shown"], 0]
+
+
+def answers(images):
+    """One note for each image: what the two networks see."""
+    pairs = zip(f(images).argmax(1).tolist(), h(images).argmax(1).tolist(), strict=True)
+    return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
+
+
+rows = {"clean": x[show], "change x 10": 0.5 + 10 * (adv - x)[show], "adversarial": adv[show]}
+notes = {"clean": answers(x[show]), "adversarial": answers(adv[show])}
+fig = al.plotting.gallery(rows, notes=notes, side=1.25)
+al.plotting.save(fig, f"fig_0_1_gallery_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# The change is not noise: it follows edges and has a grain, because it is made of the signs of a gradient.
+# Noise of the same size does next to nothing; chapter 1 measures it.
+#
+# Where the target's answer changed as well, the adversarial image has *transferred*. That is what this book
+# is about, because it is the way in for an attacker who can neither see nor query the network that he is
+# after.
+
+# %% [markdown]
+# ## Who fools whom
+#
+# The same attack once on each of the five networks, and each result shown to all five. Rows are written to a
+# table as they are finished, so that a run that was stopped goes on where it was.
+
+# %%
+weights = al.models.fingerprints([f"{dataset}/{name.rstrip('*')}" for name in models])
+config = {"n": len(data), "steps": steps, "weights": weights}
+table = al.results.ResultTable(RUN / "tables" / "00" / "table_0_1.csv", "0.1", scale, dataset, device, seed, config)
+
+
+def mi_fgsm(*images, **options):
+    return al.attacks.mi_fgsm(*images, steps=steps, **options)
+
+
+rates = al.evaluation.success_rates({"MI-FGSM": mi_fgsm}, models, models, data, [eps_255], table=table, seed=seed,
+                                    title="transfer matrix")
+rates = rates[rates.eps_255 == eps_255]
+
+# %%
+n_common = rates[rates.metric == "asr"].n.iloc[0]
+fig = al.plotting.heatmap(al.evaluation.matrix(rates), title=f"MI-FGSM, eps {eps_255:g}/255, {dataset}, n = {n_common}")
+al.plotting.save(fig, f"fig_0_2_transfer_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# **Rows** are surrogates: where the gradients came from. **Columns** are targets: who looked at the result.
+# The number is the *attack success rate* (ASR), the share of images that the target now names wrongly.
+#
+# **The diagonal** (framed) is the *white-box* case: surrogate and target are the same network. Off the
+# diagonal is the *black-box* case. A good white-box attack is easy to have; a matrix that is bright
+# everywhere is not.
+#
+# The matrix is not symmetric. Some networks are good surrogates and some are easy targets, and the two are
+# different properties: compare a row with the column of the same name.
+
+# %% tags=["nbval-check-output"]
+m = al.evaluation.matrix(rates).to_numpy()
+print(f"{m.shape[0]} surrogates, {m.shape[1]} targets")
+print(f"the white-box number is the largest of its row in {(m.diagonal() >= m.max(1)).sum()} of {len(m)} rows")
+
+# %% [markdown]
+# ### Which images count
+#
+# An image that the target got wrong from the start needs no attack. There are two ways to deal with it, both
+# are in use, and they give different numbers, so that every table of this book has both:
+#
+# - `asr`: over the images that *all* networks of the comparison name correctly. This is the protocol of the
+#   thesis, and the number that figures show.
+# - `asr_all`: over all images. A target's own mistakes count as successes, so that this number is usually the
+#   larger.
+#
+# ### How sure are we
+#
+# With n images a rate is known to within a *95 % interval*, here that of Wilson (1927). It is given in
+# brackets.
+
+# %%
+own = rates[rates.source == surrogate]
+cells = [f"{r.value:.0f} % of {r.n} [{r.ci_low:.0f}, {r.ci_high:.0f}]" for r in own.itertuples()]
+both = own.assign(cell=cells).pivot(index="target", columns="metric", values="cell").loc[list(models)]
+both.columns = ["right for all networks (asr)", "all images (asr_all)"]
+both.rename_axis(f"source {surrogate}, target:")
+
+# %% [markdown]
+# The interval shrinks with the square root of n: ten times the images, a third of the width. Two attacks
+# whose intervals overlap widely have not been told apart.
+
+# %% tags=["nbval-check-output"]
+for k, n in ((60, 100), (600, 1000)):
+    low, high = al.results.wilson(k, n)
+    print(f"{k} of {n}: 60 %, interval {low:.0f} to {high:.0f} %")
+
+# %% [markdown]
+# ## Turning a knob
+#
+# *In the notebook*: change the cell of parameters and run all cells.
+#
+# *From the command line*, in the folder of the repository. Names and types are checked before anything runs,
+# and the executed notebook, its tables and its figures go to `_build/<scale>/<dataset>/`:
+#
+# ```
+# python -m advlib list                                    every chapter, its parameters and their help
+# python -m advlib run 00 -p eps_255=4
+# python -m advlib run 00 --scale paper --dataset cifar10
+# python -m advlib doctor                                  which data, weights and versions are here, what is missing
+# ```
+#
+# *With plain papermill*, which does the same without the checks:
+#
+# ```
+# papermill notebooks/00_start_here.ipynb out.ipynb -p eps_255 4
+# ```
+#
+# *From your own code*, without any notebook:
+#
+# ```python
+# import advlib as al
+# f, data = al.models.load("shapes/resnet"), al.datasets.load("shapes", n=100)
+# adv = al.attacks.mi_fgsm(f, data.x, data.y, eps=4/255)
+# ```
+
+# %% [markdown]
+# The last one, here: half the budget and twice the budget, the same images, surrogate and target.
+
+# %%
+rows = []
+for budget in (eps_255 / 2, eps_255, 2 * eps_255):
+    weaker_or_stronger = al.attacks.mi_fgsm(f, x, y, eps=budget / 255, steps=steps, seed=seed, index=data.index)
+    fooled = h(weaker_or_stronger).argmax(1)[right] != y[right]
+    low, high = al.results.wilson(int(fooled.sum()), len(fooled))
+    rows.append([f"{budget:g}", f"{100 * fooled.float().mean():.0f} % of {len(fooled)} [{low:.0f}, {high:.0f}]"])
+pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on {surrogate}"]).set_index("eps in 1/255")
+
+# %% [markdown]
+# (Counted over the images that these *two* networks name correctly, so that n is larger than in the matrix.)
+
+# %% [markdown]
+# ## How the book is laid out
+#
+# | chapter | question |
+# |---|---|
+# | 0 Start here | what is an adversarial image, how is this book used |
+# | 1 Adversarial examples | how are they made, from FGSM to Carlini & Wagner, and which of them transfer |
+# | 2 Elastic momentum, random erasure | does looking ahead, and hiding parts of the image, make them transfer better |
+# | 3 to 6, in preparation | gradient norm penalty; Lipschitz regularized surrogates; CR-SAM; conclusions |
+# | A1 Training the zoo | where the small networks come from |
+# | A3 Speed | what an attack costs, and how to make it cheaper |
+#
+# - **Scales.** `smoke` takes seconds and shows only that the code runs. `laptop`, the default, takes minutes
+#   on two CPU cores. `paper` uses as many images as the thesis and wants a GPU.
+# - **Data sets.** `shapes` is built in. `cifar10`, `cifar100` and `imagenet` are looked for in `$ADVLIB_DATA`
+#   and `data/cache`; if they are missing, the error says how to get them.
+# - **Results** of a run are in `_build/<scale>/<dataset>/`: executed notebooks, `tables/*.csv`,
+#   `figures/*.svg`. The tables that the README quotes are kept in `data/results`, those of the thesis, as
+#   printed, in `data/published`.
+# - **Code.** The functions behind the chapters are in `advlib/`, one short file for each topic. Each chapter
+#   names the function that is an equation, and tests it on numbers small enough to check by hand.
+
+# %% [markdown]
+# ## The rule of honest numbers
+#
+# A success rate says nothing unless the rest is said too. Every number here comes with its scale, data set,
+# n, interval, budget, and *passes*: how many forward and backward passes per image the attack cost. Where our
+# numbers do not agree with the thesis, the chapter says so, and shows both.
+#
+# `shapes` is a teaching set. It lets you see every mechanism at work on any machine; nothing that is measured
+# on it is a result of the thesis, or says anything about one.
+
+# %%
+print(al.results.conditions(scale, dataset))
+
+# %% [markdown]
+# ## Summary
+#
+# - An attack climbs the loss of a surrogate inside the ball $\|x^{adv} - x\|_\infty \le \epsilon$. White-box,
+#   it nearly always succeeds.
+# - The same images fool other networks some of the time. The transfer matrix shows who fools whom.
+# - A rate needs its denominator, its n and its interval. There are two denominators; look which one you have.
+#
+# ## Exercises
+#
+# 1. *Turn one knob.* Run this chapter with `steps=1` (then it is FGSM) and with `steps=40`. What happens on
+#    the diagonal, and what off it? Is a stronger white-box attack a better black-box attack?
+# 2. *Derive.* Let a target name a share $a$ of the clean images correctly, and let an attack with ASR $s$
+#    over those leave the images that were wrong from the start wrong. Show that `asr_all` is $1 - a + a s$.
+#    For which attack is it smaller than that? (The matrix uses the images that *all* networks get right; what
+#    changes?)
+# 3. *Build one thing.* Attack two networks at once, `al.ensemble([f, h])`, and add it to the matrix as a
+#    sixth surrogate. Which targets gain? Mind the cost: one step is now two passes.
+#
+# ## References
+#
+# - T. Wu. *Adversarial Transferability and Generalization in Robust Deep Learning.* Doctoral dissertation,
+#   Missouri University of Science and Technology, 2024. Doctoral Dissertations 3353,
+#   scholarsmine.mst.edu/doctoral_dissertations/3353.
+# - Y. Dong, F. Liao, T. Pang, H. Su, J. Zhu, X. Hu, J. Li. Boosting adversarial attacks with momentum. *IEEE
+#   Conference on Computer Vision and Pattern Recognition*, pages 9185-9193, 2018.
+# - E. B. Wilson. Probable inference, the law of succession, and statistical inference. *Journal of the
+#   American Statistical Association* 22(158), pages 209-212, 1927.

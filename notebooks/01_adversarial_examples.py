@@ -1,0 +1,686 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. Adversarial examples
+#
+# How is an adversarial image made, if one may look inside the network? The known answers, from one signed
+# step to the method of Carlini & Wagner, are a few lines each, and this chapter derives them, tests each on
+# two pixels, and runs them on real networks. Which of them still work on a network that one may *not* look
+# into, and why not all of them do, is the question that the rest of the book is about.
+#
+# This is chapter 1 of the thesis (Wu 2024), with its equations 1.1 to 1.4 and its symbols: $x$ a clean image,
+# $y$ its class, $f$ the network with weights $\theta$, $\ell$ the cross-entropy loss, $\epsilon$ the budget,
+# $\alpha$ the size of a step, $T$ the number of steps, $\mu$ the decay of the momentum.
+
+# %% tags=["parameters"]
+scale: str = "laptop"  # smoke, laptop or paper: how many images
+dataset: str = "shapes"  # shapes, cifar10, cifar100 or imagenet
+eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255
+steps: int = 10  # steps T of the iterative attacks
+surrogate: str = ""  # the network that is attacked, a name of the zoo; the first of the zoo if empty
+image: int = 0  # which image the two pictures of a single image show
+seed: int = 0  # where all randomness comes from
+
+# %%
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+import advlib as al
+
+SETTINGS = {
+    "smoke": dict(n=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
+    "laptop": dict(n=100, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
+    "paper": dict(n=1000, n_cw=200, cw_steps=500, cw_searches=9, grid=49),
+}[scale]
+
+# %%
+RUN = al.paths.BUILD / scale / dataset
+device = "cuda" if torch.cuda.is_available() else "cpu"
+eps = eps_255 / 255
+source = "imagenet_compatible" if dataset == "imagenet" else dataset
+data = al.datasets.load(source, "test", SETTINGS["n"]).to(device)
+models = {name: model.to(device).requires_grad_(False) for name, model in al.models.zoo(dataset).items()}
+surrogate = surrogate or next(iter(models))
+f, targets = models[surrogate], [name for name in models if name != surrogate]
+x, y, index = data.x, data.y, data.index
+print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate}. Targets: {', '.join(targets)}.")
+
+# %% [markdown]
+# ## One picture
+#
+# The thesis opens with a pig that a network takes for an aeroplane. Here is ours: an image, what is added to
+# it (ten times enlarged, around grey), and the sum, with what the surrogate says and how sure it is.
+
+# %%
+right = torch.stack([al.evaluation.predictions(model, data) == y for model in models.values()]).all(0)
+x1, y1, i1 = (t[right][image : image + 1] for t in (x, y, index))  # one image that every network gets right
+adv1 = al.attacks.mi_fgsm(f, x1, y1, eps=eps, steps=steps, seed=seed, index=i1)
+
+
+def says(images):
+    p, k = f(images).softmax(1).max(1)
+    return f"{data.classes[k.item()]}, {100 * p.item():.0f} %"
+
+
+panels = {"": torch.cat([x1, 0.5 + 10 * (adv1 - x1), adv1])}
+fig = al.plotting.gallery(panels, titles=[says(x1), "ten times the change", says(adv1)], side=1.8)
+al.plotting.save(fig, f"fig_1_1_adversarial_example_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# ## The problem
+#
+# An adversarial example maximises the loss inside a ball around the clean image:
+#
+# $$\arg\max_{x^{adv}} \ell(x^{adv}, y; \theta), \quad \text{s.t. } \left\| x^{adv} - x \right\|_{\infty} \le \epsilon
+# \tag{1.1}$$
+#
+# The norm is the largest change of any pixel: with $\epsilon = 8/255$ every pixel may move by eight of its
+# 255 levels. Two things that the equation leaves out go without saying, and get forgotten: $x^{adv}$ must be
+# an image, so all its values lie in [0, 1]; and it is to be *misclassified*, $\arg\max f(x^{adv}) \ne y$, for
+# which a high loss is the means. (The thesis asks for $f(x^{adv}) \ne f(x)$. That is the same for images that
+# $f$ gets right, and only those count.)
+#
+# ### The family tree
+#
+# Attacks differ in how they solve (1.1), and that depends on what they may see.
+
+# %%
+boxes = {  # text: place (column, row)
+    "adversarial attack\nsolve eq. 1.1": (2, 3), "white-box\nsees weights and gradients": (0.5, 2),
+    "black-box\nsees answers, or nothing": (3, 2), "gradient\nFGSM, I-FGSM, PGD,\nMI-FGSM, NI-FGSM": (0, 1),
+    "optimisation\nL-BFGS, C&W": (1, 1), "score-based\nsees probabilities": (2, 1),
+    "decision-based\nsees the class": (3, 1), "transfer-based\nsees nothing": (4, 1),
+    "a surrogate of one's own": (2, 0),
+}
+names = list(boxes)
+arrows = [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7)]
+borrowed = [(3, 8), (4, 8), (8, 7)]  # white-box methods, run on a surrogate, are the black-box attacks of this book
+
+# %%
+with al.plotting.style():
+    fig, ax = plt.subplots(figsize=(8.6, 3.6))
+    plt.close(fig)
+    ax.set(xlim=(-0.55, 4.55), ylim=(-0.3, 3.4))
+    ax.axis("off")
+    for pairs, line in ((arrows, "-"), (borrowed, "--")):
+        for a, b in pairs:
+            ax.annotate("", boxes[names[b]], boxes[names[a]], zorder=0,
+                        arrowprops=dict(arrowstyle="-|>", ls=line, shrinkA=17, shrinkB=19, color="#555555"))
+    for text, place in boxes.items():
+        shade = "#dddddd" if text.startswith(("transfer", "a surr")) else "white"
+        frame = dict(boxstyle="round", fc=shade, ec="#1b1b3a")
+        ax.annotate(text, place, ha="center", va="center", fontsize=8, bbox=frame)
+al.plotting.save(fig, "fig_1_2_family_tree", RUN)
+fig
+
+# %% [markdown]
+# *White-box* attacks see the weights, so that they can follow the gradient of the loss (gradient-based: this
+# chapter's first five) or minimise an objective of their own (optimisation-based: Szegedy et al. 2014,
+# Carlini & Wagner 2017). *Black-box* attacks see less. Score-based ones query the target for probabilities
+# and estimate a gradient from them (Ilyas et al. 2018); decision-based ones get the class only (Brendel et
+# al. 2018). *Transfer-based* attacks, shaded, ask the target nothing at all: they run a white-box attack on a
+# surrogate of their own and hand over the result. That needs the least knowledge, leaves no trace, and is the
+# subject of the thesis.
+
+# %% [markdown]
+# ## A network to compute by hand
+#
+# Two pixels, two classes, one line between them: logits $(z, 0)$ with $z = w \cdot x + b$, so that the first
+# class wins where $z > 0$. Anything that maps images to logits is a model here, also a plain function.
+
+# %%
+w, b = torch.tensor([3.0, -4.0]), 0.3
+x2, y2 = torch.tensor([0.6, 0.4]).view(1, 1, 1, 2), torch.tensor([0])
+
+
+def linear(images):
+    z = images.flatten(1) @ w + b
+    return torch.stack([z, torch.zeros_like(z)], 1)
+
+
+# %% [markdown]
+# At $x = (0.6, 0.4)$, $z = 1.8 - 1.6 + 0.3 = 0.5$. The loss is $\log(1 + e^{-z})$, and its gradient $-(1 -
+# \mathrm{sigmoid}(z))\, w$. A *gradient function* of `advlib` maps (x, y, draw) to that, per image; `draw` is
+# where random transforms get their numbers from, and nothing here uses it yet.
+
+# %% tags=["nbval-check-output"]
+nothing_random = al.draws.Draw(seed=0, index=torch.arange(1))
+grad2 = al.gradient(linear)(x2, y2, nothing_random)
+by_hand = -(1 - torch.sigmoid(torch.tensor(0.5))) * w
+assert torch.allclose(grad2.flatten(), by_hand)
+print("gradient", [round(v, 3) for v in grad2.flatten().tolist()])
+
+# %% [markdown]
+# ## FGSM: one step
+#
+# The fast gradient sign method (Goodfellow et al. 2015) spends the whole budget at once:
+#
+# $$x^{adv} = x + \epsilon \cdot \operatorname{sign}(\nabla_x \ell(x, y; \theta))$$
+#
+# Why the *sign*? If the loss were linear, the best change within $|\delta_i| \le \epsilon$ would be
+# $\epsilon$ in every pixel, towards the gradient's sign: that is where $\nabla \ell \cdot \delta$ is largest.
+# For our model $z$ falls by $\epsilon \|w\|_1$, here $7\epsilon$. So $\epsilon = 0.05$ does not suffice, and
+# $\epsilon = 0.1$ does.
+
+# %% tags=["nbval-check-output"]
+for budget in (0.05, 0.1):
+    adv2 = al.attacks.fgsm(linear, x2, y2, eps=budget)
+    z = linear(adv2)[0, 0]
+    assert torch.allclose(adv2.flatten(), x2.flatten() - budget * w.sign())
+    assert torch.allclose(z, 0.5 - budget * w.abs().sum(), atol=1e-6)
+    print(f"eps {budget}: x_adv {[round(v, 2) for v in adv2.flatten().tolist()]}, z {z:+.2f}, fooled: {bool(z < 0)}")
+
+# %% [markdown]
+# For a linear model FGSM *solves* (1.1). Networks are only roughly linear, which is why one step goes a good
+# part of the way and not all of it.
+#
+# ## I-FGSM: several steps
+#
+# The iterative version (Kurakin et al. 2017) looks at the gradient again after each of $T$ small steps:
+#
+# $$x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)), \qquad
+# x_0^{adv} = x, \quad \alpha = \epsilon / T \tag{1.2}$$
+
+# %%
+def equation_1_2(model, x, y, eps, T):
+    """Eq. 1.2 to the letter."""
+    adv, g, alpha = x, al.gradient(model), eps / T
+    for _ in range(T):
+        adv = adv + alpha * g(adv, y, nothing_random).sign()
+    return adv
+
+
+# %% [markdown]
+# With $\alpha = \epsilon / T$ the steps cannot add up to more than $\epsilon$: the ball takes care of itself.
+# The range [0, 1] does not. An attack on two pixels near black and near white shows where text and method
+# part: to the letter the result is no image. `advlib` clips to the ball and then to [0, 1] after *every*
+# step, in all attacks.
+
+# %% tags=["nbval-check-output"]
+edge = torch.tensor([0.03, 0.97]).view(1, 1, 1, 2)
+literal = equation_1_2(linear, edge, torch.tensor([0]), eps=0.1, T=5)
+clipped = al.attacks.i_fgsm(linear, edge, torch.tensor([0]), eps=0.1, steps=5)
+assert torch.allclose(literal.clamp(0, 1), clipped)
+assert torch.allclose(equation_1_2(linear, x2, y2, 0.1, 5), al.attacks.i_fgsm(linear, x2, y2, eps=0.1, steps=5))
+print("to the letter", [round(v, 2) for v in literal.flatten().tolist()])
+print("clipped      ", [round(v, 2) for v in clipped.flatten().tolist()])
+
+# %% [markdown]
+# With one step I-FGSM is FGSM. This one is worth checking on a network, bit for bit:
+
+# %% tags=["nbval-check-output"]
+few, few_y = x[:4], y[:4]
+one_step = al.attacks.i_fgsm(f, few, few_y, eps=eps, steps=1)
+assert torch.equal(one_step, al.attacks.fgsm(f, few, few_y, eps=eps))
+print("I-FGSM with T = 1 is FGSM")
+
+# %% [markdown]
+# ## MI-FGSM: momentum
+#
+# The gradient of a network turns from step to step. MI-FGSM (Dong et al. 2018) steps along a decaying sum of
+# all gradients so far, each divided by its length so that a large one does not drown the others:
+#
+# $$g_{t+1} = \mu \cdot g_t + \frac{\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)}
+# {\|\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)\|_1}, \qquad
+# x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(g_{t+1}), \quad g_0 = 0 \tag{1.3}$$
+#
+# In `advlib` the first half is `Elastic.update`. Two gradients by hand: the second one turns the first pixel
+# around, and the momentum does not follow at once.
+
+# %% tags=["nbval-check-output"]
+first, second = torch.tensor([2.0, -2.0]).view(1, 1, 1, 2), torch.tensor([-1.0, -3.0]).view(1, 1, 1, 2)
+momentum = {}
+for normalize in ("mean", "l1"):
+    rule = al.Elastic(mu=1.0, normalize=normalize)
+    momentum[normalize] = rule.update(rule.update(torch.zeros_like(first), first), second)
+    g = momentum[normalize].flatten()
+    print(f"{normalize:4}: g is {g.tolist()}, the step goes to {g.sign().tolist()}")
+print("the last gradient alone would go to", second.sign().flatten().tolist())
+assert torch.equal(momentum["l1"] * 2, momentum["mean"])
+
+# %% [markdown]
+# The published code divides by the *mean* absolute value, the equation by the sum (`"l1"`). MI-FGSM does not
+# care: the two differ by the number of pixels, the same factor for every $g_t$, and the sign does not see it.
+#
+# ## NI-FGSM: look one step ahead
+#
+# Nesterov's idea is to take the gradient where the momentum is about to carry us. NI-FGSM (Lin et al. 2020)
+# replaces $x_t^{adv}$ in the gradient of (1.3) by
+#
+# $$\tilde{x}_t^{adv} = x_t^{adv} + \alpha \cdot \mu \cdot g_t \tag{1.4}$$
+
+# %% tags=["nbval-check-output"]
+nesterov = al.Elastic(mu=1.0, sigma=1.0)  # sigma: how many steps ahead
+g1 = torch.tensor([1.0, -1.0]).view(1, 1, 1, 2)
+ahead = nesterov.look_ahead(x2, g1, alpha=0.02)
+assert torch.allclose(ahead.flatten(), torch.tensor([0.62, 0.38]))
+print("from", [0.6, 0.4], "one step ahead:", [round(v, 2) for v in ahead.flatten().tolist()])
+
+# %% [markdown]
+# Here the sum in the denominator does matter: it makes $g_t$, and with it the look-ahead, smaller by the
+# number of values in an image. After one step, how far ahead does each form look, on average per pixel?
+
+# %% tags=["nbval-check-output"]
+any_gradient = al.draws.Draw(seed, torch.arange(1)).normal(3, 32, 32)
+for normalize in ("mean", "l1"):
+    rule = al.Elastic(mu=1.0, sigma=1.0, normalize=normalize)
+    g1 = rule.update(torch.zeros_like(any_gradient), any_gradient)
+    far = rule.look_ahead(torch.zeros_like(g1), g1, alpha=eps / steps).abs().mean() * 255
+    print(f"{normalize:4}: {far:.4f}/255 per pixel; a step is {eps_255 / steps:.1f}/255")
+
+# %% [markdown]
+# To the letter, the look-ahead is 3,072 times shorter than a step on a 32-pixel image, and NI-FGSM all but
+# becomes MI-FGSM. The default of `advlib` is the mean, as in the published code; the letter is one keyword
+# away, and chapter 2 measures the difference, because its own method looks further ahead still. Chapter 2's
+# rule has all of the above as limits:
+
+# %% tags=["nbval-check-output"]
+em = partial(al.attacks.em_fgsm, f, few, few_y, eps=eps, steps=steps)
+assert torch.equal(em(mu=0.0, sigma=0.0), al.attacks.i_fgsm(f, few, few_y, eps=eps, steps=steps))
+assert torch.equal(em(mu=1.0, sigma=0.0), al.attacks.mi_fgsm(f, few, few_y, eps=eps, steps=steps))
+assert torch.equal(em(mu=1.0, sigma=1.0), al.attacks.ni_fgsm(f, few, few_y, eps=eps, steps=steps))
+print("no momentum is I-FGSM, sigma = 0 is MI-FGSM, sigma = mu is NI-FGSM")
+
+# %% [markdown]
+# ## PGD: project, and three meanings of a random start
+#
+# Projected gradient descent (Madry et al. 2018) takes longer steps than $\epsilon / T$ and *projects* back
+# into the ball whenever they lead out of it; in the $L_\infty$ ball that is a clip. The name stands for three
+# things in the literature, and the keyword `start` says which:
+#
+# - `"none"`: start at $x$. With $\alpha = \epsilon / T$ this is I-FGSM.
+# - `"once"`: start at a random point of the ball. This is PGD as published, and the default.
+# - `"every"`: start at $x$, but take each gradient at a fresh random point around the iterate.
+
+# %% tags=["nbval-check-output"]
+same = al.attacks.pgd(f, few, few_y, eps=eps, steps=steps, alpha=eps / steps, start="none")
+assert torch.equal(same, al.attacks.i_fgsm(f, few, few_y, eps=eps, steps=steps))
+thousand, classes = x2.expand(1000, -1, -1, -1), y2.expand(1000)
+for start in ("none", "once", "every"):
+    # A step of next to nothing, so that what comes back is the start.
+    begin = al.attacks.pgd(linear, thousand, classes, eps=0.1, steps=1, alpha=1e-7, start=start)
+    print(f"{start:5}: starts up to {(begin - x2).abs().max():.2f} from x")
+print('start="none" with alpha = eps / T is I-FGSM')
+
+# %% [markdown]
+# ## C&W: the smallest change that works
+#
+# Carlini & Wagner (2017) turn (1.1) around. They fix the success and minimise the length of the change, with
+# the constraint moved into the objective (a Lagrangian with weight $c$):
+#
+# $$\min_{x'} \; \|x' - x\|_2^2 + c \cdot \max\bigl(\kappa - m(x'),\, 0\bigr), \qquad
+# m(x') = \max_{k \ne y} f_k(x') - f_y(x'), \qquad x' = \tfrac{1}{2} (\tanh v + 1)$$
+#
+# The *margin* $m$ is above 0 where the attack succeeds, and $\kappa$ asks for more than that. The tanh keeps
+# $x'$ inside (0, 1) without any clipping, so that Adam can be used; since it never reaches 0 or 1, black and
+# white pixels start a hair inside. The best $c$ is different for every image: too small, and the change is
+# not worth it; too large, and the length does not matter. `al.carlini_wagner` finds it per image by
+# bisection, and no image waits for another.
+#
+# For our line the answer is known: the shortest way to a line is its distance, $|z| / \|w\|_2 = 0.5 / 5 =
+# 0.1$, along $w$.
+
+# %% tags=["nbval-check-output"]
+cw2 = al.carlini_wagner(linear, x2, y2, steps=300, searches=8)
+foot = x2.flatten() - 0.5 * w / 25
+distance = (cw2 - x2).norm()
+assert linear(cw2).argmax() != y2 and 0.1 <= distance < 0.102 and torch.allclose(cw2.flatten(), foot, atol=0.004)
+print(f"distance to the line 0.100, found {distance:.3f}; foot {[round(v, 2) for v in foot.tolist()]}")
+
+# %% [markdown]
+# ## On networks: white-box and black-box
+#
+# All of them on the surrogate, and each result shown to every network. The first row is the control: a change
+# of the same size, $\pm\epsilon$ in every pixel, with random signs.
+
+# %%
+def random_signs(model, x, y, eps, seed=0, index=None):
+    """x + eps times signs drawn per pixel."""
+    u = al.draws.Draw(seed, index, stream=99).uniform(*x.shape[1:])
+    return (x + eps * (u - 0.5).sign()).clamp(0, 1)
+
+
+iterative = {"I-FGSM": al.attacks.i_fgsm, "MI-FGSM": al.attacks.mi_fgsm, "NI-FGSM": al.attacks.ni_fgsm}
+iterative |= {f"PGD, start {s}": partial(al.attacks.pgd, start=s) for s in ("none", "once", "every")}
+attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
+attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
+
+# %%
+weights = al.models.fingerprints([f"{dataset}/{name.rstrip('*')}" for name in models])
+config = {"n": len(data), "steps": steps, "weights": weights}
+table = al.results.ResultTable(RUN / "tables" / "01" / "table_1_1.csv", "1.1", scale, dataset, device, seed, config)
+rates = al.evaluation.success_rates(attacks, {surrogate: f}, models, data, [eps_255], table=table, seed=seed,
+                                    title="white-box and black-box")
+rates = rates[(rates.source == surrogate) & (rates.eps_255 == eps_255)]
+asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
+
+# %%
+cells = [f"{r.value:.0f} [{r.ci_low:.0f}, {r.ci_high:.0f}]" for r in asr.itertuples()]
+shown = asr.assign(cell=cells).pivot(index="attack", columns="target", values="cell").loc[list(attacks)]
+shown = shown[[surrogate, *targets]].rename(columns={surrogate: f"{surrogate} (white-box)"})
+shown.insert(0, "passes", asr.groupby("attack").passes.first().astype(int))
+for name, part in (("mean of black-box, asr", asr), ("mean of black-box, asr_all", asr_all)):
+    shown[name] = part[part.target != surrogate].groupby("attack").value.mean().round().astype(int)
+print(f"Attack success rate in percent with its 95 % interval; {scale} scale, {dataset}, eps {eps_255:g}/255;")
+print(f"n = {asr.n.iloc[0]} images that all {len(models)} networks get right (asr), n = {len(data)} for asr_all.")
+shown.rename_axis(index=None, columns=None)
+
+# %% tags=["nbval-check-output"]
+white = asr[asr.target == surrogate].set_index("attack").value
+black = asr[asr.target != surrogate].groupby("attack").value.mean()
+directed = [name for name in attacks if name != "random signs"]
+print("white-box, each attack at least as good as FGSM:", all(white[a] >= white["FGSM"] for a in directed))
+print("black-box, the weakest of all:", black.idxmin())
+print("black-box is below white-box for every attack:", all(black[a] <= white[a] for a in directed))
+
+# %% [markdown]
+# **How to read it.**
+#
+# - *Noise is not an attack.* Random signs change a pixel by as much as FGSM does, and hardly any answer. It
+#   is the direction that counts.
+# - *White-box, steps help.* One pass gets FGSM part of the way; ten passes get any of the others further.
+# - *Black-box, they help less, or not at all.* The order of the columns on the right is not the order of the
+#   white-box column: what fits the surrogate best need not carry over best.
+# - *Momentum is cheap.* MI- and NI-FGSM cost as many passes as I-FGSM. Whether their gain is more than the
+#   intervals allow, you can see in the table; n decides that, and chapter 2 uses more images.
+# - *The start of PGD* matters little for one run, and PGD's longer steps matter more: with $\alpha =
+#   2.5\,\epsilon / T$ most pixels end at $\pm\epsilon$.
+# - *The two denominators* differ most where the targets are weak: their own mistakes count in `asr_all`, also
+#   in the row of the control, where no attack took place.
+
+# %% [markdown]
+# ## Loss along the path
+#
+# Where does the black-box side stay behind? `al.attack` is a loop over `al.attacks.step`; here the loop is
+# written out, so that we can stop after every step and ask all networks for their loss. FGSM's path is the
+# straight line to its end point.
+
+# %%
+kept = data[right]
+draw, ball = al.draws.Draw(seed, kept.index), al.attacks.LinfBall.around(kept.x, eps)
+
+
+def path(rule):
+    """x_0, x_1, ..., x_T."""
+    adv, g, m = kept.x, al.gradient(f), torch.zeros_like(kept.x)
+    yield adv
+    for t in range(steps):
+        adv, m = al.attacks.step(adv, m, kept.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
+        yield adv
+
+
+# %%
+@torch.no_grad()
+def mean_loss(model, images):
+    return torch.nn.functional.cross_entropy(model(images), kept.y).item()
+
+
+fgsm_end = al.attacks.fgsm(f, kept.x, kept.y, eps=eps)
+paths = {"FGSM": [torch.lerp(kept.x, fgsm_end, t / steps) for t in range(steps + 1)]}
+rules = {"I-FGSM": al.Elastic(mu=0.0), "MI-FGSM": al.Elastic(mu=1.0), "NI-FGSM": nesterov}
+paths |= {name: list(path(rule)) for name, rule in rules.items()}
+look_at = {f"{surrogate} (white-box)": f, **{name: models[name] for name in targets[:2]}}
+losses = {title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
+          for title, model in look_at.items()}
+
+# %%
+fig = al.plotting.curves(losses, xlabel="step t", ylabel="mean cross-entropy (nats)", yscale="log")
+al.plotting.save(fig, f"fig_1_3_loss_path_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# Mean over the images that all networks get right; the axis is logarithmic, and chance is $\log K$ for $K$
+# classes, 2.3 nats for ten. All paths start at the same small loss. On the surrogate the iterative attacks go
+# on climbing long after the image is misclassified, by orders of magnitude. On the targets the curves rise,
+# but flatten early: most of what the later steps gain on the surrogate is gained in directions that are the
+# surrogate's own. That is *overfitting*, in the image instead of the weights, and every chapter from here on
+# is about a way to reduce it.
+
+# %% tags=["nbval-check-output"]
+own_loss, other_loss = (losses[title]["MI-FGSM"][1] for title in list(losses)[:2])
+assert all(abs(line[1][0] - own_loss[0]) < 1e-6 for line in losses[f"{surrogate} (white-box)"].values())
+print(f"MI-FGSM raises the surrogate's loss: {own_loss[-1] > own_loss[0]}, "
+      f"the first target's: {other_loss[-1] > other_loss[0]}")
+print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
+
+# %% [markdown]
+# ## What C&W finds, and what becomes of it elsewhere
+#
+# Three changes of the same images: C&W's; C&W's stretched until it is as long as that of MI-FGSM, so that
+# length is no longer the difference; and MI-FGSM's own.
+
+# %%
+some = kept[: SETTINGS["n_cw"]]
+budget = dict(steps=SETTINGS["cw_steps"], searches=SETTINGS["cw_searches"])
+cw = al.carlini_wagner(f, some.x, some.y, **budget)
+mi = al.attacks.mi_fgsm(f, some.x, some.y, eps=eps, steps=steps, seed=seed, index=some.index)
+
+
+def lengths(adv):
+    return (adv - some.x).flatten(1).norm(dim=1)
+
+
+stretch = lengths(mi) / lengths(cw).clamp(min=1e-6)
+stretched = (some.x + (cw - some.x) * stretch[:, None, None, None]).clamp(0, 1)
+
+# %%
+lines = {}
+for name, adv in {"C&W": cw, "C&W, stretched": stretched, f"MI-FGSM, eps {eps_255:g}/255": mi}.items():
+    fooled = {k: int((model(adv).argmax(1) != some.y).sum()) for k, model in models.items()}
+    passes = steps if name.startswith("MI") else budget["steps"] * budget["searches"]
+    size = {"L2 length": f"{lengths(adv).mean():.2f}", "largest change": f"{255 * (adv - some.x).abs().max():.0f}/255"}
+    lines[name] = {"passes": passes, **size, f"{surrogate} (white-box)": fooled.pop(surrogate), **fooled}
+print(f"How many of n = {len(some)} images each network gets wrong; {scale} scale, {dataset}; mean L2 length.")
+pd.DataFrame(lines).T
+
+# %% [markdown]
+# C&W does what it was asked: it fools the surrogate with a change several times shorter than that of MI-FGSM,
+# and stops there, right behind the surrogate's boundary. Another network's boundary is somewhere else, so
+# that **minimal changes do not transfer**. Part of this is mere length, as the second row shows: the same
+# direction, made longer, fools more targets. To transfer, an attack has to go well past the boundary; the
+# first thing to ask of any transfer result is therefore at which budget it was measured. ($\kappa > 0$ is
+# C&W's own way of asking for more, see the exercises.)
+
+# %% tags=["nbval-check-output"]
+fooled = f(cw).argmax(1) != some.y
+assert (lengths(cw)[fooled] < lengths(mi)[fooled]).all()
+print("every success of C&W is shorter than MI-FGSM's change of the same image")
+
+# %% [markdown]
+# ## What transfers, and what does not
+#
+# An untargeted attack has transferred when the target is wrong. Is it wrong *in the same way*? If all that
+# carried over were damage, the target's wrong class would be any of the others.
+
+# %%
+mi_all = al.attacks.mi_fgsm(f, kept.x, kept.y, eps=eps, steps=steps, seed=seed, index=kept.index)
+wrong_class, lines = f(mi_all).argmax(1), {}
+for name in targets:
+    answer = models[name](mi_all).argmax(1)
+    both_wrong = (answer != kept.y) & (wrong_class != kept.y)
+    agree = int((both_wrong & (answer == wrong_class)).sum())
+    lines[name] = {"both wrong": int(both_wrong.sum()), "in the same class": agree}
+print(f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} scale, {dataset}; "
+      f"by chance one in {len(data.classes) - 1} would agree")
+pd.DataFrame(lines).T
+
+# %% [markdown]
+# Where the shares are well above chance, networks that were trained apart make not only a mistake but the
+# *same* mistake: they have learned features in common, and it is these that the attack moves. Still, it is
+# easier to be wrong than to be wrong in a chosen way. Liu et al. (2017) found on ImageNet that untargeted
+# examples transfer readily and targeted ones almost never do, unless they are made on several networks at
+# once.
+#
+# How an image fares depends on the image, too: some fool no target, some fool all.
+
+# %%
+count = torch.stack([models[name](mi_all).argmax(1) != kept.y for name in targets]).sum(0)
+histogram = torch.bincount(count, minlength=len(targets) + 1).tolist()
+print(f"of n = {len(kept)} images made on {surrogate}, so many fool ...")
+pd.DataFrame([histogram], columns=[f"{k} targets" for k in range(len(targets) + 1)], index=["images"])
+
+# %% [markdown]
+# ## A first look at a loss surface
+#
+# One image, two directions: along the horizontal axis the sign of the surrogate's gradient, along the
+# vertical axis random signs. Both change every pixel by the same amount, given in 1/255, so that the two axes
+# can be compared. The surrogate and a target see exactly the same images.
+
+# %%
+along = al.gradient(f)(x1, y1, al.draws.Draw(seed, i1)).sign()
+across = (al.draws.Draw(seed, i1, stream=99).uniform(*x1.shape[1:]) - 0.5).sign()
+axis = torch.linspace(-1.0, 2.0, SETTINGS["grid"], device=device) * eps_255
+cross_entropy = partial(torch.nn.functional.cross_entropy, reduction="none")
+
+
+@torch.no_grad()
+def surface(model):
+    """Loss of one image (rows: across, columns: along)."""
+    steps_along = axis.view(-1, 1, 1, 1) / 255 * along
+    lines = [(x1 + steps_along + level / 255 * across).clamp(0, 1) for level in axis]
+    return torch.stack([cross_entropy(model(line), y1.expand(len(line))) for line in lines]).cpu().numpy()
+
+
+# %%
+surfaces = {f"{surrogate} (white-box)": surface(f), **{name: surface(models[name]) for name in targets[:2]}}
+ticks = axis.cpu().numpy()
+labels = f"along sign of {surrogate}'s gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
+fig = al.plotting.surface(ticks, ticks, surfaces, *labels)
+al.plotting.save(fig, f"fig_1_4_loss_surface_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# **How to read it.** The dot is the clean image; one colour scale serves all panels. On the surrogate the
+# loss climbs to the right and hardly changes upwards: the contours stand upright. That is FGSM and the
+# control of the table above in one picture. On a target the same rightward walk climbs later, or less, or not
+# at all: to it, the surrogate's gradient is neither its own steepest direction nor a random one. Two
+# warnings. A plane is a thin slice of a space of thousands of dimensions. And this is one image; change
+# `image` and see how different the next one looks.
+
+# %% tags=["nbval-check-output"]
+own_surface, zero = surfaces[f"{surrogate} (white-box)"], int(np.abs(ticks).argmin())
+rise, drift = own_surface[zero, -1] - own_surface[zero, zero], own_surface[-1, zero] - own_surface[zero, zero]
+print(f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on the surrogate the gradient's direction "
+      f"climbs higher than the random one: {rise > drift}")
+
+# %% [markdown]
+# ## Pitfalls
+#
+# **Input range.** The commonest mistake is to attack images that were normalised beforehand or run from 0 to
+# 255, or to give $\epsilon$ as 8. Nothing crashes then; the budget is wrong, and so is every number. `advlib`
+# refuses, and says which argument it refuses:
+
+# %% tags=["nbval-check-output"]
+def refused(**changes):
+    try:
+        al.attacks.fgsm(linear, **{"x": x2, "y": y2, "eps": 0.1, **changes})
+    except (TypeError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}")
+
+
+refused(x=x2 * 255)
+refused(x=(x2 - 0.5) / 0.25)
+refused(eps=8)
+refused(y=y2.float())
+refused(y=y2 + 2)
+
+# %% [markdown]
+# **Which images count.** A rate over all images and one over the images that were right can differ by as much
+# as two attacks do. The gap is computable: over all images, those that a target got wrong from the start
+# count as successes unless the attack happens to mend them. Compare two papers only if both say what they
+# divided by.
+
+# %%
+name = targets[0]
+clean_errors = int((al.evaluation.predictions(models[name], data) != y).sum())
+pair = {metric: rates[(rates.attack == "FGSM") & (rates.target == name) & (rates.metric == metric)].iloc[0]
+        for metric in ("asr", "asr_all")}
+print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made on {surrogate}, the same run: "
+      + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items()))
+
+# %% [markdown]
+# **Eight bits.** An attack works with real numbers, an image file holds 256 levels. Cutting off the digits
+# moves pixels down by up to a level, and out of the ball; rounding to the nearest level leaves it when
+# $255\,\epsilon$ is no whole number; JPEG changes everything. `al.save_images` writes PNG and rounds *towards
+# the clean image*:
+
+# %%
+cut_off = (mi * 255).to(torch.uint8)
+levels = (cut_off.int() - some.images.int()).abs().max().item()
+print(f"digits cut off: up to {levels} levels from the clean image; allowed are {eps_255:g}")
+
+# %% tags=["nbval-check-output"]
+from torchvision.io import read_image
+
+files = al.save_images(mi, some.x, eps, RUN / "images" / "01", [f"{dataset}_{i}" for i in some.index.tolist()])
+read_back = torch.stack([read_image(str(file)) for file in files]).to(device)
+assert (read_back.int() - some.images.int()).abs().max() <= eps_255
+print(f"{len(files)} files written, read back: every pixel within {eps_255:g} levels of the clean image")
+
+# %% [markdown]
+# ## Summary
+#
+# - An adversarial example maximises the loss inside a ball (1.1). FGSM does it in one step and is exact for a
+#   linear model; I-FGSM (1.2) and PGD take more steps; MI-FGSM (1.3) averages the gradients; NI-FGSM (1.4)
+#   looks ahead; C&W minimises the change instead.
+# - One loop and one rule cover the first five: no momentum, $\sigma = 0$, $\sigma = \mu$, a start, a step
+#   size.
+# - What climbs furthest on the surrogate does not carry over furthest. Minimal changes hardly carry over at
+#   all.
+# - Noise of the same size does nothing to speak of.
+# - Text and method part in three places: clipping to [0, 1], the norm in (1.3), the start of PGD. Each has a
+#   cell above.
+#
+# ## Exercises
+#
+# 1. *Turn one knob.* `al.carlini_wagner` takes `kappa`. Try 0, 2, 5, 10: plot the mean length and the number
+#    of targets fooled against it. At which $\kappa$ does C&W transfer as well as MI-FGSM, and how long is its
+#    change then?
+# 2. *Derive.* For a linear model and the ball $\|\delta\|_p \le \epsilon$, show that the loss can be raised
+#    by moving $z$ by $\epsilon \|w\|_q$ with $1/p + 1/q = 1$ (Hölder), and find the change that does it for
+#    $p = 2$. What is the FGSM of the $L_2$ ball, and which keyword of `al.attacks.pgd` gives it? Check it on
+#    `linear`.
+# 3. *Build one thing.* RMSProp divides each pixel's gradient by a running root mean square. Write a momentum
+#    rule with `look_ahead` and `update` that does so, pass it to `al.attack(..., momentum=)`, and add a row
+#    to the table. What does the sign leave of it?
+#
+# ## References
+#
+# - W. Brendel, J. Rauber, M. Bethge. Decision-based adversarial attacks: reliable attacks against black-box
+#   machine learning models. *International Conference on Learning Representations*, 2018.
+# - N. Carlini, D. Wagner. Towards evaluating the robustness of neural networks. *IEEE Symposium on Security
+#   and Privacy*, pages 39-57, 2017.
+# - Y. Dong, F. Liao, T. Pang, H. Su, J. Zhu, X. Hu, J. Li. Boosting adversarial attacks with momentum. *IEEE
+#   Conference on Computer Vision and Pattern Recognition*, pages 9185-9193, 2018.
+# - I. J. Goodfellow, J. Shlens, C. Szegedy. Explaining and harnessing adversarial examples. *International
+#   Conference on Learning Representations*, 2015.
+# - A. Ilyas, L. Engstrom, A. Athalye, J. Lin. Black-box adversarial attacks with limited queries and
+#   information. *International Conference on Machine Learning*, pages 2137-2146, 2018.
+# - A. Kurakin, I. Goodfellow, S. Bengio. Adversarial examples in the physical world. *International
+#   Conference on Learning Representations, Workshop Track*, 2017.
+# - J. Lin, C. Song, K. He, L. Wang, J. E. Hopcroft. Nesterov accelerated gradient and scale invariance for
+#   adversarial attacks. *International Conference on Learning Representations*, 2020.
+# - Y. Liu, X. Chen, C. Liu, D. Song. Delving into transferable adversarial examples and black-box attacks.
+#   *International Conference on Learning Representations*, 2017.
+# - A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu. Towards deep learning models resistant to
+#   adversarial attacks. *International Conference on Learning Representations*, 2018.
+# - C. Szegedy, W. Zaremba, I. Sutskever, J. Bruna, D. Erhan, I. Goodfellow, R. Fergus. Intriguing properties
+#   of neural networks. *International Conference on Learning Representations*, 2014.
+# - T. Wu. *Adversarial Transferability and Generalization in Robust Deep Learning.* Doctoral dissertation,
+#   Missouri University of Science and Technology, 2024. Doctoral Dissertations 3353,
+#   scholarsmine.mst.edu/doctoral_dissertations/3353.

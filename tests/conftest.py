@@ -1,0 +1,58 @@
+"""Small things that many tests share: a tiny network, images on the 8-bit grid, a skip for data that is not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from advlib.models import Normalized
+from advlib.paths import data_roots
+
+
+def needs_data(*parts: str) -> pytest.MarkDecorator:
+    """Skip unless every file or folder of `parts` is in $ADVLIB_DATA or data/cache; pytest -ra prints the reason."""
+    missing = [p for p in parts if not any((root / p).exists() for root in data_roots())]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not in $ADVLIB_DATA or data/cache")
+
+
+def tiny_model(seed: int = 0, classes: int = 10, scale: float = 4.0) -> Normalized:
+    """conv, BatchNorm with statistics of its own, ReLU, pooling, linear; eval mode; images of 8 pixels a side or more."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(128, classes),
+        )
+        net[1].running_mean.normal_(0, 0.1)
+        net[1].running_var.uniform_(0.5, 2)
+        net[5].weight.data.mul_(scale)
+    return Normalized(net, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)).eval()
+
+
+def grid_images(n: int = 4, h: int = 8, w: int = 8, seed: int = 0) -> torch.Tensor:
+    """(n, 3, h, w) on multiples of 1/255, black and white pixels among them."""
+    levels = torch.randint(0, 256, (n, 3, h, w), generator=torch.Generator().manual_seed(seed))
+    levels[:, :, 0, 0], levels[:, :, 0, 1] = 0, 255
+    return levels / 255
+
+
+@pytest.fixture
+def model() -> Normalized:
+    return tiny_model()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return grid_images()
+
+
+@pytest.fixture
+def y(model: Normalized, x: torch.Tensor) -> torch.Tensor:
+    """The model's own predictions: every attack starts from a correct image."""
+    with torch.no_grad():
+        return model(x).argmax(1)

@@ -1,0 +1,225 @@
+"""Success rates with known answers: both denominators, cost, resumption, layout; progress that a log can hold."""
+
+from functools import partial
+
+import pandas as pd
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+from torch import nn
+
+from advlib import RandomErasure, attacks, ensemble
+from advlib.datasets import Images
+from advlib.evaluation import matrix, predictions, success_rates
+from advlib.progress import Progress
+from advlib.results import ResultTable, wilson
+
+
+class Lookup(nn.Module):
+    """Names the class that stands in the first pixel, in units of 25/255, plus `shift` for images of level `off`."""
+
+    def __init__(self, wrong_on=(), fooled=True):
+        super().__init__()
+        self.wrong_on, self.fooled = wrong_on, fooled
+
+    def forward(self, x):
+        level = (x[:, 0, 0, 0] * 255).round().long()
+        marked = (x[:, 1, 0, 0] > 0.5) & self.fooled  # the mark that `mark` leaves: an adversarial image
+        bad = torch.stack([level == w for w in self.wrong_on] or [torch.zeros_like(marked)]).any(0)
+        return nn.functional.one_hot((level + (marked | bad).long()) % 10, 10).float()
+
+
+def mark(model, x, y, eps, seed, index, only=None):
+    """An attack whose effect is known: it marks the images whose index is in `only`, every image if None."""
+    model(x)
+    adv = x.clone()
+    rows = torch.ones_like(y, dtype=torch.bool) if only is None else torch.isin(index, torch.tensor(only))
+    adv[rows, 1, 0, 0] = 1.0
+    return adv
+
+
+@pytest.fixture
+def data():
+    """Ten images, image k of class k."""
+    images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(10)
+    return Images(images, torch.arange(10), torch.arange(100, 110), tuple("abcdefghij"), "shapes", "test")
+
+
+@pytest.fixture
+def small():
+    x = grid_images(6)
+    labels = tiny_model()(x).argmax(1)
+    return Images((x * 255).round().to(torch.uint8), labels, torch.arange(6), tuple("abcdefghij"), "shapes", "test")
+
+
+def table(path):
+    return ResultTable(path / "t.csv", "2.1", "smoke", "shapes", "cpu", seed=0, config={})
+
+
+def row(frame, **where):
+    for name, value in where.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_both_denominators_of_a_case_worked_by_hand(data):
+    """f is right on all ten, h wrong on 0 and 1; the attack marks 0, 2, 3, 4: eight images are right for both."""
+    f, h = Lookup(), Lookup(wrong_on=(0, 1))
+    attack = partial(mark, only=[100, 102, 103, 104])
+    rows = success_rates({"mark": attack}, {"f": f}, {"f": f, "h": h}, data, [8], batch_size=4)
+    assert len(rows) == 4
+    for target, metric, k, n in (
+        ("f", "asr", 3, 8),
+        ("h", "asr", 3, 8),
+        ("f", "asr_all", 4, 10),
+        ("h", "asr_all", 5, 10),
+    ):
+        found = row(rows, target=target, metric=metric)
+        assert (found.value, found.n) == (pytest.approx(100 * k / n), n)
+        assert (found.ci_low, found.ci_high) == pytest.approx(wilson(k, n))
+        assert (found.source, found.attack, found.eps_255) == ("f", "mark", 8.0)
+
+
+def test_surrogate_that_is_no_target_counts_in_the_denominator_too(data):
+    rows = success_rates({"mark": mark}, {"h": Lookup(wrong_on=(0, 1, 2))}, {"f": Lookup()}, data, [8])
+    assert row(rows, metric="asr").n == 7 and row(rows, metric="asr_all").n == 10
+
+
+def test_rates_do_not_depend_on_the_batch_size(small):
+    networks = {"f": tiny_model(0), "h": tiny_model(1)}
+    runs = [
+        success_rates({"re": attacks.re_fgsm}, {"f": networks["f"]}, {"f": networks["f"]}, small, [8], batch_size=b)
+        for b in (2, 6)
+    ]
+    assert runs[0].value.tolist() == runs[1].value.tolist()
+
+
+def test_attack_gets_budget_seed_and_index(data):
+    seen = []
+
+    def spy(model, x, y, eps, seed, index):
+        seen.append((eps, seed, index.tolist()))
+        return x
+
+    success_rates({"spy": spy}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], batch_size=6, seed=5)
+    assert seen == [(e / 255, 5, part) for e in (8, 16) for part in (list(range(100, 106)), list(range(106, 110)))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
+@pytest.mark.parametrize(
+    ("attack", "members", "passes"),
+    [
+        (partial(attacks.mi_fgsm, steps=4), 1, 4),
+        (partial(attacks.sim, steps=2), 1, 10),
+        (attacks.fgsm, 1, 1),
+        (partial(attacks.sim, steps=2, copies=3), 2, 12),
+        (partial(attacks.mi_fgsm, steps=3), 3, 9),
+        (partial(attacks.sim, steps=2, copies=2, transform=RandomErasure(copies=3), chunk=6), 1, 12),
+    ],
+)
+def test_passes_are_steps_times_copies_times_members(small, attack, members, passes, batch_size):
+    nets = [tiny_model(k) for k in range(members)]
+    surrogate = nets[0] if members == 1 else ensemble(nets)
+    rows = success_rates(
+        {"a": attack},
+        {"s": surrogate},
+        {"t": nets[0]},
+        relabelled(small, surrogate, nets[0]),
+        [4],
+        batch_size=batch_size,
+    )
+    assert set(rows.passes) == {passes}
+
+
+def relabelled(data, *networks):
+    """Images on which all networks agree, labelled as they say; at least one remains, so that there is a denominator."""
+    classes = torch.stack([predictions(m, data) for m in networks])
+    return Images(data.images, classes[-1], data.index, data.classes, data.dataset, data.split)
+
+
+@pytest.mark.parametrize("accelerate", [True, torch.bfloat16])
+def test_passes_of_an_accelerated_attack_are_counted(small, accelerate):
+    f = tiny_model()
+    rows = success_rates(
+        {"mi": partial(attacks.mi_fgsm, steps=4, accelerate=accelerate)}, {"f": f}, {"f": f}, small, [4]
+    )
+    assert set(rows.passes) == {4}
+
+
+def test_seconds_and_hooks_are_left_behind_clean(small):
+    f = tiny_model()
+    rows = success_rates({"mi": attacks.mi_fgsm}, {"f": f}, {"f": f}, small, [4])
+    assert (rows.seconds > 0).all() and not f._forward_pre_hooks
+
+
+def test_second_call_with_the_same_table_attacks_nothing(data, tmp_path):
+    def forbidden(*args, **options):
+        raise AssertionError("attacked again")
+
+    first = success_rates({"mark": mark}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], table=table(tmp_path))
+    again = success_rates({"mark": forbidden}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], table=table(tmp_path))
+    columns = ["source", "attack", "target", "eps_255", "metric", "value", "n", "passes"]
+    pd.testing.assert_frame_equal(again[columns], first[columns])
+
+
+def test_killed_evaluation_goes_on_at_its_cell(data, tmp_path):
+    calls = []
+
+    def dies_at_16(model, x, y, eps, seed, index):
+        calls.append(round(eps * 255))
+        if calls == [8, 16]:
+            raise KeyboardInterrupt
+        return mark(model, x, y, eps, seed, index)
+
+    run = partial(success_rates, {"m": dies_at_16}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16])
+    with pytest.raises(KeyboardInterrupt):
+        run(table=table(tmp_path))
+    assert len(run(table=table(tmp_path))) == 4 and calls == [8, 16, 16]
+
+
+def test_no_image_right_for_all_models_is_an_error_before_any_attack(data):
+    blind = Lookup(wrong_on=tuple(range(10)))
+    with pytest.raises(ValueError, match="no image"):
+        success_rates({"a": lambda *a, **k: pytest.fail("attacked")}, {"f": Lookup()}, {"h": blind}, data, [8])
+
+
+def test_model_left_in_training_mode_is_evaluated_in_eval_mode_and_handed_back(small):
+    f = tiny_model()
+    expected = success_rates({"mi": attacks.mi_fgsm}, {"f": f}, {"f": f}, small, [8])
+    statistics = f.net[1].running_mean.clone()
+    f.train()
+    rows = success_rates({"mi": attacks.mi_fgsm}, {"f": f}, {"f": f}, small, [8])
+    assert torch.equal(f.net[1].running_mean, statistics) and f.training
+    assert rows.value.tolist() == expected.value.tolist()
+
+
+def test_matrix_is_source_by_target_in_the_order_given(data):
+    nets = {"zeta": Lookup(), "alpha": Lookup(fooled=False), "mid": Lookup(wrong_on=(0,))}
+    rows = success_rates({"m": mark}, {"zeta": nets["zeta"], "mid": nets["mid"]}, nets, data, [8])
+    common, every = matrix(rows), matrix(rows, "asr_all")
+    assert list(common.index) == ["zeta", "mid"] and list(common.columns) == ["zeta", "alpha", "mid"]
+    assert common.loc["mid"].tolist() == [100.0, 0.0, 100.0] and every.loc["zeta"].tolist() == [100.0, 0.0, 100.0]
+
+
+def test_predictions_do_not_depend_on_the_batch_size(small):
+    assert torch.equal(predictions(tiny_model(), small, 1), predictions(tiny_model(), small, 6))
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------------
+
+
+def test_progress_writes_plain_lines_where_there_is_no_terminal(capsys):
+    with Progress("Table 2.1", 3) as bar:
+        for name in "abc":
+            bar.advance(name)
+    out, err = capsys.readouterr()
+    assert "Table 2.1: 3/3" in out and "\r" not in out + err and not err
+
+
+def test_slow_progress_speaks_in_between(capsys, monkeypatch):
+    monkeypatch.setattr("advlib.progress._EVERY", -1.0)
+    with Progress("slow", 3) as bar:
+        bar.advance()
+    assert capsys.readouterr().out.startswith("slow: 1/3")

@@ -1,0 +1,220 @@
+"""Gradient functions against autograd, explicit loops and convolutions; any composition stays per image and in the ball."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import grid_images, tiny_model
+from scipy import ndimage, stats
+
+from advlib import Elastic, InputDiversity, RandomErasure, ScaleCopies, attack, ensemble, gradient, smoothed
+from advlib.draws import Draw
+from advlib.gradients import Gradient, margin
+from advlib.models import members
+
+ERASE, DIVERSE, SCALE = RandomErasure(copies=3), InputDiversity(), ScaleCopies(3)
+
+
+@pytest.fixture
+def draw(x):
+    return Draw(0, torch.arange(len(x)))
+
+
+def autograd(model, x, y, transform=lambda x: x):
+    point = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(model(transform(point)), y, reduction="sum"), point)
+    return grad
+
+
+def test_gradient_is_that_of_the_summed_loss(model, x, y, draw):
+    assert torch.allclose(gradient(model)(x, y, draw), autograd(model, x, y), atol=1e-6)
+
+
+def test_gradient_of_an_image_does_not_depend_on_its_neighbours(model, x, y, draw):
+    alone = torch.cat(
+        [gradient(model)(x[i : i + 1], y[i : i + 1], Draw(0, draw.index[i : i + 1])) for i in range(len(x))]
+    )
+    assert torch.allclose(gradient(model)(x, y, draw), alone, atol=1e-6)
+
+
+def test_gradient_of_copies_is_their_mean(model, x, y, draw):
+    by_hand = torch.stack([autograd(model, x, y, lambda z, i=i: z / 2**i) for i in range(3)]).mean(0)
+    assert torch.allclose(gradient(model, SCALE)(x, y, draw), by_hand, atol=1e-6)
+
+
+def test_copies_of_a_chain_multiply_and_every_pair_occurs_once(model, x, y, draw):
+    seen = []
+
+    def first(z, draw, copy):
+        seen.append(copy)
+        return z
+
+    first.copies = 2
+    last = lambda z, draw, copy: seen.append(copy) or z  # noqa: E731
+    last.copies = 3
+    gradient(model, [first, last], chunk=6)(x, y, draw)
+    assert len(set(zip(seen[0][:: len(x)].tolist(), seen[1][:: len(x)].tolist(), strict=True))) == 6
+
+
+def test_transforms_of_a_chain_draw_different_numbers(model, x, y, draw):
+    drawn = []
+
+    def noisy(z, draw, copy):
+        drawn.append(draw.uniform(8))
+        return z
+
+    gradient(model, [noisy, noisy])(x, y, draw)
+    assert not torch.isclose(drawn[0], drawn[1]).any()
+
+
+@pytest.mark.parametrize("transform", [SCALE, ERASE, [ERASE, SCALE, DIVERSE]], ids=["scale", "erase", "chain"])
+@pytest.mark.parametrize("chunk", [2, 4, 100])
+def test_chunk_does_not_change_the_result(model, x, y, draw, transform, chunk):
+    one, many = (gradient(model, transform, chunk=c)(x, y, draw) for c in (1, chunk))
+    assert torch.allclose(one, many, atol=1e-6)
+
+
+@pytest.mark.parametrize(("chunk", "largest"), [(1, 4), (2, 8), (100, 36)])
+def test_chunk_bounds_the_batch_that_the_model_sees(model, x, y, draw, chunk, largest):
+    batches = []
+    gradient(lambda z: batches.append(len(z)) or model(z), [RandomErasure(copies=3), SCALE], chunk=chunk)(x, y, draw)
+    assert max(batches) == largest and sum(batches) == 9 * len(x)
+
+
+@pytest.mark.parametrize(("transform", "passes"), [(None, 1), (DIVERSE, 1), (SCALE, 3), ([ERASE, SCALE, DIVERSE], 9)])
+def test_passes_are_copies_times_networks(model, transform, passes):
+    assert gradient(model, transform).passes == passes
+    both = ensemble([model, tiny_model(1)])
+    assert smoothed(gradient(both, transform)).passes == 2 * passes and members(both) == 2
+
+
+def test_ensemble_gradient_is_that_of_the_mean_logits(x, y, draw):
+    f, h = tiny_model(0), tiny_model(1)
+    by_hand = autograd(lambda z: (f(z) + h(z)) / 2, x, y)
+    assert torch.allclose(gradient(ensemble([f, h]))(x, y, draw), by_hand, atol=1e-6)
+
+
+# --- smoothing ------------------------------------------------------------------------------------------------------------
+
+
+def constant(grad):
+    return Gradient(lambda x, y, draw: grad, (), 1)
+
+
+def test_smoothing_with_one_pixel_changes_nothing(x, y, draw):
+    g = torch.randn(x.shape)
+    assert torch.equal(smoothed(constant(g), 1)(x, y, draw), g)
+
+
+@pytest.mark.parametrize("kernel", [3, 7, 15])
+def test_smoothing_keeps_a_constant_away_from_the_border(kernel, y, draw):
+    x = torch.zeros(4, 3, 32, 32)
+    out = smoothed(constant(torch.full_like(x, 2.5)), kernel)(x, y, draw)
+    r = kernel // 2
+    assert torch.allclose(out[..., r:-r, r:-r], torch.tensor(2.5), atol=1e-5) and (out[..., 0, 0] < 2.5).all()
+
+
+@pytest.mark.parametrize("kernel", [3, 7, 15])
+def test_smoothing_is_the_convolution_of_tim(kernel, y, draw):
+    """The kernel as the code of Dong et al. builds it: a normal density on [-3, 3], outer product, normalised."""
+    line = stats.norm.pdf(np.linspace(-3, 3, kernel))
+    table = np.outer(line, line) / np.outer(line, line).sum()
+    g = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = smoothed(constant(g), kernel)(g, y, draw)
+    theirs = np.stack([[ndimage.convolve(c, table, mode="constant") for c in image] for image in g.double().numpy()])
+    assert np.abs(ours.numpy() - theirs).max() < 1e-6
+
+
+@pytest.mark.parametrize("kernel", [0, -1, 4])
+def test_even_kernel_is_refused(model, kernel):
+    with pytest.raises(ValueError, match="kernel"):
+        smoothed(gradient(model), kernel)
+
+
+# --- losses and arguments -----------------------------------------------------------------------------------------------
+
+
+def test_margin_is_the_best_other_logit_minus_that_of_y():
+    logits, y = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 5
+    by_hand = [
+        max(v for k, v in enumerate(row) if k != c) - row[c] for row, c in zip(logits.tolist(), y.tolist(), strict=True)
+    ]
+    assert torch.allclose(margin(logits, y), torch.tensor(by_hand))
+    assert torch.equal(margin(logits, y) > 0, logits.argmax(1) != y)
+
+
+def test_loss_may_be_a_function(model, x, y, draw):
+    by_name, by_function = gradient(model, loss="margin"), gradient(model, loss=margin)
+    assert torch.equal(by_name(x, y, draw), by_function(x, y, draw))
+
+
+@pytest.mark.parametrize(("option", "value"), [("loss", "hinge"), ("chunk", 0)])
+def test_bad_option_of_gradient_is_refused_by_name(model, option, value):
+    with pytest.raises(ValueError, match=option):
+        gradient(model, **{option: value})
+
+
+# --- any composition --------------------------------------------------------------------------------------------------------
+
+_DICE = np.random.default_rng(0)
+
+
+def _combination():
+    pool = [
+        RandomErasure(copies=2),
+        ScaleCopies(2),
+        InputDiversity(),
+        ScaleCopies(2, origin=0.5),
+        RandomErasure(copies=2, p=1.0, fill=0.5, aspect=0.3),
+    ]
+    chosen = [pool[i] for i in _DICE.permutation(len(pool))[: _DICE.integers(0, 4)]]
+    return {
+        "transform": chosen,
+        "kernel": int(_DICE.choice([1, 3, 7])),
+        "networks": int(_DICE.choice([1, 2])),
+        "chunk": int(_DICE.choice([1, 3])),
+        "loss": str(_DICE.choice(["cross_entropy", "margin"])),
+        "momentum": Elastic(
+            *map(float, _DICE.choice([0.0, 0.5, 1.0, 2.0], 2)), normalize=str(_DICE.choice(["mean", "l1", "l2"]))
+        ),
+        "norm": str(_DICE.choice(["linf", "l2"])),
+        "start": str(_DICE.choice(["none", "once", "every"])),
+        "targeted": bool(_DICE.choice([True, False])),
+    }
+
+
+@pytest.mark.parametrize("combo", [_combination() for _ in range(16)], ids=range(16))
+def test_any_composition_is_valid_and_does_not_depend_on_the_batch(combo):
+    x, index = grid_images(6), torch.tensor([3, 141, 59, 26, 5, 35])
+    surrogate = ensemble([tiny_model(k) for k in range(combo["networks"])])
+    y = surrogate(x).argmax(1)
+    target = (y + 1) % 10 if combo["targeted"] else None
+    eps = 8 / 255 if combo["norm"] == "linf" else 0.5
+    g = smoothed(gradient(surrogate, combo["transform"], combo["loss"], combo["chunk"]), combo["kernel"])
+
+    def run(rows):
+        return attack(
+            x[rows],
+            y[rows],
+            g,
+            eps=eps,
+            steps=3,
+            momentum=combo["momentum"],
+            norm=combo["norm"],
+            seed=1,
+            start=combo["start"],
+            target=None if target is None else target[rows],
+            index=index[rows],
+        )
+
+    adv = run(torch.arange(6))
+    delta = (adv - x).flatten(1)
+    assert adv.shape == x.shape and torch.isfinite(adv).all() and adv.min() >= 0 and adv.max() <= 1
+    assert (delta.norm(dim=1) if combo["norm"] == "l2" else delta.abs().amax(1)).max() <= eps * (1 + 1e-5) + 1e-7
+    assert delta.abs().amax(1).min() > 0
+    # Kernels for another batch size round differently, and sign() turns that into a step where the gradient is about 0.
+    order = torch.tensor([5, 0, 3, 1, 4, 2])
+    shuffled = torch.empty_like(adv)
+    shuffled[order] = run(order)
+    for other in (shuffled, torch.cat([run(rows) for rows in torch.arange(6).split([1, 2, 3])])):
+        assert ((other - adv).abs() < 1e-4).float().mean() >= 0.99

@@ -1,0 +1,133 @@
+"""The house rules: one list of dependencies, notebooks that match their sources, nothing large or local in git."""
+
+import base64
+import re
+import subprocess
+import tomllib
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from advlib import run
+from advlib.paths import NOTEBOOKS, ROOT
+
+SOURCES = run.sources(NOTEBOOKS)
+EXECUTED = sorted(NOTEBOOKS.glob("*.ipynb"))
+MAX_FIGURE = 150 * 1024  # bytes
+MAX_FILE = 2 * 1024**2  # bytes
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirements(lines):
+    """name -> bound of pip requirement lines; option lines are left out."""
+    parsed = [Requirement(line) for line in lines if not line.startswith("-")]
+    return {r.name: str(r.specifier) for r in parsed}
+
+
+def each(paths, none):
+    """A parametrisation over paths that is one skip, with its reason, where there are none."""
+    if not paths:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=none))]
+    return [pytest.param(path, id=path.name) for path in paths]
+
+
+# --- dependencies ----------------------------------------------------------------------------------------------------
+
+
+def test_conda_matches_pyproject():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert requirements(pip) == requirements(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert f"python{PROJECT['requires-python']}" in conda
+    assert "--constraint constraints.txt" in pip
+
+
+def test_constraints_keep_the_bounds():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = requirements(line for line in lines if line and not line.startswith("#"))
+    everything = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    direct = {r.name: r for r in map(Requirement, everything)}
+    assert set(pinned) == set(direct) - {"torch", "torchvision"}
+    for name, version in pinned.items():
+        assert direct[name].specifier.contains(version.removeprefix("==")), name
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))
+def test_lower_bounds_only(line):
+    assert {s.operator for s in Requirement(line).specifier} == {">="}
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", each(SOURCES, "notebooks/ holds no chapter"))
+def test_source(source):
+    """Readable as `python -m advlib run` reads it, and with the header without which papermill finds no kernel."""
+    chapter = run.read_chapter(source)
+    assert chapter.parameters["scale"].default == "laptop" and chapter.parameters["dataset"].default == "shapes"
+    spec = jupytext.read(source, fmt="py:percent").metadata.get("kernelspec", {})
+    assert (spec.get("name"), spec.get("language")) == ("python3", "python"), f"{source.name}: kernelspec in the header"
+
+
+@pytest.mark.parametrize("source", each(SOURCES, "notebooks/ holds no chapter"))
+def test_notebook_has_the_code_of_its_source(source):
+    executed = source.with_suffix(".ipynb")
+    assert executed.is_file(), f"{executed.name} is missing: run `make notebooks`"
+    ours, theirs = code(jupytext.read(source, fmt="py:percent")), code(nbformat.read(executed, as_version=4))
+    assert theirs == ours, f"{executed.name} does not have the code of {source.name}: run `make notebooks`"
+
+
+def code(notebook):
+    return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", each(EXECUTED, "notebooks/ holds no executed notebook"))
+def test_notebook_is_executed_and_clean(path):
+    assert path.with_suffix(".py").is_file(), f"{path.name} has no source"
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.strip():
+            assert cell.execution_count, f"not executed, run `make notebooks`:\n{cell.source}"
+            noise = [o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+            assert not noise, f"error or stderr output:\n{cell.source}\n{noise}"
+
+
+@pytest.mark.parametrize("path", each(EXECUTED, "notebooks/ holds no executed notebook"))
+def test_figures_are_small(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            for kind, content in output.get("data", {}).items():
+                if kind.startswith("image/"):
+                    size = len(content) if kind == "image/svg+xml" else len(base64.b64decode(content))
+                    assert size <= MAX_FIGURE, f"{kind} of {size // 1024} KB from:\n{cell.source}"
+
+
+# --- what git holds --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        pytest.skip("git is not installed")
+    if listed.returncode:
+        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_machine_paths(tracked):
+    pattern = re.compile(rb"(?<![\w.:/~-])/(?:work|root|home/\w+|Users/\w+)/")
+    hits = []
+    for path in tracked:
+        content = path.read_bytes()
+        if b"\0" not in content:
+            hits += [f"{path.relative_to(ROOT)}: {found[0].decode()}" for found in pattern.finditer(content)]
+    assert not hits, hits
+
+
+def test_no_large_files(tracked):
+    large = {str(p.relative_to(ROOT)): p.stat().st_size for p in tracked if p.stat().st_size > MAX_FILE}
+    assert not large, large

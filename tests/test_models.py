@@ -1,0 +1,335 @@
+"""The zoo by name, size and seed; weights on disk; ensembles; the faster copy; witnesses that nobody here trained."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from conftest import grid_images, needs_data, tiny_model
+from torch import nn
+
+from advlib import accelerate, datasets, ensemble, models
+from advlib.models import WeightsError
+from advlib.nets import FAMILIES
+from advlib.training import accuracy
+
+FULL = {"resnet": 11.17e6, "vgg": 20.04e6, "densenet": 0.769e6, "wrn": 36.48e6, "resnext": 6.81e6, "pyramidnet": 28.3e6}
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def noisy(model, seed=0):
+    """BatchNorm with statistics that matter, as after training."""
+    generator = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1, generator=generator)
+            m.running_var.uniform_(0.5, 2, generator=generator)
+            m.weight.data.uniform_(0.5, 1.5, generator=generator)
+            m.bias.data.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+# --- architectures ----------------------------------------------------------------------------------------------------------
+
+
+def test_zoo_has_the_six_families_of_the_thesis():
+    assert set(FAMILIES) == set(FULL) and all(set(sizes) == {"small", "full"} for sizes in FAMILIES.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_small_net_is_small_and_gives_ten_logits(family):
+    model = models.create(family).eval()
+    with torch.no_grad():
+        logits = model(grid_images(2, 32, 32))
+    assert logits.shape == (2, 10) and torch.isfinite(logits).all()
+    assert 0.1e6 <= parameters(model) <= 0.5e6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_net_has_the_size_of_its_paper(family):
+    with torch.device("meta"):
+        net = FAMILIES[family]["full"](10)
+    assert parameters(net) == pytest.approx(FULL[family], rel=0.02)
+    assert net(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [("resnet", 18), ("vgg", 17), ("densenet", 100), ("wrn", 28), ("resnext", 29), ("pyramidnet", 110)],
+)
+def test_full_net_has_the_depth_of_its_name(family, layers):
+    """Layers on the longest path: without 1x1 shortcuts; the VGG-19 of CIFAR has one linear layer instead of three."""
+    with torch.device("meta"):
+        net = FAMILIES[family]["full"](10)
+    weighted = [
+        name
+        for name, m in net.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in name and "project" not in name
+    ]
+    assert len(weighted) == layers
+
+
+def test_cifar100_has_a_hundred_logits():
+    with torch.no_grad():
+        assert models.create("resnet", dataset="cifar100").eval()(grid_images(1, 32, 32)).shape == (1, 100)
+
+
+def test_created_net_depends_on_the_seed_alone_and_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    a, b, c = (models.create("vgg", seed=s).state_dict() for s in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["net.0.0.weight"], c["net.0.0.weight"])
+
+
+def test_normalised_model_wants_images_in_zero_to_one():
+    model = models.Normalized(nn.Identity(), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
+    x = torch.tensor([0.3, 0.2, 0.6]).view(1, 3, 1, 1)
+    assert torch.allclose(model(x).flatten(), torch.tensor([1.0, -1.0, 0.0]), atol=1e-6)
+
+
+def test_normalised_model_resizes_to_the_side_its_net_wants():
+    model = models.Normalized(nn.Identity(), (0, 0, 0), (1, 1, 1), size=6)
+    assert model(grid_images(2, 8, 8)).shape == (2, 3, 6, 6)
+    assert torch.equal(model(grid_images(2, 6, 6)), grid_images(2, 6, 6))
+
+
+# --- names ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet",
+        "shapes/alexnet",
+        "mnist/resnet",
+        "cifar10/resnet-huge",
+        "timm/no_such_net",
+        "torchvision/no_such_net",
+        "",
+    ],
+)
+def test_unknown_name_is_refused(name):
+    with pytest.raises(ValueError, match="no such model"):
+        models.load(name)
+
+
+@pytest.mark.parametrize("options", [{"family": "lenet"}, {"size": "huge"}, {"dataset": "mnist"}])
+def test_unknown_option_of_create_is_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        models.create(**{"family": "resnet", **options})
+
+
+def test_missing_weights_name_the_notebook_that_trains_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    with pytest.raises(WeightsError, match="A1_training_the_zoo"):
+        models.load("shapes/resnet")
+
+
+def test_missing_witness_names_folder_and_variable(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "data_roots", lambda: [tmp_path])
+    with pytest.raises(WeightsError, match="ADVLIB_DATA") as error:
+        models.load("cifar10/resnet20")
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_torchvision_inception_does_not_normalise_twice(name, monkeypatch):
+    built = {}
+
+    def get_model(name, weights, **options):
+        built.update(options, weights=weights)
+        return nn.Identity()
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    model = models.load(f"torchvision/{name}")
+    assert built["transform_input"] is False and built["weights"] is not None
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_no_network_is_an_error_that_names_the_model(monkeypatch):
+    def offline(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    with pytest.raises(WeightsError, match="torchvision/resnet50.*could not be downloaded"):
+        models.load("torchvision/resnet50")
+
+
+# --- weights on disk --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    model = noisy(models.create("vgg", dataset="shapes", seed=5))
+    models.save_weights("shapes/vgg", model, {"accuracy": 0.9, "n": 10}, tmp_path)
+    return model, tmp_path / "shapes" / "vgg.safetensors"
+
+
+def test_saved_weights_come_back_in_half_precision(saved):
+    model, _ = saved
+    back = models.load("shapes/vgg")
+    assert not back.training and "shapes/vgg" in models.available()
+    ours, theirs = model.state_dict(), back.state_dict()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[k].half().float() if ours[k].is_floating_point() else ours[k], theirs[k]) for k in ours)
+    assert all(v.dtype == torch.float32 for v in theirs.values() if v.is_floating_point())
+
+
+def test_manifest_lists_checksum_and_facts_and_keeps_other_entries(saved):
+    model, file = saved
+    models.save_weights("shapes/other", tiny_model(), {"accuracy": 0.1}, file.parent.parent)
+    manifest = json.loads((file.parent.parent / "manifest.json").read_text())
+    assert set(manifest) == {"shapes/vgg", "shapes/other"} and len(manifest["shapes/vgg"]["sha256"]) == 64
+    assert manifest["shapes/vgg"]["accuracy"] == 0.9 and manifest["shapes/vgg"]["bytes"] == file.stat().st_size
+    assert not list(file.parent.parent.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_damaged_weights_are_refused_by_file_name(saved, damage):
+    _, file = saved
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(bytes(raw) if damage == "changed" else bytes(raw[:-100]))
+    if damage == "missing":
+        file.unlink()
+    with pytest.raises(WeightsError, match="vgg.safetensors"):
+        models.load("shapes/vgg")
+
+
+# --- ensembles, freezing ----------------------------------------------------------------------------------------------------
+
+
+def test_ensemble_averages_logits(x):
+    f, h = tiny_model(0), tiny_model(1)
+    assert torch.allclose(ensemble([f, h])(x), (f(x) + h(x)) / 2, atol=1e-6)
+
+
+def test_empty_ensemble_is_refused():
+    with pytest.raises(ValueError, match="members"):
+        ensemble([])
+
+
+def test_frozen_restores_modes_gradients_and_memory(model):
+    model.train()
+    model.net[1].eval()
+    model.net[0].weight.requires_grad_(False)
+    before = [(m.training for m in model.modules()), [(p.requires_grad, p.data_ptr()) for p in model.parameters()]]
+    modes = list(before[0])
+    with pytest.raises(RuntimeError, match="inside"), models.frozen([model, lambda x: x, model]):
+        assert not any(m.training for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
+        raise RuntimeError("inside")
+    assert [m.training for m in model.modules()] == modes
+    assert [(p.requires_grad, p.data_ptr()) for p in model.parameters()] == before[1]
+
+
+# --- the faster copy ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folded_net_gives_the_same_logits_with_fewer_batch_norms(family):
+    model, x = noisy(models.create(family)), grid_images(2, 32, 32)
+    fast = accelerate(model)
+    count = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (model, fast)]
+    with torch.no_grad():
+        plain, folded = model(x), fast(x)
+    assert (plain - folded).abs().max() <= 1e-4 * plain.abs().max().clamp(min=1)
+    assert count[1] < count[0]
+
+
+def test_folding_leaves_the_original_alone(model, x):
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fast = accelerate(model)
+    fast(x)
+    assert (
+        model.training and all(p.requires_grad for p in model.parameters()) and isinstance(model.net[1], nn.BatchNorm2d)
+    )
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in fast.parameters()}
+
+
+def test_ensemble_is_accelerated_member_by_member(x):
+    both = ensemble([tiny_model(0), tiny_model(1)])
+    fast = accelerate(both)
+    assert models.members(fast) == 2 and torch.allclose(fast(x), both(x), atol=1e-4)
+
+
+def test_bfloat16_is_close_and_gives_float32(model, x):
+    fast = accelerate(model, dtype=torch.bfloat16)
+    assert fast(x).dtype == torch.float32
+    assert (fast(x) - model(x)).abs().max() < 0.03 * model(x).abs().max()
+
+
+def test_gradient_of_a_bfloat16_copy_is_float32_and_points_the_same_way(model, x):
+    gradients = [
+        torch.func.grad(lambda z, f=f: f(z).square().sum())(x).flatten(1)
+        for f in (model, accelerate(model, dtype=torch.bfloat16))
+    ]
+    assert gradients[1].dtype == torch.float32 and torch.cosine_similarity(*gradients).min() > 0.98
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+def test_model_that_cannot_be_traced_is_refused_by_class_name_and_runs_unfolded(x):
+    with pytest.raises(ValueError, match="Branching.*fold_batchnorm=False"):
+        accelerate(Branching())
+    assert torch.equal(accelerate(Branching(), fold_batchnorm=False)(x), x.flatten(1))
+
+
+def test_batch_norm_whose_convolution_feeds_something_else_is_not_folded(x):
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            h = self.conv(x)
+            return (self.bn(h) + h).mean((2, 3))
+
+    model = noisy(Fork())
+    assert torch.allclose(accelerate(model)(x), model(x), atol=1e-5)
+
+
+def test_shared_convolution_is_not_folded_twice(x):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.bn(self.conv(self.bn(self.conv(x)))).mean((2, 3))
+
+    model = noisy(Shared())
+    assert torch.allclose(accelerate(model)(x), model(x), atol=1e-5)
+
+
+# --- witnesses --------------------------------------------------------------------------------------------------------------
+
+
+@needs_data("weights/manifest.json", "weights/cifar10/resnet20.safetensors", "cifar10")
+def test_witness_has_the_accuracy_that_its_manifest_states():
+    root = models._witness_root("cifar10/resnet20")
+    stated = json.loads((root / "manifest.json").read_text())["cifar10/resnet20.safetensors"]["top1"]
+    data = datasets.load("cifar10", n=500, download=False)
+    assert accuracy(models.load("cifar10/resnet20"), data) == pytest.approx(stated, abs=0.04)
+
+
+@needs_data("weights/manifest.json")
+@pytest.mark.parametrize("name", models.WITNESSES)
+def test_witness_loads_and_gives_finite_logits(name):
+    if models._witness_root(name) is None:
+        pytest.skip(f"{name} not in $ADVLIB_DATA")
+    model, side = models.load(name), 32 if name.startswith("cifar") else 64
+    with torch.no_grad():
+        logits = model(grid_images(1, side, side))
+    assert logits.shape == (1, 10 if name.startswith("cifar") else 1000) and torch.isfinite(logits).all()
+    assert name in models.available() and not model.training

@@ -1,0 +1,409 @@
+"""Published tables against the print, result files that survive a kill, intervals against worked examples."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from advlib import results
+
+MEMBERS = {"Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"}
+TARGETS = MEMBERS | {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
+DEFENCES = {"HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS", "NRP", "Average"}
+ROWS = {"2.1": 84, "2.2": 112, "2.3": 21, "2.4": 56, "2.5": 60}
+# Typed from the thesis' pages, not from the files.
+PRINTED = [
+    ("2.1", "Inc-v3", "EM-FGSM", "Inc-v4", 55.0),
+    ("2.1", "Inc-v4", "NI-FGSM", "Res-101", 45.8),
+    ("2.1", "IncRes-v2", "MI-FGSM", "IncRes-v2ens1", 11.9),
+    ("2.1", "Res-101", "EM-FGSM", "IncRes-v2ens1", 10.0),
+    ("2.2", "Inc-v3", "DIM", "Inc-v3", 99.0),
+    ("2.2", "Inc-v4", "SIM", "Inc-v3ens4", 44.8),
+    ("2.2", "IncRes-v2", "RE", "Res-101", 78.7),
+    ("2.2", "Res-101", "TIM", "Inc-v3ens3", 35.4),
+    ("2.3", "Ensemble", "MI-FGSM", "IncRes-v2", 95.3),
+    ("2.3", "Ensemble", "EM-FGSM", "IncRes-v2ens1", 25.9),
+    ("2.4", "Ensemble", "EM-RE-DIM", "Inc-v3ens4", 59.7),
+    ("2.4", "Ensemble", "EM-RE-Composite", "IncRes-v2ens1", 88.6),
+    ("2.4", "Ensemble", "TIM", "Inc-v4", 98.9),
+    ("2.5", "Inc-v3", "NI-Composite", "NRP", 24.8),
+    ("2.5", "Ensemble", "EM-RE-Composite", "RS", 74.3),
+    ("2.5", "Inc-v3", "EM-RE-Composite", "Average", 56.8),
+]
+ONE = {
+    "source": "resnet",
+    "attack": "MI-FGSM",
+    "target": "vgg",
+    "eps_255": 8,
+    "metric": "asr",
+    "value": 100 / 3,
+    "n": 30,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "smoke" / "shapes" / "table_2_1.csv"
+
+
+def opened(path, **config):
+    return results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", seed=0, config={"steps": 10} | config)
+
+
+def cell(attack="MI-FGSM", targets=("vgg", "wrn")):
+    return [ONE | {"attack": attack, "target": target} for target in targets]
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_published_table_is_whole(table):
+    frame = results.published(table)
+    assert len(frame) == ROWS[table] and not frame.duplicated(["source", "attack", "target"]).any()
+    assert list(frame) == ["table", "source", "attack", "target", "eps_255", "metric", "value", "white_box", "n"]
+    for name, value in {"table": table, "eps_255": 16, "metric": "asr", "n": 1000}.items():
+        assert (frame[name] == value).all()
+    assert frame["value"].between(0, 100).all()
+    assert set(frame["target"]) == (DEFENCES if table == "2.5" else TARGETS)
+    white = (frame["source"] == frame["target"]) | ((frame["source"] == "Ensemble") & frame["target"].isin(MEMBERS))
+    assert frame["white_box"].dtype == bool and (frame["white_box"] == white).all()
+
+
+@pytest.mark.parametrize("table, source, attack, target, value", PRINTED)
+def test_published_cell(table, source, attack, target, value):
+    row = results.published(table).query("source == @source and attack == @attack and target == @target")
+    assert row["value"].tolist() == [value]
+
+
+def test_printed_averages_match_their_rows():
+    frame = results.published("2.5").pivot(index=["source", "attack"], columns="target", values="value")
+    assert (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs().max() < 0.05
+
+
+def test_unknown_table_names_the_known_ones():
+    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*2\.5"):
+        results.published("9.9")
+
+
+@pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 50), (37, 50), (50, 50), (913, 1000)])
+def test_wilson_agrees_with_scipy(k, n):
+    for level in (0.9, 0.95):
+        want = binomtest(k, n).proportion_ci(level, method="wilson")
+        assert results.wilson(k, n, level) == pytest.approx((100 * want.low, 100 * want.high), abs=1e-10)
+
+
+@pytest.mark.parametrize("k, n, level", [(0, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (2, 5, 1.0), (np.nan, 5, 0.95)])
+def test_wilson_refuses(k, n, level):
+    with pytest.raises(ValueError):
+        results.wilson(k, n, level)
+
+
+def test_newcombe_worked_example():
+    """56/70 against 48/80: Newcombe (1998), Table II, method 10."""
+    assert results.newcombe(56, 70, 48, 80) == pytest.approx((5.24, 33.39), abs=0.005)
+    low, high = results.newcombe(48, 80, 56, 70)
+    assert (low, high) == pytest.approx((-33.39, -5.24), abs=0.005)
+
+
+def fourfold(both, first, second, neither):
+    a = np.repeat([True, True, False, False], [both, first, second, neither])
+    b = np.repeat([True, False, True, False], [both, first, second, neither])
+    return a, b
+
+
+@pytest.mark.parametrize(
+    "table, want",
+    [
+        ((1, 1, 7, 12), (-28.57, -50.69, -2.56)),  # Fagerland, Lydersen, Laake (2014): -0.507 to -0.026
+        ((59, 6, 16, 80), (-6.21, -11.86, -0.46)),  # R package contingencytables: -0.0621, -0.1186 to -0.0046
+    ],
+)
+def test_paired_difference_worked_examples(table, want):
+    assert results.paired_difference(*fourfold(*table)) == pytest.approx(want, abs=0.01)
+
+
+def test_paired_difference_limits():
+    always, never = np.ones(50, bool), np.zeros(50, bool)
+    assert results.paired_difference(always, always)[0] == 0
+    assert results.paired_difference(always, never)[::2] == (100, 100)
+    a, b = fourfold(300, 40, 10, 150)
+    paired = results.paired_difference(a, b)
+    loose = results.newcombe(a.sum(), a.size, b.sum(), b.size)
+    assert loose[0] < paired[1] < paired[0] < paired[2] < loose[1]  # agreement between the attacks narrows it
+    assert results.paired_difference(b, a) == pytest.approx((-paired[0], -paired[2], -paired[1]))
+
+
+def test_paired_difference_covers():
+    """500 draws of 200 pairs: the 95 % interval holds the true difference in 93 to 97.5 % of them."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        a, b = fourfold(*rng.multinomial(200, [0.5, 0.2, 0.1, 0.2]))
+        _, low, high = results.paired_difference(a, b)
+        hits += low <= 10 <= high
+    assert 465 <= hits <= 488
+
+
+@pytest.mark.parametrize("a, b", [([1, 0], [0, 1]), ([True], [True, False]), ([], []), ([[True]], [[True]])])
+def test_paired_difference_refuses(a, b):
+    with pytest.raises(ValueError, match="bool"):
+        results.paired_difference(np.array(a), np.array(b))
+
+
+def test_killed_run_resumes(path):
+    first = opened(path)
+    assert not first.done("resnet", "MI-FGSM", 8)
+    first.add(cell())
+    again = opened(path)
+    assert again.done("resnet", "MI-FGSM", 8.0) and not again.done("resnet", "NI-FGSM", 8) and again.set_aside is None
+    again.add(cell("NI-FGSM"))
+    frame = opened(path).frame
+    assert list(frame) == list(results.COLUMNS) and frame["attack"].tolist() == ["MI-FGSM"] * 2 + ["NI-FGSM"] * 2
+    assert frame["value"].tolist() == [100 / 3] * 4 and frame["passes"].isna().all()
+    run = frame[["table", "scale", "dataset", "seed", "device"]].iloc[0]
+    assert run.tolist() == ["2.1", "smoke", "shapes", 0, "cpu"]
+    with pytest.raises(ValueError):
+        again.done("resnet", "MI-FGSM")
+
+
+def test_kill_between_csv_and_sidecar_is_no_damage(path):
+    table = opened(path)
+    before = table.sidecar.read_bytes()
+    table.add(cell())
+    table.sidecar.write_bytes(before)
+    assert opened(path).done("resnet", "MI-FGSM", 8)
+
+
+def test_names_that_look_like_missing_values_or_numbers_stay(path, monkeypatch):
+    monkeypatch.setattr(results, "_commit", lambda: "12e4567")
+    opened(path).add(cell("None", targets=("NA", "007", 'a, "b"')))
+    frame = opened(path).frame
+    assert frame["target"].tolist() == ["NA", "007", 'a, "b"'] and set(frame["attack"]) == {"None"}
+    assert set(frame["commit"]) == {"12e4567"} and set(frame["table"]) == {"2.1"}
+
+
+def test_other_fingerprint_is_set_aside(path):
+    opened(path).add(cell())
+    old = path.read_bytes()
+    other = opened(path, steps=20)
+    assert other.set_aside == path.with_name("table_2_1.old.csv") and other.set_aside.read_bytes() == old
+    assert other.frame.empty and not path.exists() and other.set_aside.with_suffix(".json").exists()
+    other.add(cell())
+    third = opened(path)
+    assert third.set_aside.name == "table_2_1.old2.csv" and path.with_name("table_2_1.old.csv").read_bytes() == old
+
+
+def test_rows_without_a_fingerprint_are_set_aside(path):
+    table = opened(path)
+    table.add(cell())
+    table.sidecar.unlink()
+    assert opened(path).set_aside is not None
+
+
+def test_fingerprint_ignores_order_and_refuses_objects():
+    assert results.fingerprint({"a": 1, "b": 2}) == results.fingerprint({"b": 2, "a": 1})
+    assert results.fingerprint({"a": 1}) != results.fingerprint({"a": 2})
+    with pytest.raises(TypeError):
+        results.fingerprint({"model": object()})
+
+
+def test_failed_write_leaves_the_old_file_and_no_part(path, monkeypatch):
+    table = opened(path)
+    table.add(cell())
+    before = path.read_bytes()
+
+    def killed(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="disk full"):
+        table.add(cell("NI-FGSM"))
+    assert path.read_bytes() == before and not table.done("resnet", "NI-FGSM", 8)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["table_2_1.csv", "table_2_1.json"]
+
+
+def test_truncation_at_any_byte_raises(path, monkeypatch):
+    monkeypatch.setattr(results, "_commit", lambda: "unknown")
+    opened(path).add(cell())
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"table_2_1\.csv"):
+            opened(path)
+    path.write_bytes(whole)
+    assert len(opened(path).frame) == 2
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"a,b\n1,2\n", b'"\n', b"\x00" * 40])
+def test_damaged_file_raises(path, damage):
+    opened(path).add(cell())
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(ValueError, match=r"table_2_1\.csv"):
+        opened(path)
+
+
+def test_damaged_sidecar_raises(path):
+    opened(path).sidecar.write_text("{")
+    with pytest.raises(ValueError, match=r"table_2_1\.json"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        cell() + cell("NI-FGSM"),
+        cell(targets=("vgg", "vgg")),
+        [{**ONE, "success": 3}],
+        [{k: v for k, v in ONE.items() if k != "n"}],
+        [{**ONE, "seed": 4}],
+    ],
+)
+def test_add_refuses(path, rows):
+    table = opened(path)
+    with pytest.raises(ValueError):
+        table.add(rows)
+    assert not path.exists()
+
+
+def test_a_cell_is_written_once(path):
+    table = opened(path)
+    table.add(cell())
+    with pytest.raises(ValueError, match="new cell"):
+        table.add(cell(targets=("dense",)))
+
+
+def test_key_may_be_finer(path):
+    table = results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", 0, {}, key=("source", "attack", "target"))
+    table.add([ONE])
+    assert table.done("resnet", "MI-FGSM", "vgg") and not table.done("resnet", "MI-FGSM", "wrn")
+    with pytest.raises(ValueError, match="key"):
+        results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", 0, {}, key=("model",))
+
+
+def test_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert results.committed("2.1", "smoke", "shapes") is None
+    opened(results.result_path("2.1", "smoke", "shapes")).add(cell())
+    assert results.committed("2.1", "smoke", "shapes")["value"].tolist() == [100 / 3] * 2
+    with pytest.raises(ValueError, match="scale"):
+        results.committed("2.1", "huge", "shapes")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert results.run_info("cpu")["commit"] == "unknown"
+
+    def git(*words):
+        subprocess.run(
+            ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+            check=True,
+            capture_output=True,
+        )
+
+    (tmp_path / "code.py").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = results.run_info("cpu")["commit"]
+    assert 7 <= len(clean) <= 12 and int(clean, 16) >= 0
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    (tmp_path / "data" / "results" / "table.csv").write_text("a run's own rows")
+    assert results.run_info("cpu")["commit"] == clean
+    (tmp_path / "code.py").write_text("2")
+    assert results.run_info("cpu")["commit"] == clean + "+"
+    (tmp_path / "inside").mkdir()
+    monkeypatch.setattr(results, "ROOT", tmp_path / "inside")
+    assert results.run_info("cpu")["commit"] == "unknown"
+
+
+def measured(values):
+    rows = [{"attack": attack, "target": target, "value": value} for (attack, target), value in values.items()]
+    return pd.DataFrame(rows).assign(source="a", n=10, ci_low=0.0, ci_high=100.0)
+
+
+def test_side_by_side():
+    ours = measured(
+        {
+            ("MI-FGSM", "a"): 90.0,
+            ("EM-FGSM", "a"): 95.0,
+            ("MI-FGSM", "b"): 50.0,
+            ("EM-FGSM", "b"): 40.0,
+            ("EM-FGSM", "c"): 1.0,
+            ("other", "a"): 2.0,
+        }
+    )
+    roles = {"a": "Inc-v3", "b": "Inc-v3ens3", "c": "Inc-v4"}
+    both = results.side_by_side(results.published("2.1"), ours, rename=roles)
+    assert list(both) == ["source", "attack", "target", "paper", "ours", "difference", "n", "ci_low", "ci_high"]
+    assert list(zip(both["attack"], both["target"], strict=True)) == [
+        ("MI-FGSM", "Inc-v3"),
+        ("MI-FGSM", "Inc-v3ens3"),
+        ("EM-FGSM", "Inc-v3"),
+        ("EM-FGSM", "Inc-v4"),
+        ("EM-FGSM", "Inc-v3ens3"),
+    ]
+    assert both["paper"].tolist() == [100.0, 13.1, 100.0, 55.0, 11.4]
+    assert both["difference"].tolist() == pytest.approx([-10, 36.9, -5, -54, 28.6])
+
+
+def test_wins_of_the_print():
+    """Counted by hand from the thesis' rows: EM against MI over the 12 black-box pairs of normally trained networks."""
+    frame = results.published("2.1").query("not white_box and not target.str.contains('ens')")
+    row = results.wins(frame, "EM-FGSM", "MI-FGSM")
+    assert (row["cases"], row["wins"], row["losses"]) == (12, 12, 0)
+    assert 0 < row["clear_wins"] <= 12 and row["clear_losses"] == 0
+    back = results.wins(frame, "MI-FGSM", "EM-FGSM")
+    assert (back["losses"], back["clear_losses"]) == (row["wins"], row["clear_wins"])
+    with pytest.raises(ValueError, match="DIM"):
+        results.wins(frame, "EM-FGSM", "DIM")
+    with pytest.raises(ValueError, match="two rows"):
+        results.wins(pd.concat([frame, frame]), "EM-FGSM", "MI-FGSM")
+
+
+def test_a_difference_within_chance_is_no_clear_win():
+    frame = measured({("A", "t"): 60.0, ("B", "t"): 50.0}).assign(eps_255=8.0)
+    assert results.wins(frame, "A", "B") == {
+        "better": "A",
+        "worse": "B",
+        "cases": 1,
+        "wins": 1,
+        "losses": 0,
+        "clear_wins": 0,
+        "clear_losses": 0,
+    }
+    assert results.wins(frame.assign(n=1000), "A", "B")["clear_wins"] == 1
+
+
+def test_white_box_layout_and_averages():
+    frame = measured({("A", "a"): 100.0, ("A", "b"): 40.0, ("A", "c"): 20.0})
+    assert results.mark_white_box(frame)["white_box"].tolist() == [True, False, False]
+    frame = results.mark_white_box(frame, {"a": ["a", "b"]})
+    assert frame["white_box"].tolist() == [True, True, False]
+    assert results.layout(frame).loc[("a", "A")].tolist() == ["100.0*", "40.0*", "20.0"]
+    means = results.averages(frame).set_index("role")
+    assert means["value"].to_dict() == {"white-box": 70.0, "black-box": 20.0}
+    assert means.loc["white-box", ["n", "pairs"]].tolist() == [10, 2]
+    assert means.loc["black-box", "ci_low"] == pytest.approx(results.wilson(2, 10)[0])
+
+
+def test_side_by_side_swaps_names_and_refuses_keys_twice():
+    ours = measured({("MI-FGSM", "Inc-v3"): 1.0, ("MI-FGSM", "Inc-v4"): 2.0}).assign(source="Inc-v3")
+    swapped = results.side_by_side(results.published("2.1"), ours, rename={"Inc-v3": "Inc-v4", "Inc-v4": "Inc-v3"})
+    assert swapped["source"].tolist() == ["Inc-v4"] * 2 and swapped["ours"].tolist() == [2.0, 1.0]
+    with pytest.raises(ValueError, match="measured has keys twice"):
+        results.side_by_side(results.published("2.1"), pd.concat([ours, ours]))
+
+
+def test_conditions():
+    assert "this is the thesis' setting" in results.conditions("paper", "imagenet")
+    for scale, dataset in [("smoke", "imagenet"), ("laptop", "cifar10"), ("paper", "shapes"), ("laptop", "shapes")]:
+        assert "not comparable" in results.conditions(scale, dataset)
+    assert "only with the thesis' tables on cifar10" in results.conditions("paper", "cifar10")
+    with pytest.raises(ValueError, match="dataset"):
+        results.conditions("paper", "mnist")

@@ -1,0 +1,164 @@
+"""Training that resumes to the same bits, heeds its recipe and learns; augmentation as geometry."""
+
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+
+from advlib import datasets
+from advlib.augment import cutout, random_crop, random_flip
+from advlib.draws import Draw
+from advlib.training import Recipe, accuracy, fit
+
+SHORT = Recipe(epochs=2, batch_size=16, lr=0.05, augment=("crop", "flip", "cutout"), bf16=False)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load("shapes", "train", n=48, size=16), datasets.load("shapes", "val", n=16, size=16)
+
+
+def trained(data, recipe=SHORT, **options):
+    model = tiny_model(scale=1.0)
+    fit(model, *data, recipe, **options)
+    return model.state_dict()
+
+
+def equal(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_training_goes_on_to_the_same_weights(data, tmp_path):
+    def kill(row):
+        raise KeyboardInterrupt
+
+    checkpoint, model = tmp_path / "deep" / "net.pt", tiny_model(scale=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *data, SHORT, checkpoint, kill)
+    assert checkpoint.is_file() and not list(tmp_path.rglob("*.partial"))
+    resumed, rows = tiny_model(seed=9, scale=1.0), []
+    history = fit(resumed, *data, SHORT, checkpoint, rows.append)
+    assert [r["epoch"] for r in rows] == [2] and [r["epoch"] for r in history] == [1, 2]
+    assert equal(resumed.state_dict(), trained(data))
+
+
+def test_finished_training_is_not_run_again(data, tmp_path):
+    model = tiny_model(scale=1.0)
+    first = fit(model, *data, SHORT, tmp_path / "net.pt")
+    again = fit(tiny_model(seed=9), *data, SHORT, tmp_path / "net.pt", lambda row: pytest.fail("trained again"))
+    assert again == first
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.1}, {"epochs": 3}, {"seed": 1}, {"augment": ()}])
+def test_checkpoint_of_another_recipe_is_refused(data, tmp_path, change):
+    fit(tiny_model(), *data, Recipe(epochs=1, batch_size=48, bf16=False), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="net.pt belongs to another recipe"):
+        fit(tiny_model(), *data, Recipe(**{"epochs": 1, "batch_size": 48, "bf16": False} | change), tmp_path / "net.pt")
+
+
+def test_training_twice_gives_the_same_weights(data):
+    assert equal(trained(data), trained(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.1},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"augment": ()},
+        {"seed": 1},
+        {"batch_size": 24},
+        {"bf16": True},
+    ],
+)
+def test_every_option_of_the_recipe_has_an_effect(data, change):
+    assert not equal(trained(data), trained(data, Recipe(**{**SHORT.__dict__, **change})))
+
+
+def test_history_has_a_row_an_epoch_and_the_model_ends_in_eval_mode(data):
+    model, rows = tiny_model(), []
+    history = fit(model, *data, SHORT, report=rows.append)
+    assert history == rows and not model.training
+    assert set(rows[0]) == {"epoch", "loss", "val_accuracy", "lr", "seconds"} and 0 <= rows[0]["val_accuracy"] <= 1
+
+
+def test_small_net_learns_64_shapes():
+    data = datasets.load("shapes", "train", n=64, size=16)
+    model = tiny_model(scale=1.0)
+    fit(model, data, data[:16], Recipe(epochs=40, batch_size=16, lr=0.1, augment=(), bf16=False))
+    assert accuracy(model, data) > 0.6
+
+
+def test_accuracy_counts_and_puts_the_mode_back(data):
+    model = tiny_model().train()
+    statistics = model.net[1].running_mean.clone()
+    with torch.no_grad():
+        by_hand = (tiny_model()(data[0].x).argmax(1) == data[0].y).float().mean().item()
+    assert accuracy(model, data[0], batch_size=7) == pytest.approx(by_hand)
+    assert model.training and torch.equal(model.net[1].running_mean, statistics)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"augment": ("mixup",)}])
+def test_bad_recipe_is_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Recipe(**options)
+
+
+def test_batch_larger_than_the_set_is_refused(data):
+    with pytest.raises(ValueError, match="batch_size"):
+        fit(tiny_model(), *data, Recipe(batch_size=49))
+
+
+# --- augmentation -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images():
+    return (grid_images(64, 16, 12) * 255).round().to(torch.uint8)
+
+
+@pytest.fixture
+def draw():
+    return Draw(0, torch.arange(64), step=3)
+
+
+@pytest.mark.parametrize("augment", [random_crop, random_flip, cutout])
+def test_augmentation_keeps_shape_and_type_and_does_not_depend_on_the_batch(augment, images, draw):
+    out = augment(images, draw)
+    assert out.shape == images.shape and out.dtype == torch.uint8
+    rows = torch.tensor([40, 3, 17])
+    assert torch.equal(augment(images[rows], draw.at(index=draw.index[rows])), out[rows])
+    assert not torch.equal(augment(images, draw.at(step=4)), out)
+
+
+def test_crop_without_padding_is_the_identity(images, draw):
+    assert torch.equal(random_crop(images, draw, pad=0), images)
+
+
+def test_crop_is_a_shift_of_at_most_pad_pixels_with_black_around(images, draw):
+    out = random_crop(images, draw, pad=2)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    windows = [(i, j) for i in range(5) for j in range(5)]
+    found = [
+        {w for w in windows if torch.equal(padded[k, :, w[0] : w[0] + 16, w[1] : w[1] + 12], out[k])} for k in range(64)
+    ]
+    assert all(len(f) == 1 for f in found) and len(set.union(*found)) > 15
+
+
+def test_flip_is_its_own_mirror_and_hits_about_half(images, draw):
+    out = random_flip(images, draw)
+    flipped = (out != images).flatten(1).any(1)
+    assert torch.equal(out[flipped], images[flipped].flip(3)) and torch.equal(random_flip(out, draw), images)
+    assert 18 <= flipped.sum() <= 46
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cutout_blackens_one_square_at_most(side, draw):
+    white = torch.full((64, 3, 16, 12), 255, dtype=torch.uint8)
+    black = cutout(white, draw, side) == 0
+    rows, cols, area = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1), black[:, 0].sum((1, 2))
+    assert torch.equal(black[:, 0], black[:, 2]) and torch.equal(area, rows * cols)
+    assert area.max() == side**2 and area.min() >= 1
