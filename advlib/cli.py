@@ -80,7 +80,7 @@ def _index(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 def _download(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     data = datasets.load(args.dataset, "train")
-    print(f"{args.dataset}: {locate(args.dataset)} ({len(data):,} training images)")
+    print(f"{args.dataset}: {datasets.locate(args.dataset)} ({len(data):,} training images)")
     return 0
 
 
@@ -96,21 +96,6 @@ def _list(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
-LAYOUTS = {
-    "cifar10": ("cifar10/plain_text/*.parquet", "cifar10/cifar-10-batches-py", "cifar-10-batches-py"),
-    "cifar100": ("cifar100/cifar100/*.parquet", "cifar100/cifar-100-python", "cifar-100-python"),
-    "imagenet": ("imagenet/val",),
-    "imagenet_compatible": ("imagenet_compatible/images.csv",),
-}
-
-
-def locate(name: str) -> Path | None:
-    """The first place among the data roots that holds a data set; nothing is opened."""
-    found = (path for root in data_roots() for layout in LAYOUTS[name] for path in root.glob(layout))
-    path = next(found, None)
-    return path.parent if path and path.is_file() else path
-
-
 def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     print("versions")
     print(f"  {'python':<20} {platform.python_version()}")
@@ -121,8 +106,8 @@ def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     given = os.environ.get("ADVLIB_DATA")
     print(f"data (ADVLIB_DATA {f'= {given} -> {data_roots()[0]}' if given else 'not set'})")
     print(f"  {'shapes':<20} built in")
-    for name in LAYOUTS:
-        print(f"  {name:<20} {locate(name) or 'missing'}")
+    for name in datasets.LAYOUTS:
+        print(f"  {name:<20} {datasets.locate(name) or 'missing'}")
     print("weights")
     print(f"  {'of this book':<20} {_weights(WEIGHTS)}")
     for folder in (root / "weights" for root in data_roots()):
@@ -136,7 +121,7 @@ def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 def _missing() -> dict[str, list[str]]:
     trained = [] if (WEIGHTS / "manifest.json").is_file() else ["data/weights (A1 trains them when it runs)"]
     gpu = [] if torch.cuda.is_available() else ["a GPU"]
-    lacks = {name: [] if locate(name) else [f"{name} files"] for name in LAYOUTS}
+    lacks = {name: [] if datasets.locate(name) else [f"{name} files"] for name in datasets.LAYOUTS}
     small = {f"smoke, laptop on {name}": trained + lacks.get(name, []) for name in ("shapes", "cifar10", "cifar100")}
     return {
         **small,

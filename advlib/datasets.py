@@ -86,6 +86,22 @@ def load(
     return data[:n] if n is not None else data
 
 
+# Where each data set may lie below a data root; `_cifar_arrays` and the ImageNet loaders read from there.
+LAYOUTS = {
+    "cifar10": ("cifar10/plain_text/*.parquet", "cifar10/cifar-10-batches-py", "cifar-10-batches-py"),
+    "cifar100": ("cifar100/cifar100/*.parquet", "cifar100/cifar-100-python", "cifar-100-python"),
+    "imagenet": ("imagenet/val",),
+    "imagenet_compatible": ("imagenet_compatible/images.csv",),
+}
+
+
+def locate(name: str) -> Path | None:
+    """The first place among the data roots that holds a data set; nothing is opened."""
+    found = (path for root in data_roots() for layout in LAYOUTS[name] for path in root.glob(layout))
+    path = next(found, None)
+    return path.parent if path and path.is_file() else path
+
+
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 

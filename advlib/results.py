@@ -92,8 +92,9 @@ class ResultTable:
     """A result file that grows by one cell of the table at a time, so that a killed run goes on where it was.
 
     `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
-    table, scale, dataset and seed lies beside the CSV in a .json. A CSV with another fingerprint, or none, is not
-    continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new path. `key` names the columns
+    table, scale, dataset, seed and the code that attacks lies beside the CSV in a .json. A CSV with another
+    fingerprint, or none, is not continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new
+    path. `key` names the columns
     that make a cell. One writer at a time. Raises ValueError on a damaged file or an unknown name, TypeError on a
     `config` that is not JSON.
     """
@@ -112,9 +113,10 @@ class ResultTable:
         conditions(scale, dataset)
         if not key or not set(key) <= set(REQUIRED):
             raise ValueError(f"key must name columns among {REQUIRED}, not {tuple(key)}")
-        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset}
+        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset, "code": _code()}
         self.path, self.sidecar, self.key = Path(path), Path(path).with_suffix(".json"), tuple(key)
-        self.info, self.config = run | run_info(device), dict(config) | run
+        self.config = dict(config) | run
+        self.info = {name: value for name, value in run.items() if name in COLUMNS} | run_info(device)
         self.fingerprint = fingerprint(self.config)
         self.set_aside: Path | None = None
         self._rows = self._open()
@@ -187,6 +189,27 @@ class ResultTable:
 def fingerprint(config: Mapping[str, object]) -> str:
     """Sixteen hex digits of a configuration, whatever its order. Raises TypeError when it is not JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# What may change a number without a parameter changing: rows of an older version are not continued.
+_ATTACKING = (
+    "attacks",
+    "carlini_wagner",
+    "datasets",
+    "draws",
+    "evaluation",
+    "gradients",
+    "models",
+    "nets",
+    "shapes",
+    "transforms",
+)
+
+
+def _code() -> str:
+    """Eight hex digits of the sources that attacks run through."""
+    sources = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _ATTACKING)
+    return hashlib.sha256(sources).hexdigest()[:8]
 
 
 def run_info(device: torch.device | str) -> dict[str, str]:

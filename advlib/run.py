@@ -61,6 +61,12 @@ class Chapter:
     def number(self) -> str:
         return self.source.stem.split("_")[0]
 
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets it runs on: those that the help text of its parameter `dataset` names; all if it names none."""
+        words = re.findall(r"\w+", self.parameters["dataset"].help)
+        return [name for name in DATASETS if name in words] or list(DATASETS)
+
 
 # --- reading chapters ------------------------------------------------------------------------------------------------
 
@@ -288,10 +294,17 @@ def run(
     """Runs chapters one after the other into `build`/<scale>/<dataset>; stops at the first that fails (False).
 
     A chapter picks up its earlier tables in tables/<number> there, so that a killed run resumes; `fresh` deletes them.
+    Where all chapters are asked for, those that do not know the data set are left out, and that is printed.
     Raises UsageError, before anything is executed, for what cannot be run.
     """
-    folder, given = build / scale / dataset, list(given)
+    folder, given, numbers = build / scale / dataset, list(given), list(numbers)
     chapters = [read_chapter(source) for source in select(numbers, notebooks)]
+    for chapter in [c for c in chapters if dataset not in c.datasets]:
+        message = f"chapter {chapter.number} runs on {', '.join(chapter.datasets)}, not on {dataset}"
+        if numbers:
+            raise UsageError(message)
+        print(f"{chapter.number}  left out: {message}")
+        chapters.remove(chapter)
     jobs = [(chapter, settle(chapter, scale, dataset, given)) for chapter in chapters]
     for chapter, values in jobs:
         if fresh:

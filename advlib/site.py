@@ -7,9 +7,7 @@ import datetime
 import html
 import logging
 import os
-import platform
 import re
-import subprocess
 from pathlib import Path
 
 import nbformat
@@ -17,7 +15,7 @@ import pandas as pd
 import torch
 from nbconvert import HTMLExporter
 
-from .paths import ROOT
+from .results import run_info
 
 STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -42,19 +40,17 @@ def write_index(scale: str, dataset: str, build: Path) -> Path:
 
 def _page(title: str, scale: str, dataset: str, folder: Path) -> str:
     notebooks = [p for p in sorted(folder.glob("*.ipynb")) if not p.name.endswith(".partial.ipynb")]
-    tables = sorted((folder / "tables").rglob("*.csv"))
+    tables = sorted(p for p in (folder / "tables").rglob("*.csv") if ".old" not in p.name)  # old: set aside, stale
     figures = sorted((folder / "figures").rglob("*.svg"))
     facts = {
         "scale": scale,
         "data set": dataset,
-        "device": _device(),
-        "torch": torch.__version__,
-        "commit": _commit(),
         "written": datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
+        **run_info("cuda" if torch.cuda.is_available() else "cpu"),
     }
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        "<ul>" + "".join(f"<li>{k}: {html.escape(str(v))}</li>" for k, v in facts.items()) + "</ul>",
+        "<ul>" + "".join(f"<li>{k}: {html.escape(v)}</li>" for k, v in facts.items()) + "</ul>",
         "<h2>Chapters</h2>",
         "<ul>",
         *(f"<li>{_chapter(p)}</li>" for p in notebooks),
@@ -102,19 +98,6 @@ def _figure(path: Path, folder: Path) -> str:
     alt = html.escape(html.unescape(titles[0])) if titles else html.escape(path.stem.replace("_", " "))
     data = base64.b64encode(source).decode()
     return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}"><figcaption>{name}</figcaption></figure>'
-
-
-def _device() -> str:
-    cpu = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return "unknown (no git)"
-    return done.stdout.strip() or "unknown"
 
 
 def _write(path: Path, text: str) -> None:

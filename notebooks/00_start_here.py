@@ -109,6 +109,7 @@ def answers(images):
     return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
 
 
+# %%
 rows = {"clean": x[show], "change x 10": 0.5 + 10 * (adv - x)[show], "adversarial": adv[show]}
 notes = {"clean": answers(x[show]), "adversarial": answers(adv[show])}
 fig = al.plotting.gallery(rows, notes=notes, side=1.25)

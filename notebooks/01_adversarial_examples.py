@@ -67,12 +67,13 @@ print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate
 
 # %%
 right = torch.stack([al.evaluation.predictions(model, data) == y for model in models.values()]).all(0)
+assert image < right.sum(), f"image: {image}, but only {right.sum()} of these images are right for all networks"
 x1, y1, i1 = (t[right][image : image + 1] for t in (x, y, index))  # one image that every network gets right
 adv1 = al.attacks.mi_fgsm(f, x1, y1, eps=eps, steps=steps, seed=seed, index=i1)
 
 
-def says(images):
-    p, k = f(images).softmax(1).max(1)
+def says(one):
+    p, k = f(one).softmax(1).max(1)
     return f"{data.classes[k.item()]}, {100 * p.item():.0f} %"
 
 
@@ -117,14 +118,15 @@ with al.plotting.style():
     plt.close(fig)
     ax.set(xlim=(-0.55, 4.55), ylim=(-0.3, 3.4))
     ax.axis("off")
-    for pairs, line in ((arrows, "-"), (borrowed, "--")):
-        for a, b in pairs:
-            ax.annotate("", boxes[names[b]], boxes[names[a]], zorder=0,
-                        arrowprops=dict(arrowstyle="-|>", ls=line, shrinkA=17, shrinkB=19, color="#555555"))
+    for a, b in arrows + borrowed:
+        (xa, ya), (xb, yb) = boxes[names[a]], boxes[names[b]]
+        look = dict(arrowstyle="-|>", ls="-" if (a, b) in arrows else "--", color="#555555", shrinkA=0, shrinkB=0)
+        ax.annotate("", (xb, yb - 0.27 * np.sign(yb - ya)), (xa, ya + 0.2 * np.sign(yb - ya)), arrowprops=look)
     for text, place in boxes.items():
-        shade = "#dddddd" if text.startswith(("transfer", "a surr")) else "white"
-        frame = dict(boxstyle="round", fc=shade, ec="#1b1b3a")
+        frame = dict(boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white")
         ax.annotate(text, place, ha="center", va="center", fontsize=8, bbox=frame)
+
+# %%
 al.plotting.save(fig, "fig_1_2_family_tree", RUN)
 fig
 
@@ -355,8 +357,8 @@ def random_signs(model, x, y, eps, seed=0, index=None):
     return (x + eps * (u - 0.5).sign()).clamp(0, 1)
 
 
-iterative = {"I-FGSM": al.attacks.i_fgsm, "MI-FGSM": al.attacks.mi_fgsm, "NI-FGSM": al.attacks.ni_fgsm}
-iterative |= {f"PGD, start {s}": partial(al.attacks.pgd, start=s) for s in ("none", "once", "every")}
+pgd = {f"PGD, start {s}": partial(al.attacks.pgd, start=s) for s in ("none", "once", "every")}
+iterative = {"I-FGSM": al.attacks.i_fgsm, **pgd, "MI-FGSM": al.attacks.mi_fgsm, "NI-FGSM": al.attacks.ni_fgsm}
 attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
@@ -393,15 +395,18 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 #
 # - *Noise is not an attack.* Random signs change a pixel by as much as FGSM does, and hardly any answer. It
 #   is the direction that counts.
-# - *White-box, steps help.* One pass gets FGSM part of the way; ten passes get any of the others further.
-# - *Black-box, they help less, or not at all.* The order of the columns on the right is not the order of the
-#   white-box column: what fits the surrogate best need not carry over best.
-# - *Momentum is cheap.* MI- and NI-FGSM cost as many passes as I-FGSM. Whether their gain is more than the
-#   intervals allow, you can see in the table; n decides that, and chapter 2 uses more images.
-# - *The start of PGD* matters little for one run, and PGD's longer steps matter more: with $\alpha =
-#   2.5\,\epsilon / T$ most pixels end at $\pm\epsilon$.
+# - *White-box, steps help.* One pass takes FGSM most of the way; ten passes take any of the others further.
+# - *Black-box, everything is lower.* The order of the attacks need not be that of the white-box column: what
+#   fits the surrogate best does not always carry over best. Before you call one attack better than another,
+#   look whether their intervals overlap; chapter 2 uses more images for that reason.
+# - *Momentum costs nothing*: MI- and NI-FGSM need as many passes as I-FGSM. On ImageNet Dong et al. (2018)
+#   gain a lot by it. In the committed run of this page (shapes, laptop scale) it gains nothing, so do not
+#   take it for a law; chapter 2 asks again, on real images.
+# - *Step size and start are two things.* The three rows of PGD take steps of $2.5\,\epsilon / T$, I-FGSM of
+#   $\epsilon / T$. "PGD, start none" and I-FGSM differ in nothing else: compare these two before you credit
+#   the random start.
 # - *The two denominators* differ most where the targets are weak: their own mistakes count in `asr_all`, also
-#   in the row of the control, where no attack took place.
+#   in the row of the control, which fools nobody.
 
 # %% [markdown]
 # ## Loss along the path
@@ -444,12 +449,15 @@ al.plotting.save(fig, f"fig_1_3_loss_path_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# Mean over the images that all networks get right; the axis is logarithmic, and chance is $\log K$ for $K$
-# classes, 2.3 nats for ten. All paths start at the same small loss. On the surrogate the iterative attacks go
-# on climbing long after the image is misclassified, by orders of magnitude. On the targets the curves rise,
-# but flatten early: most of what the later steps gain on the surrogate is gained in directions that are the
-# surrogate's own. That is *overfitting*, in the image instead of the weights, and every chapter from here on
-# is about a way to reduce it.
+# Mean over the images that all networks get right (their number is the n of the table); the axis is
+# logarithmic. A network that guesses has $\log K$ for $K$ classes, 2.3 nats for ten.
+#
+# All paths start at the same small loss, and the first steps are nearly one path. On the surrogate, FGSM's
+# straight line falls behind once the gradient has turned, and the iterative attacks go on climbing long after
+# the image is misclassified. On the targets the same images do the same later and less. Part of what a step
+# gains on the surrogate is gained in directions that are the surrogate's own, and stays behind. That is
+# *overfitting*, of the image instead of the weights, and every chapter from here on is about a way to reduce
+# it.
 
 # %% tags=["nbval-check-output"]
 own_loss, other_loss = (losses[title]["MI-FGSM"][1] for title in list(losses)[:2])
@@ -489,17 +497,21 @@ print(f"How many of n = {len(some)} images each network gets wrong; {scale} scal
 pd.DataFrame(lines).T
 
 # %% [markdown]
-# C&W does what it was asked: it fools the surrogate with a change several times shorter than that of MI-FGSM,
-# and stops there, right behind the surrogate's boundary. Another network's boundary is somewhere else, so
-# that **minimal changes do not transfer**. Part of this is mere length, as the second row shows: the same
-# direction, made longer, fools more targets. To transfer, an attack has to go well past the boundary; the
-# first thing to ask of any transfer result is therefore at which budget it was measured. ($\kappa > 0$ is
-# C&W's own way of asking for more, see the exercises.)
+# C&W does what it was asked to: it fools the surrogate with a change several times shorter than that of
+# MI-FGSM, and stops there, right behind the surrogate's boundary. Another network's boundary is somewhere
+# else, so that **minimal changes hardly transfer**. Is it where C&W heads, or that it stops? The second row
+# tells: what the same direction does once it is as long as MI-FGSM's change. (It is no competitor for
+# MI-FGSM. An $L_2$ attack puts its length into few pixels, and the column *largest change* shows how far
+# outside of the $L_\infty$ ball that is.)
+#
+# To transfer, an attack must go well past the boundary. The first thing to ask of a transfer result is
+# therefore at which budget it was measured. C&W's own way past the boundary is $\kappa > 0$; see the
+# exercises.
 
 # %% tags=["nbval-check-output"]
-fooled = f(cw).argmax(1) != some.y
-assert (lengths(cw)[fooled] < lengths(mi)[fooled]).all()
-print("every success of C&W is shorter than MI-FGSM's change of the same image")
+success = f(cw).argmax(1) != some.y
+shorter = (lengths(cw) < lengths(mi))[success]
+print("every success of C&W is shorter than MI-FGSM's change of the same image:", bool(shorter.all()))
 
 # %% [markdown]
 # ## What transfers, and what does not
@@ -520,9 +532,10 @@ print(f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} sc
 pd.DataFrame(lines).T
 
 # %% [markdown]
-# Where the shares are well above chance, networks that were trained apart make not only a mistake but the
-# *same* mistake: they have learned features in common, and it is these that the attack moves. Still, it is
-# easier to be wrong than to be wrong in a chosen way. Liu et al. (2017) found on ImageNet that untargeted
+# Where the shares are well above chance, networks that were trained apart do not only make a mistake, they
+# make the *same* mistake: they have learned features in common, and it is these that the attack moves.
+# (Chance is a little more than stated if both networks have a favourite among the wrong classes.) Still, it
+# is easier to be wrong than to be wrong in a chosen way. Liu et al. (2017) found on ImageNet that untargeted
 # examples transfer readily and targeted ones almost never do, unless they are made on several networks at
 # once.
 #
@@ -565,11 +578,15 @@ al.plotting.save(fig, f"fig_1_4_loss_surface_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# **How to read it.** The dot is the clean image; one colour scale serves all panels. On the surrogate the
-# loss climbs to the right and hardly changes upwards: the contours stand upright. That is FGSM and the
-# control of the table above in one picture. On a target the same rightward walk climbs later, or less, or not
-# at all: to it, the surrogate's gradient is neither its own steepest direction nor a random one. Two
-# warnings. A plane is a thin slice of a space of thousands of dimensions. And this is one image; change
+# **How to read it.** The dot is the clean image; one colour scale serves all panels. Contours that stand
+# upright mean that only the horizontal direction matters: a walk to the right climbs, a walk upwards, over
+# random signs of the same size, does nothing. That is FGSM and the control of the table in one picture. The
+# targets' contours stand upright as well where the attack transfers, but their climb begins further to the
+# right: to a target, the surrogate's gradient is neither its own steepest direction nor a random one. Walking
+# to the *left*, down the gradient, may also end in a loss, on the other side of the valley: the gradient
+# knows the slope at the dot and no more.
+#
+# Two warnings. A plane is a thin slice of a space of thousands of dimensions. And this is one image: change
 # `image` and see how different the next one looks.
 
 # %% tags=["nbval-check-output"]
@@ -614,15 +631,21 @@ print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made 
       + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items()))
 
 # %% [markdown]
-# **Eight bits.** An attack works with real numbers, an image file holds 256 levels. Cutting off the digits
-# moves pixels down by up to a level, and out of the ball; rounding to the nearest level leaves it when
-# $255\,\epsilon$ is no whole number; JPEG changes everything. `al.save_images` writes PNG and rounds *towards
-# the clean image*:
+# **Eight bits.** An attack works with real numbers, an image file holds 256 levels. Cutting off the digits,
+# or rounding to the nearest level, leads out of the ball where $255\,\epsilon$ is no whole number, and JPEG
+# changes everything. `advlib` rounds *towards the clean image*. Half a level more than our budget shows it:
 
-# %%
-cut_off = (mi * 255).to(torch.uint8)
-levels = (cut_off.int() - some.images.int()).abs().max().item()
-print(f"digits cut off: up to {levels} levels from the clean image; allowed are {eps_255:g}")
+# %% tags=["nbval-check-output"]
+uneven = (eps_255 + 0.5) / 255
+real = al.attacks.fgsm(f, some.x, some.y, eps=uneven)
+in_levels = {"digits cut off": (real * 255).to(torch.uint8), "rounded": (real * 255).round().to(torch.uint8),
+             "towards the clean image": al.images.to_uint8(real, some.x, uneven)}
+for name, saved in in_levels.items():
+    far = (saved.int() - some.images.int()).abs().max().item()
+    print(f"{name}: up to {far} levels from the clean image; allowed are {255 * uneven:g}")
+
+# %% [markdown]
+# `al.save_images` does this and writes PNG, which loses nothing. Read back, every pixel is where it may be:
 
 # %% tags=["nbval-check-output"]
 from torchvision.io import read_image
@@ -640,8 +663,8 @@ print(f"{len(files)} files written, read back: every pixel within {eps_255:g} le
 #   looks ahead; C&W minimises the change instead.
 # - One loop and one rule cover the first five: no momentum, $\sigma = 0$, $\sigma = \mu$, a start, a step
 #   size.
-# - What climbs furthest on the surrogate does not carry over furthest. Minimal changes hardly carry over at
-#   all.
+# - Transfer is lower than white-box success, and not in the same order. Minimal changes hardly carry over at
+#   all; past the boundary, networks even agree on the wrong class.
 # - Noise of the same size does nothing to speak of.
 # - Text and method part in three places: clipping to [0, 1], the norm in (1.3), the start of PGD. Each has a
 #   cell above.

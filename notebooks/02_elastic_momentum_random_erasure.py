@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 scale: str = "laptop"  # smoke, laptop or paper
 dataset: str = "shapes"  # shapes, cifar10 or imagenet (the ImageNet-compatible set)
-eps_255: list[float] = [16.0]  # budgets in 1/255, the thesis has 16
+eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet
 n: int = 0  # images to attack, 0 takes the number of the scale
 seed: int = 0  # of every random draw
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
@@ -50,6 +50,7 @@ SETTINGS = {
 }
 setting = SETTINGS[scale]
 n = n or setting["n"]
+eps_255 = eps_255 or [16.0 if dataset == "imagenet" else 8.0]
 RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
@@ -213,7 +214,7 @@ config = {
     "n": n,
     "steps": setting["steps"],
     "bfloat16": bfloat16,
-    "weights": al.models.fingerprints([f"{dataset}/{m}" for m in models]),
+    "weights": al.models.fingerprints([f"{dataset}/{m.rstrip('*')}" for m in models]),
 }
 
 

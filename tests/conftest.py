@@ -17,7 +17,7 @@ def needs_data(*parts: str) -> pytest.MarkDecorator:
 
 
 def tiny_model(seed: int = 0, classes: int = 10, scale: float = 4.0) -> Normalized:
-    """conv, BatchNorm with statistics of its own, ReLU, pooling, linear; eval mode; images of 8 pixels a side or more."""
+    """conv, BatchNorm with statistics of its own, ReLU, pooling, linear; eval mode; for images of 8 pixels and more."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(

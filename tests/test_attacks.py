@@ -1,4 +1,4 @@
-"""The loop against plain reference loops and closed forms; its ball, its randomness, its manners with models and input."""
+"""The loop against plain reference loops and closed forms; its ball, randomness, manners with models and input."""
 
 import copy
 from functools import partial
@@ -10,8 +10,18 @@ import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import EM_RE, Elastic, InputDiversity, RandomErasure, ScaleCopies, attack, attacks, ensemble
-from advlib import gradient, smoothed
+from advlib import (
+    EM_RE,
+    Elastic,
+    InputDiversity,
+    RandomErasure,
+    ScaleCopies,
+    attack,
+    attacks,
+    ensemble,
+    gradient,
+    smoothed,
+)
 from advlib.attacks import L2Ball, LinfBall, l2_norm
 from advlib.draws import Draw
 from advlib.gradients import Gradient
@@ -31,7 +41,7 @@ PRESETS = {
     "composite": attacks.composite,
     "em_re_dim": partial(attacks.dim, **EM_RE),
     "em_re_tim": partial(attacks.tim, **EM_RE),
-    "em_re_sim": partial(attacks.sim, **EM_RE),
+    "em_re_sim": partial(attacks.sim, **EM_RE, chunk=25),
     "em_re_composite": partial(attacks.composite, **EM_RE, chunk=25),
     "em_re": partial(attacks.re_fgsm, momentum=Elastic(sigma=2.0)),
 }
@@ -52,7 +62,7 @@ class Linear2(nn.Module):
         return torch.stack([torch.zeros(len(x)), self.score(x)], 1)
 
 
-# --- identities -------------------------------------------------------------------------------------------------------------
+# --- identities -----------------------------------------------------------------------------------------------------
 
 
 def reference(model, x, y, mu, sigma, eps=EPS, steps=STEPS):
@@ -125,7 +135,7 @@ def test_double_precision_images_stay_double(model, x, y):
     assert adv.dtype == torch.float64 and (adv - x).abs().max() <= EPS + 1e-9
 
 
-# --- ball -------------------------------------------------------------------------------------------------------------------
+# --- ball -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -182,7 +192,7 @@ def test_noise_fills_the_balls_uniformly():
     assert radius.max() <= 1 + 1e-5 and abs((radius**d).mean() - 0.5) < 0.03  # (r / eps)^d is uniform
 
 
-# --- start and target ---------------------------------------------------------------------------------------------------------
+# --- start and target -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -227,7 +237,7 @@ def test_targeted_is_untargeted_in_a_two_class_world():
     assert torch.equal(attacks.mi_fgsm(f, x, y, EPS, target=1 - y), attacks.mi_fgsm(f, x, y, EPS))
 
 
-# --- momentum -----------------------------------------------------------------------------------------------------------------
+# --- momentum -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("normalize", ["mean", "l1", "l2"])
@@ -292,7 +302,7 @@ def test_bad_momentum_is_refused_by_name(options):
         Elastic(**options)
 
 
-# --- models are handed back as they were ----------------------------------------------------------------------------------------
+# --- models are handed back as they were ----------------------------------------------------------------------------
 
 
 def state_of(model):
@@ -369,7 +379,7 @@ def test_accelerated_attack_is_close_to_the_plain_one(accelerate, model, x, y):
     assert (plain != fast).float().mean() < (0.01 if accelerate is True else 0.2)
 
 
-# --- the step waits for nobody ----------------------------------------------------------------------------------------------------
+# --- the step waits for nobody --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -401,7 +411,7 @@ def test_step_never_waits_for_the_gpu(model, x, y):
         torch.cuda.set_sync_debug_mode("default")
 
 
-# --- input ------------------------------------------------------------------------------------------------------------------------
+# --- input ----------------------------------------------------------------------------------------------------------
 
 X, Y = grid_images(), torch.tensor([0, 1, 2, 3])
 

@@ -1,4 +1,4 @@
-"""Shapes as a function of (seed, index); CIFAR and the ImageNet-compatible set as their files say; errors that name files."""
+"""Shapes as a function of (seed, index); CIFAR and ImageNet images as their files say; errors that name files."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ from advlib.datasets import DataError
 COMPATIBLE = ("imagenet_compatible/images.csv",)
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------------------------
 
 
 def test_shape_is_the_same_whatever_batch_it_is_made_in():
@@ -28,7 +28,7 @@ def test_shape_is_the_same_whatever_batch_it_is_made_in():
             assert torch.equal(whole[rows], part)
 
 
-def test_shapes_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
+def test_large_shapes_are_the_same_one_by_one():
     index = torch.arange(6)
     whole = shapes.make(index, 224)
     assert torch.equal(whole[0], torch.cat([shapes.make(i[None], 224)[0] for i in index]))
@@ -93,7 +93,7 @@ def test_images_index_slice_and_batch_together():
     assert torch.equal((data.x * 255).round().to(torch.uint8), data.images)
 
 
-# --- arguments --------------------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_bad_argument_is_refused_by_name(options, name):
         datasets.load(**options)
 
 
-# --- CIFAR ------------------------------------------------------------------------------------------------------------------
+# --- CIFAR ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_damaged_official_archive_is_named(root):
         datasets.load("cifar10", download=False)
 
 
-# --- ImageNet ---------------------------------------------------------------------------------------------------------------
+# --- ImageNet -------------------------------------------------------------------------------------------------------
 
 
 def compatible(root, labels=(1, 1000), size=(40, 40)):

@@ -1,5 +1,6 @@
 """Success rates with known answers: both denominators, cost, resumption, layout; progress that a log can hold."""
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -88,11 +89,8 @@ def test_surrogate_that_is_no_target_counts_in_the_denominator_too(data):
 
 
 def test_rates_do_not_depend_on_the_batch_size(small):
-    networks = {"f": tiny_model(0), "h": tiny_model(1)}
-    runs = [
-        success_rates({"re": attacks.re_fgsm}, {"f": networks["f"]}, {"f": networks["f"]}, small, [8], batch_size=b)
-        for b in (2, 6)
-    ]
+    f, attack = {"f": tiny_model()}, {"re": partial(attacks.re_fgsm, steps=3)}
+    runs = [success_rates(attack, f, f, small, [8], batch_size=b) for b in (2, 6)]
     assert runs[0].value.tolist() == runs[1].value.tolist()
 
 
@@ -107,7 +105,7 @@ def test_attack_gets_budget_seed_and_index(data):
     assert seen == [(e / 255, 5, part) for e in (8, 16) for part in (list(range(100, 106)), list(range(106, 110)))]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
 @pytest.mark.parametrize(
     ("attack", "members", "passes"),
     [
@@ -123,20 +121,14 @@ def test_passes_are_steps_times_copies_times_members(small, attack, members, pas
     nets = [tiny_model(k) for k in range(members)]
     surrogate = nets[0] if members == 1 else ensemble(nets)
     rows = success_rates(
-        {"a": attack},
-        {"s": surrogate},
-        {"t": nets[0]},
-        relabelled(small, surrogate, nets[0]),
-        [4],
-        batch_size=batch_size,
+        {"a": attack}, {"s": surrogate}, {"t": nets[0]}, relabelled(small, nets[0]), [4], batch_size=batch_size
     )
     assert set(rows.passes) == {passes}
 
 
-def relabelled(data, *networks):
-    """Images on which all networks agree, labelled as they say; at least one remains, so that there is a denominator."""
-    classes = torch.stack([predictions(m, data) for m in networks])
-    return Images(data.images, classes[-1], data.index, data.classes, data.dataset, data.split)
+def relabelled(data, network):
+    """The same images labelled as the network says, so that there is a denominator."""
+    return replace(data, labels=predictions(network, data))
 
 
 @pytest.mark.parametrize("accelerate", [True, torch.bfloat16])
@@ -207,7 +199,7 @@ def test_predictions_do_not_depend_on_the_batch_size(small):
     assert torch.equal(predictions(tiny_model(), small, 1), predictions(tiny_model(), small, 6))
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------------------------
 
 
 def test_progress_writes_plain_lines_where_there_is_no_terminal(capsys):

@@ -190,10 +190,22 @@ def test_index_escapes(tmp_path):
     for sub in ("tables/02", "figures"):
         (folder / sub).mkdir(parents=True)
     (folder / "tables" / "02" / "table_2_1.csv").write_text("attack,value\n<script>x</script>,1.5\n", encoding="utf-8")
+    (folder / "tables" / "02" / "table_2_1.old.csv").write_text("a\nset aside\n", encoding="utf-8")
     (folder / "tables" / "02" / "empty.csv").write_text("", encoding="utf-8")
     (folder / "figures" / 'fig_"2_1.svg').write_text('<svg><title>a &lt;b&gt; "c"</title></svg>', encoding="utf-8")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Hello")]), folder / "02_tiny.ipynb")
     page = site.write_index("smoke", "shapes", tmp_path).read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;x" in page
     assert 'alt="a &lt;b&gt; &quot;c&quot;"' in page and 'scope="col"' in page
+    assert "set aside" not in page and "commit: " in page
     assert 'href="02_tiny.html"' in page and "Hello" in (folder / "02_tiny.html").read_text(encoding="utf-8")
+
+
+def test_a_chapter_runs_on_the_data_sets_it_names(book, tmp_path, capsys):
+    _, advlib, build = book
+    source = tmp_path / "notebooks" / "02_tiny.py"
+    source.write_text(source.read_text().replace('"shapes"', '"shapes"  # shapes or cifar10'), encoding="utf-8")
+    assert advlib("run", "02", "--dataset", "imagenet") == 2
+    assert "02 runs on shapes, cifar10, not on imagenet" in capsys.readouterr().err
+    assert advlib("run", "--dataset", "imagenet") == 0
+    assert "left out" in capsys.readouterr().out and not build.exists()

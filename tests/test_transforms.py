@@ -18,7 +18,7 @@ def copies(n, number=1):
     return torch.full((n,), number)
 
 
-# --- random erasure -----------------------------------------------------------------------------------------------------
+# --- random erasure -------------------------------------------------------------------------------------------------
 
 
 def test_copy_zero_is_intact():
@@ -125,7 +125,7 @@ def test_noise_fill_is_uniform_and_differs_between_images_and_copies():
     assert not torch.equal(out, other) and len(torch.unique(noise)) > 0.99 * len(noise)
 
 
-# --- input diversity ----------------------------------------------------------------------------------------------------
+# --- input diversity ------------------------------------------------------------------------------------------------
 
 
 def test_diversity_of_probability_zero_is_the_identity_bit_for_bit():
@@ -198,7 +198,7 @@ def test_diversity_keeps_the_type_of_the_images():
     assert InputDiversity(p=1.0)(x, drawn(4), copies(4)).dtype == torch.float64
 
 
-# --- scaled copies --------------------------------------------------------------------------------------------------------
+# --- scaled copies --------------------------------------------------------------------------------------------------
 
 
 def test_copy_i_is_divided_by_two_to_the_i():
@@ -213,7 +213,7 @@ def test_grey_origin_is_halving_in_the_range_from_minus_one_to_one():
     assert torch.allclose(2 * out - 1, torch.stack([(2 * x[i] - 1) / 2**i for i in range(5)]), atol=1e-6)
 
 
-# --- arguments --------------------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

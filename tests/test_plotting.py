@@ -1,0 +1,43 @@
+"""The figures: they draw what they are given, and the same figure is the same file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from advlib import plotting
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    lines = {"panel": {"a": ([0, 1], [10.0, 20.0])}}
+    first = plotting.save(plotting.curves(lines, "x", "y (%)"), "one", tmp_path).read_bytes()
+    second = plotting.save(plotting.curves(lines, "x", "y (%)"), "two", tmp_path).read_bytes()
+    assert first == second and first.startswith(b"<?xml")
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["one.svg", "two.svg"]
+
+
+def test_heatmap_writes_every_number_and_frames_the_white_box():
+    matrix = pd.DataFrame([[100.0, 7.0], [8.0, 99.0]], index=["f", "h"], columns=["f", "h"])
+    ax = plotting.heatmap(matrix).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["100", "7", "8", "99"]
+    assert len(ax.patches) == 2
+
+
+def test_gallery_has_a_row_for_each_name():
+    figure = plotting.gallery({"clean": torch.rand(3, 3, 4, 4), "adv": torch.rand(2, 3, 4, 4)}, ["a", "b", "c"])
+    assert [ax.get_ylabel() for ax in figure.axes[::3]] == ["clean", "adv"]
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 1, 1, 0]
+
+
+def test_error_bars_reach_the_interval():
+    figure = plotting.curves({"p": {"a": ([1.0], [50.0])}}, "x", "y", {"p": {"a": ([40.0], [65.0])}})
+    (bar,) = figure.axes[0].containers
+    segment = bar.lines[2][0].get_segments()[0]
+    assert segment[:, 1].tolist() == pytest.approx([40.0, 65.0])
+
+
+def test_surfaces_share_one_scale():
+    grid = np.linspace(-1, 1, 3)
+    figure = plotting.surface(grid, grid, {"f": np.ones((3, 3)), "h": np.full((3, 3), 5.0)}, "u", "v", "loss")
+    levels = [ax.collections[0].levels for ax in figure.axes[:2]]
+    assert np.array_equal(*levels) and levels[0].max() == 5.0
