@@ -38,7 +38,9 @@ def _l1(g: torch.Tensor) -> torch.Tensor:
 
 def l2_norm(g: torch.Tensor) -> torch.Tensor:
     """L2 norm per image, (N, 1, 1, 1)."""
-    return g.square().sum(_PER_IMAGE, keepdim=True).sqrt()
+    # In units of the largest entry: the squares of a confident model's gradient, 1e-25 and less, are 0 in float32.
+    unit = g.abs().amax(_PER_IMAGE, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+    return unit * (g / unit).square().sum(_PER_IMAGE, keepdim=True).sqrt()
 
 
 NORMALIZERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"mean": _mean_abs, "l1": _l1, "l2": l2_norm}
@@ -203,7 +205,7 @@ def attack(
     wanted = y if target is None else target
     x = x.detach().contiguous(memory_format=torch.channels_last)
     with frozen(g.models):
-        checks.outputs(g.models, x, y, wanted)
+        checks.outputs(g.models, x, y=y, target=wanted)
         ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
         adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=_START_STREAM)))
         m, alpha = torch.zeros_like(x), eps / steps if alpha is None else alpha
@@ -274,7 +276,7 @@ def pgd(
 ) -> torch.Tensor:
     """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2
     ball."""
-    alpha = 2.5 * eps / steps if alpha is None and eps > 0 else alpha
+    alpha = 2.5 * eps / max(steps, 1) if alpha is None and eps > 0 else alpha
     return _run(model, x, y, eps, PLAIN, steps=steps, alpha=alpha, start=start, **options)
 
 

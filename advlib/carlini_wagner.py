@@ -14,7 +14,9 @@ from .attacks import l2_norm
 from .gradients import margin
 from .models import Model, frozen
 
-_SHRINK = 1 - 1e-6  # atanh(1) is infinite: white and black pixels start this far inside
+# atanh(1) is infinite: white and black pixels start this far inside, 0.013/255. Closer, tanh is so flat there that a
+# black-and-white image would not move.
+_SHRINK = 1 - 1e-4
 
 
 def carlini_wagner(
@@ -25,14 +27,15 @@ def carlini_wagner(
     steps: int = 200,
     searches: int = 5,
     c: float = 1.0,
-    kappa: float = 0.0,
+    kappa: float = 0.01,
     lr: float = 0.01,
     target: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Adversarial images (N, C, H, W) of least L2 distance found; an image without any success comes back unchanged.
 
     steps: Adam steps for each value of c; searches: values of c tried, the first is `c`; kappa: margin asked for, in
-    logits; lr: Adam's rate in w. target: int64 (N,), the classes wanted instead of any other than y.
+    logits (with 0 the images lie on the boundary itself, and rounding in another batch size decides); lr: Adam's rate
+    in w. target: int64 (N,), the classes wanted instead of any other than y.
     Successes are kept per image; no image stops, or hurries, another. Raises as `attacks.attack` does.
     """
     checks.images(x)
@@ -46,7 +49,7 @@ def carlini_wagner(
     wanted, sign = (y, 1.0) if target is None else (target, -1.0)
     x = x.detach().contiguous(memory_format=torch.channels_last)
     with frozen([model]):
-        checks.outputs([model], x, y, wanted)
+        checks.outputs([model], x, y=y, target=wanted)
         return _search(model, x, wanted, sign, steps, searches, c, kappa, lr).contiguous()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -45,7 +46,7 @@ def budget(eps: float, steps: int) -> None:
     """eps >= 0 and at most 1, in [0, 1] units; steps >= 1."""
     if not 0 <= eps <= 1:
         raise ValueError(f"eps={eps}: expected 0 <= eps <= 1, in units of [0, 1] images (16/255, not 16)")
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps={steps}: expected a whole number, at least 1")
 
 
@@ -59,15 +60,17 @@ def index(i: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def outputs(models: Sequence[Model], x: torch.Tensor, *classes: torch.Tensor) -> None:
-    """One image through every model: logits (1, K), finite, with K above every class in `classes`."""
+def outputs(models: Sequence[Model], x: torch.Tensor, **classes: torch.Tensor) -> None:
+    """Two images (one, if there is one) through every model: logits (2, K), finite, with K above every class of every
+    argument in `classes`."""
+    few = x[:2]
     for model in models:
-        logits = model(x[:1])
-        if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[0] != 1:
+        logits = model(few)
+        if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[0] != len(few):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ValueError(f"model: expected logits of shape (N, classes), got {shape} for one image")
+            raise ValueError(f"model: expected logits of shape (N, classes), got {shape} for {len(few)} images")
         if not torch.isfinite(logits).all():
-            raise ValueError("model: its logits are NaN or infinite on the first image")
-        for y in classes:
+            raise ValueError("model: its logits are NaN or infinite on the first images")
+        for name, y in classes.items():
             if y.max() >= logits.shape[1]:
-                raise ValueError(f"y: class {y.max().item()} is out of range for {logits.shape[1]} logits")
+                raise ValueError(f"{name}: class {y.max().item()} is out of range for {logits.shape[1]} logits")

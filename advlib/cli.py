@@ -96,6 +96,7 @@ def _list(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
+
 def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     print("versions")
     print(f"  {'python':<20} {platform.python_version()}")

@@ -239,10 +239,12 @@ def _imagenet_compatible(split: str, n: int | None, size: int | None, download: 
     for name in rows.ImageId:
         file = folder / "images" / f"{name}.png"
         images.append(_resized(_decode(file.read_bytes(), str(file)), side))
-    labels = torch.from_numpy(rows.TrueLabel.to_numpy(np.int64)) - 1
+    labels = torch.from_numpy(rows.TrueLabel.to_numpy(np.int64, copy=True)) - 1
     if labels.min() < 0 or labels.max() > 999:
         raise DataError(f"{folder / 'images.csv'}: TrueLabel outside 1..1000")
-    return _imagenet(images, labels, torch.from_numpy(rows.index.to_numpy(np.int64)), "imagenet_compatible", split)
+    return _imagenet(
+        images, labels, torch.from_numpy(rows.index.to_numpy(np.int64, copy=True)), "imagenet_compatible", split
+    )
 
 
 def _imagenet(images: list[np.ndarray], labels: torch.Tensor, index: torch.Tensor, dataset: str, split: str) -> Images:

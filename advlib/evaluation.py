@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .datasets import Images
-from .models import Ensemble
+from .models import Ensemble, frozen
 from .progress import Progress
 from .results import ResultTable, wilson
 
@@ -29,10 +29,13 @@ over all images, so that those a target got wrong anyway count as successes."""
 
 @torch.no_grad()
 def predictions(model: nn.Module, data: Images, batch_size: int = 250) -> torch.Tensor:
-    """Predicted classes, int64 (N,), for the clean images of `data`."""
-    return torch.cat(
-        [model(b.x.contiguous(memory_format=torch.channels_last)).argmax(1) for b in data.batches(batch_size)]
-    )
+    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode."""
+    with frozen([model]):
+        return torch.cat([model(_channels_last(b.x)).argmax(1) for b in data.batches(batch_size)])
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass
@@ -48,7 +51,8 @@ def counting(model: nn.Module) -> Iterator[PassCounter]:
     counter = PassCounter()
 
     def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        counter.rows += inputs[0].shape[0]
+        if torch.is_grad_enabled():  # the check of the input, which needs no gradient, is no pass of the attack
+            counter.rows += inputs[0].shape[0]
 
     networks = list(model.members) if isinstance(model, Ensemble) else [model]
     hooks = [network.register_forward_pre_hook(seen) for network in networks]
@@ -88,7 +92,7 @@ def success_rates(
         )
     cells = [(s, a, e) for s in surrogates for a in attacks for e in eps_255]
     rows = []
-    with Progress(title, len(cells)) as bar:
+    with Progress(title, len(cells)) as bar, frozen(list(networks.values())):
         for source, name, eps in cells:
             if table is None or not table.done(source, name, eps):
                 new = _cell(attacks[name], surrogates[source], targets, data, eps, right, batch_size, seed)
@@ -122,8 +126,7 @@ def _cell(
         rows += counter.rows
         with torch.no_grad():
             for name, target in targets.items():
-                wrong[name].append(target(adv).argmax(1) != batch.y)
-    # Rounded: the one-image check of the input is no pass of the attack.
+                wrong[name].append(target(_channels_last(adv)).argmax(1) != batch.y)
     cost = {"passes": round(rows / len(data)), "seconds": seconds}
     return [
         {"target": name, **_rate(torch.cat(hits), keep, metric), **cost}

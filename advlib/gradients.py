@@ -118,12 +118,11 @@ def smoothed(g: Gradient, kernel: int = 7) -> Gradient:
     side (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd, ValueError otherwise; 1 changes nothing."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel={kernel}: expected an odd number of pixels")
-    weights = torch.exp(-0.5 * torch.linspace(-3, 3, kernel) ** 2) if kernel > 1 else torch.ones(1)
-    weights = weights / weights.sum()
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         grad, c = g(x, y, draw), x.shape[1]
-        line = weights.to(grad).repeat(c, 1, 1, 1)
+        line = torch.exp(-0.5 * torch.linspace(-3, 3, kernel, device=x.device, dtype=x.dtype) ** 2)
+        line = (line / line.sum()).repeat(c, 1, 1, 1)
         grad = F.conv2d(grad, line, padding=(0, kernel // 2), groups=c)
         return F.conv2d(grad, line.transpose(2, 3), padding=(kernel // 2, 0), groups=c)
 

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.io import write_png
+from PIL import Image
 
 
 def to_uint8(adv: torch.Tensor, x: torch.Tensor, eps: float) -> torch.Tensor:
     """adv as uint8 (N, C, H, W), rounded toward the clean image x, so that no pixel is further than eps from it.
 
     adv, x: float in [0, 1]; x lies on multiples of 1/255, as every image read from 8 bits does.
-    Raises ValueError if it does not, or if adv is further than eps from x.
+    Raises ValueError if it does not, or if adv is further than eps from x, or outside [0, 1].
     """
+    if not ((adv >= 0) & (adv <= 1)).all():
+        raise ValueError("adv: expected values in [0, 1], without NaN")
     clean = (x * 255).round()
     if ((x * 255 - clean).abs() > 1e-3).any():
         raise ValueError(
@@ -41,5 +43,5 @@ def save_images(adv: torch.Tensor, x: torch.Tensor, eps: float, folder: str | Pa
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.png" for name in names]
     for file, image in zip(files, to_uint8(adv, x, eps).cpu(), strict=True):
-        write_png(image, str(file), compression_level=6)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
     return files

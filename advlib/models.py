@@ -97,7 +97,7 @@ def create(family: str, size: str = "small", dataset: str = "cifar10", seed: int
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         net = FAMILIES[family][size](CLASSES[dataset])
     return Normalized(net, *STATISTICS[dataset])
@@ -374,7 +374,9 @@ def accelerate(
     if isinstance(model, Ensemble):
         return Ensemble([accelerate(m, fold_batchnorm, dtype, compile) for m in model.members])
     fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if fold_batchnorm:
+    if fold_batchnorm and isinstance(fast, Normalized):
+        fast.net = _folded(fast.net)
+    elif fold_batchnorm:
         fast = _folded(fast)
     if dtype is not None:
         # The images are normalised in float32: in bfloat16 pixels would be rounded to 1/256 before the network sees
@@ -388,10 +390,6 @@ def accelerate(
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    if isinstance(model, Normalized):
-        return Normalized(
-            _folded(model.net), model.mean.flatten().tolist(), model.std.flatten().tolist(), model.size
-        ).to(model.mean.device)
     try:
         traced = torch.fx.symbolic_trace(model)
     except Exception as error:  # torch.fx raises whatever the model's control flow does with a proxy

@@ -41,7 +41,7 @@ class InputDiversity:
         rows = self._sampling(x.shape[2], size, u[:, 2], applied)
         cols = self._sampling(x.shape[3], size, u[:, 3], applied)
         # (N, 1, H', H) @ (N, C, H, W) @ (N, 1, W, W'): separable, and its backward pass is deterministic on GPUs.
-        return rows[:, None] @ x @ cols[:, None].transpose(2, 3)
+        return rows[:, None].to(x) @ x @ cols[:, None].transpose(2, 3).to(x)
 
     def _sampling(self, side: int, size: torch.Tensor, place: torch.Tensor, applied: torch.Tensor) -> torch.Tensor:
         """(N, side, side) bilinear interpolation matrices: output pixel to input pixels along one axis."""
@@ -130,7 +130,8 @@ class RandomErasure:
             limit = torch.log(h / (w * share.clamp(min=1e-12)))
             low = torch.maximum(-limit + 2 * _log(h / w), torch.full_like(limit, _log(0.3)))
             high = torch.minimum(limit, torch.full_like(limit, -_log(0.3)))
-            r = torch.exp(low + (high - low) * u_aspect)
+            # On long images no aspect of the interval may fit: then the one that does and is nearest.
+            r = torch.exp((low + (high - low) * u_aspect).clamp(-limit + 2 * _log(h / w), limit))
         else:
             fits = min(self.s_h, self.aspect * w / h, h / (self.aspect * w))
             share, r = fits * u_area, torch.full_like(u_area, self.aspect)

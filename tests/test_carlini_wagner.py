@@ -39,7 +39,7 @@ def norms(adv, x):
 def test_distance_found_is_that_to_the_hyperplane(near):
     f, x, distance = near
     y = f(x).argmax(1)
-    adv = carlini_wagner(f, x, y, steps=150, searches=6)
+    adv = carlini_wagner(f, x, y, kappa=0.0, steps=150, searches=6)
     assert (f(adv).argmax(1) != y).all()
     assert ((norms(adv, x) / distance - 1).abs() < 0.03).all()
 
