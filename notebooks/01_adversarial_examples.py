@@ -42,9 +42,9 @@ import torch
 import advlib as al
 
 SETTINGS = {
-    "smoke": dict(n=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
-    "laptop": dict(n=100, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
-    "paper": dict(n=1000, n_cw=200, cw_steps=500, cw_searches=9, grid=49),
+    "smoke": dict(n=8, n_path=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
+    "laptop": dict(n=100, n_path=50, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
+    "paper": dict(n=1000, n_path=1000, n_cw=200, cw_steps=500, cw_searches=9, grid=49),
 }[scale]
 
 # %%
@@ -334,9 +334,9 @@ print('start="none" with alpha = eps / T is I-FGSM')
 # not worth it; too large, and the length does not matter. `al.carlini_wagner` finds it per image by
 # bisection, and no image waits for another.
 #
-# For our line the answer is known: the shortest way to a line is its distance, $|z| / \|w\|_2 = 0.5 / 5 = 0.1$, along
-# $w$. We ask for a margin of $\kappa = 0.01$ (the default: a hair past the line), that is
-# $(0.5 + 0.01) / 5 = 0.102$.
+# For our line the answer is known: the shortest way to a line is its distance, $|z| / \|w\|_2 = 0.5 / 5 =
+# 0.1$, along $w$. We ask for a margin of $\kappa = 0.01$ (the default: a hair past the line), that is $(0.5 +
+# 0.01) / 5 = 0.102$.
 
 # %% tags=["nbval-check-output"]
 kappa = 0.01
@@ -419,27 +419,28 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 # straight line to its end point.
 
 # %%
-kept = data[right]
-draw, ball = al.draws.Draw(seed, kept.index), al.attacks.LinfBall.around(kept.x, eps)
+kept = data[right]  # right for all networks
+walk = kept[: SETTINGS["n_path"]]
+draw, ball = al.draws.Draw(seed, walk.index), al.attacks.LinfBall.around(walk.x, eps)
 
 
 def path(rule):
     """x_0, x_1, ..., x_T."""
-    adv, g, m = kept.x, al.gradient(f), torch.zeros_like(kept.x)
+    adv, g, m = walk.x, al.gradient(f), torch.zeros_like(walk.x)
     yield adv
     for t in range(steps):
-        adv, m = al.attacks.step(adv, m, kept.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
+        adv, m = al.attacks.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
         yield adv
 
 
 # %%
 @torch.no_grad()
 def mean_loss(model, images):
-    return torch.nn.functional.cross_entropy(model(images), kept.y).item()
+    return torch.nn.functional.cross_entropy(model(images), walk.y).item()
 
 
-fgsm_end = al.attacks.fgsm(f, kept.x, kept.y, eps=eps)
-paths = {"FGSM": [torch.lerp(kept.x, fgsm_end, t / steps) for t in range(steps + 1)]}
+fgsm_end = al.attacks.fgsm(f, walk.x, walk.y, eps=eps)
+paths = {"FGSM": [torch.lerp(walk.x, fgsm_end, t / steps) for t in range(steps + 1)]}
 rules = {"I-FGSM": al.Elastic(mu=0.0), "MI-FGSM": al.Elastic(mu=1.0), "NI-FGSM": nesterov}
 paths |= {name: list(path(rule)) for name, rule in rules.items()}
 look_at = {f"{surrogate} (white-box)": f, **{name: models[name] for name in targets[:2]}}
@@ -448,19 +449,20 @@ losses = {title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]
 
 # %%
 fig = al.plotting.curves(losses, xlabel="step t", ylabel="mean cross-entropy (nats)", yscale="log")
+print(f"{scale} scale, {dataset}, eps {eps_255:g}/255, n = {len(walk)}")
 al.plotting.save(fig, f"fig_1_3_loss_path_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# Mean over the images that all networks get right (their number is the n of the table); the axis is
-# logarithmic. A network that guesses has $\log K$ for $K$ classes, 2.3 nats for ten.
+# Mean over n images that all networks get right; the axis is logarithmic. A network that guesses has $\log K$
+# for $K$ classes, 2.3 nats for ten.
 #
-# All paths start at the same small loss, and the first steps are nearly one path. On the surrogate, FGSM's
-# straight line falls behind once the gradient has turned, and the iterative attacks go on climbing long after
-# the image is misclassified. On the targets the same images do the same later and less. Part of what a step
-# gains on the surrogate is gained in directions that are the surrogate's own, and stays behind. That is
-# *overfitting*, of the image instead of the weights, and every chapter from here on is about a way to reduce
-# it.
+# On each network all paths start at the same small loss, and the first steps are nearly one path. On the
+# surrogate, FGSM's straight line falls behind once the gradient has turned, and the iterative attacks go on
+# climbing long after the image is misclassified. On the targets the same images do the same later and less.
+# Part of what a step gains on the surrogate is gained in directions that are the surrogate's own, and stays
+# behind. That is *overfitting*, of the image instead of the weights, and every chapter from here on is about
+# a way to reduce it.
 
 # %% tags=["nbval-check-output"]
 own_loss, other_loss = (losses[title]["MI-FGSM"][1] for title in list(losses)[:2])
@@ -503,9 +505,10 @@ pd.DataFrame(lines).T
 # C&W does what it was asked to: it fools the surrogate with a change several times shorter than that of
 # MI-FGSM, and stops there, right behind the surrogate's boundary. Another network's boundary is somewhere
 # else, so that **minimal changes hardly transfer**. Is it where C&W heads, or that it stops? The second row
-# tells: what the same direction does once it is as long as MI-FGSM's change. (It is no competitor for
-# MI-FGSM. An $L_2$ attack puts its length into few pixels, and the column *largest change* shows how far
-# outside of the $L_\infty$ ball that is.)
+# tells: the same direction, as long as MI-FGSM's change. In the committed run (shapes, laptop scale, n = 16)
+# it fools at least as many targets as MI-FGSM, so that the direction was not at fault, the stopping was. (It
+# is no competitor: an $L_2$ attack puts its length into few pixels, and the column *largest change* shows how
+# far outside of the $L_\infty$ ball that is.)
 #
 # To transfer, an attack must go well past the boundary. The first thing to ask of a transfer result is
 # therefore at which budget it was measured. C&W's own way past the boundary is $\kappa > 0$; see the
