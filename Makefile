@@ -43,6 +43,7 @@ test: $(STAMP) ## pytest, then execute and validate every committed notebook wit
 	@$(WALL)
 
 notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and keep the notebooks in notebooks/
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'  # chapter A3 compares with it
 	@$(PY) -m advlib run $(CH) --scale laptop --dataset shapes --fresh
 	@for source in $(SOURCES); do cp "_build/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
 	@$(WALL)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Dark to light, so that the order survives without colour; line style and marker tell lines apart a second time.
 COLOURS = ("#1b1b3a", "#7a1f5c", "#c4453c", "#e08a2e", "#5b8ea6", "#8f8f8f", "#3f7d4e")
@@ -115,7 +116,7 @@ def curves(
                 ax.errorbar(x, y, error, label=name, markersize=4, lw=1.4, elinewidth=0.7, capsize=2, **look)
             ax.set(title=title, xlabel=label, **limits)
         axes[0, 0].set_ylabel(ylabel)
-        axes[0, -1].legend(fontsize=7)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
@@ -124,7 +125,7 @@ def surface(
 ) -> Figure:
     """Contours of values[title], shape (len(y), len(x)), all on one colour scale; the start is marked at the origin."""
     top = max(float(v.max()) for v in values.values())
-    levels = np.linspace(0, top or 1.0, 15)
+    levels = MaxNLocator(12).tick_values(0, top or 1.0)
     with style():
         figure, axes = _figure(1, len(values), 0.9 + 2.7 * len(values), 2.8, sharey=True)
         for ax, (title, v) in zip(axes[0], values.items(), strict=True):
@@ -132,6 +133,7 @@ def surface(
             ax.contour(x, y, v, levels=levels[::3], colors="white", linewidths=0.4)
             ax.plot(0, 0, "o", color="white", markeredgecolor="black")
             ax.set(title=title, xlabel=xlabel)
+            ax.grid(False)
         axes[0, 0].set_ylabel(ylabel)
         figure.colorbar(filled, ax=axes[0, -1], label=label)
     return figure
