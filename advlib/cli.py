@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from . import datasets, run, site
+from . import datasets, models, run, site
+from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS, build: 
     except datasets.DataError as error:
         print(f"advlib: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nadvlib: interrupted; the next run resumes from the tables written so far", file=sys.stderr)
         return 130
@@ -120,16 +124,21 @@ def _doctor(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 
 def _missing() -> dict[str, list[str]]:
-    trained = [] if (WEIGHTS / "manifest.json").is_file() else ["data/weights (A1 trains them when it runs)"]
     gpu = [] if torch.cuda.is_available() else ["a GPU"]
-    lacks = {name: [] if datasets.locate(name) else [f"{name} files"] for name in datasets.LAYOUTS}
-    small = {f"smoke, laptop on {name}": trained + lacks.get(name, []) for name in ("shapes", "cifar10", "cifar100")}
+    files = {name: [] if datasets.locate(name) else [f"{name} files"] for name in datasets.LAYOUTS}
+    listed = models.manifest()
+    small = {}
+    for name in models.CLASSES:
+        untrained = [family for family in FAMILIES if f"{name}/{family}" not in listed]
+        nets = [f"weights of {', '.join(untrained)} (run A1 --dataset {name})"] if untrained else []
+        small[f"smoke, laptop on {name}"] = files.get(name, []) + nets
+    witnesses = [] if any(n.startswith("imagenet/") for n in models.available()) else ["independent weights"]
+    paper = {f"paper on {name}": gpu + files.get(name, []) for name in ("cifar10", "cifar100")}
     return {
         **small,
-        "smoke, laptop on imagenet": lacks["imagenet_compatible"],
-        "paper on cifar10": gpu + lacks["cifar10"],
-        "paper on cifar100": gpu + lacks["cifar100"],
-        "paper on imagenet": gpu + lacks["imagenet"] + lacks["imagenet_compatible"],
+        "smoke, laptop on imagenet": files["imagenet_compatible"] + witnesses,
+        **paper,
+        "paper on imagenet": gpu + files["imagenet_compatible"] + ["timm's weights are downloaded when first used"],
     }
 
 
@@ -148,6 +157,6 @@ def _weights(folder: Path) -> str:
         return f"none ({folder / 'manifest.json'} is missing)"
     except ValueError as error:
         return f"{folder / 'manifest.json'}: damaged ({error})"
-    absent = [name for name in entries if not (folder / name).is_file()]
+    absent = [name for name, entry in entries.items() if not (folder / entry.get("file", name)).is_file()]
     names = ", ".join(name.removesuffix(".safetensors") for name in entries)
     return f"{len(entries)} in {folder}: {names}" + (f"; files missing: {', '.join(absent)}" if absent else "")

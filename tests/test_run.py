@@ -183,6 +183,9 @@ def test_doctor(book, capsys, monkeypatch, tmp_path):
     out = capsys.readouterr().out
     assert str(tmp_path / "cifar10" / "cifar-10-batches-py") in out
     assert "files missing: cifar10/net.safetensors" in out and "torch" in out
+    lacking = {line[:30].strip(): line[30:].strip() for line in out.splitlines() if line.startswith("  smoke")}
+    assert lacking["smoke, laptop on shapes"] == "nothing" and "cifar100 files" in lacking["smoke, laptop on cifar100"]
+    assert "A1 --dataset cifar100" in lacking["smoke, laptop on cifar100"]
 
 
 def test_index_escapes(tmp_path):
