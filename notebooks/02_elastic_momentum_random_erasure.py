@@ -210,26 +210,14 @@ print(
 # the success rate:
 
 # %%
-config = {
-    "n": n,
-    "steps": setting["steps"],
-    "bfloat16": bfloat16,
-    "weights": al.models.fingerprints([f"{dataset}/{m.rstrip('*')}" for m in models]),
-}
+book = al.report.Experiment(
+    "02", scale, dataset, models, images, eps_255, setting["steps"], seed, {"ensemble": sources}, {"bfloat16": bfloat16}
+)
 
 
-def measure(name, attacks, surrogates=surrogates, stem=None):
-    """Rows of one table: every attack on every surrogate against every model, resumed where an earlier run stopped."""
-    path = RUN / "tables" / "02" / f"{stem or 'table_' + name.replace('.', '_')}.csv"
-    table = al.results.ResultTable(path, name, scale, dataset, device, seed, config)
-    attacks = {k: partial(a, steps=setting["steps"]) for k, a in attacks.items()}
-    rows = al.evaluation.success_rates(attacks, surrogates, models, images, eps_255, table=table, seed=seed, title=name)
-    return al.results.mark_white_box(rows, {"ensemble": sources})
-
-
-def black_box(rows, metric="asr"):
+def black_box(rows):
     """Mean black-box success of each attack, with n and interval."""
-    mean = al.results.averages(rows[rows.metric == metric])
+    mean = al.results.averages(rows[rows.metric == "asr"])
     return mean[mean.role == "black-box"].drop(columns="role").set_index("attack").round(1)
 
 
@@ -239,7 +227,7 @@ norms = {
     "EM, sum (text)": partial(al.attacks.em_fgsm, normalize="l1"),
     "EM, mean": al.attacks.em_fgsm,
 }
-rows = measure("2.1", norms, {sources[0]: f}, stem="norm_of_the_gradient")
+rows = book.measure("2.1", norms, {sources[0]: f}, stem="norm_of_the_gradient")
 black_box(rows)
 
 # %% [markdown]
@@ -302,7 +290,7 @@ erasures = {
 variants = {k: partial(al.attacks.re_fgsm, erasure=al.RandomErasure(**v)) for k, v in erasures.items()}
 for name, origin in (("SIM, to black", 0.0), ("SIM, to grey", 0.5)):
     variants[name] = partial(al.attacks.mi_fgsm, transform=al.ScaleCopies(5, origin=origin))
-rows = measure("2.2", variants, {sources[0]: f}, stem="variants")
+rows = book.measure("2.2", variants, {sources[0]: f}, stem="variants")
 black_box(rows)
 
 # %% [markdown]
@@ -335,78 +323,37 @@ print({name: round(v, 6) for name, v in levels.items()}, "levels of 255")
 # (`asr`, the thesis' protocol); the CSV also has `asr_all` over all images. Passes count forward-and-backward runs
 # of one network for one image.
 
-
-# %%
-def show(rows, attacks=None):
-    """Our table in the thesis' layout, one for each budget."""
-    for eps in eps_255:
-        part = rows[(rows.metric == "asr") & (rows.eps_255 == eps)]
-        display(Markdown(f"**Ours**, {dataset}, {scale} scale, eps {eps:g}/255, n = {part.n.min()}; a star: white-box"))
-        display(al.results.layout(part))
-
-
-def beside(table, rows):
-    """paper | ours | difference | n | 95 % interval by role, at the budget nearest to the thesis' 16/255."""
-    eps = min(eps_255, key=lambda e: abs(e - 16))
-    ours = al.results.averages(rows[(rows.metric == "asr") & (rows.eps_255 == eps)])
-    paper = al.results.averages(al.results.published(table))
-    display(Markdown(f"**Paper** (ImageNet, n = 1000, 16/255) **beside ours** ({dataset}, {scale} scale, {eps:g}/255)"))
-    display(
-        al.results.side_by_side(paper, ours, on=("attack", "role"))
-        .sort_values("role", kind="stable")
-        .set_index(["role", "attack"])
-        .round(1)
-    )
-
-
-def committed(table):
-    """Our committed CIFAR-10 rows of a table by role, or a note that there are none."""
-    rows = al.results.committed(table, "laptop", "cifar10")
-    if rows is None:
-        display(Markdown(f"*No CIFAR-10 run of Table {table} is committed yet.*"))
-        return None
-    rows = al.results.mark_white_box(rows, {"ensemble": ["resnet", "densenet", "resnext", "wrn"]})
-    for eps, part in rows[rows.metric == "asr"].groupby("eps_255"):
-        display(
-            Markdown(
-                f"**Committed run**: CIFAR-10, {eps:g}/255, n = {part.n.min()} test images that every model gets right"
-            )
-        )
-        display(al.results.averages(part).set_index(["role", "attack"]).round(1))
-    return rows[rows.metric == "asr"]
-
-
 # %% [markdown]
 # ### Table 2.1: EM alone, one source
 
 # %%
 momentum = {"MI-FGSM": al.attacks.mi_fgsm, "NI-FGSM": al.attacks.ni_fgsm, "EM-FGSM": al.attacks.em_fgsm}
-table_2_1 = measure("2.1", momentum)
+table_2_1 = book.measure("2.1", momentum, surrogates)
 
 # %%
-show(table_2_1)
+book.show(table_2_1)
 
 # %%
-beside("2.1", table_2_1)
+book.beside("2.1", table_2_1)
 
 # %%
-cifar_2_1 = committed("2.1")
+cifar_2_1 = book.committed("2.1")
 
 # %% [markdown]
 # ### Table 2.2: RE alone, one source
 
 # %%
 inputs = {"DIM": al.attacks.dim, "TIM": al.attacks.tim, "SIM": al.attacks.sim, "RE": al.attacks.re_fgsm}
-table_2_2 = measure("2.2", inputs)
+table_2_2 = book.measure("2.2", inputs, surrogates)
 
 # %%
-show(table_2_2)
+book.show(table_2_2)
 
 # %%
-beside("2.2", table_2_2)
+book.beside("2.2", table_2_2)
 
 # %%
-cifar_2_2 = committed("2.2")
+cifar_2_2 = book.committed("2.2")
 
 # %% [markdown]
 # The thesis compares these at unequal cost: SIM and RE take five passes a step, DIM and TIM one. The costs, with
@@ -428,14 +375,14 @@ cost.rename(columns={"passes": "passes per image", "value": "mean black-box succ
 # black-box rows therefore stand side by side but do not compare.
 
 # %%
-table_2_3 = measure("2.3", momentum, {"ensemble": ensemble})
-show(table_2_3)
+table_2_3 = book.measure("2.3", momentum, {"ensemble": ensemble})
+book.show(table_2_3)
 
 # %%
-beside("2.3", table_2_3)
+book.beside("2.3", table_2_3)
 
 # %%
-cifar_2_3 = committed("2.3")
+cifar_2_3 = book.committed("2.3")
 
 # %% [markdown]
 # ### Table 2.4: EM and RE on top of DIM, TIM, SIM and all three
@@ -449,14 +396,14 @@ both = {}
 for name, attack in baselines.items():
     both[name] = attack
     both[f"EM-RE-{name}"] = partial(attack, **al.EM_RE)
-table_2_4 = measure("2.4", both, {"ensemble": ensemble})
-show(table_2_4)
+table_2_4 = book.measure("2.4", both, {"ensemble": ensemble})
+book.show(table_2_4)
 
 # %%
-beside("2.4", table_2_4)
+book.beside("2.4", table_2_4)
 
 # %%
-cifar_2_4 = committed("2.4")
+cifar_2_4 = book.committed("2.4")
 
 # %% [markdown]
 # ## Figure 2.3: what the images look like
@@ -481,7 +428,7 @@ fig
 # %%
 ablation = {f"sigma {s}": partial(al.attacks.em_fgsm, sigma=float(s)) for s in setting["sigmas"]}
 ablation |= {f"s_h {a}": partial(al.attacks.re_fgsm, erasure=al.RandomErasure(s_h=a)) for a in setting["areas"]}
-rows = measure("2.4", ablation, {sources[0]: f}, stem="figure_2_4")
+rows = book.measure("2.4", ablation, {sources[0]: f}, stem="figure_2_4")
 
 
 # %%

@@ -1,0 +1,113 @@
+"""What a chapter does with a table of the thesis: measure it, show it, put it beside the print and our committed run.
+
+book = Experiment("02", scale, dataset, models, images, eps_255=[8.0], steps=10)
+rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
+book.show(rows); book.beside("2.1", rows); book.committed("2.1")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown, display
+from torch import nn
+
+from . import results
+from .datasets import Images
+from .evaluation import COMMON, Attack, success_rates
+from .models import fingerprints
+from .paths import BUILD
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The conditions that all tables of a chapter share.
+
+    chapter: "02", the folder of its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
+    1/255; steps: of every attack; members: which models an ensemble source holds (white-box targets, all the same);
+    config: whatever else changes the numbers.
+    """
+
+    chapter: str
+    scale: str
+    dataset: str
+    models: Mapping[str, nn.Module]
+    images: Images
+    eps_255: Sequence[float]
+    steps: int = 10
+    seed: int = 0
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where this run keeps tables/ and figures/: _build/<scale>/<dataset>."""
+        return BUILD / self.scale / self.dataset
+
+    def measure(
+        self, table: str, attacks: Mapping[str, Attack], surrogates: Mapping[str, nn.Module], stem: str | None = None
+    ) -> pd.DataFrame:
+        """Rows of every attack on every surrogate against every model, marked `white_box`; a killed run resumes.
+
+        table: the thesis' number ("2.1"); stem: the file's name where it is not that table itself.
+        """
+        names = [f"{self.dataset}/{name.rstrip('*')}" for name in self.models]
+        config = {"n": len(self.images), "steps": self.steps, "weights": fingerprints(names), **self.config}
+        path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
+        device = self.images.labels.device
+        kept = results.ResultTable(path, table, self.scale, self.dataset, device, self.seed, config)
+        timed = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
+        rows = success_rates(
+            timed,
+            surrogates,
+            self.models,
+            self.images,
+            self.eps_255,
+            table=kept,
+            seed=self.seed,
+            title=stem or f"Table {table}",
+        )
+        return results.mark_white_box(rows, self.members)
+
+    def show(self, rows: pd.DataFrame) -> None:
+        """Our table in the thesis' layout, one for each budget."""
+        for eps, part in rows[rows.metric == COMMON].groupby("eps_255", sort=False):
+            display(
+                Markdown(
+                    f"**Ours**, {self.dataset}, {self.scale} scale, {eps:g}/255, n = {part.n.min()}; a star: white-box"
+                )
+            )
+            display(results.layout(part))
+
+    def beside(self, table: str, rows: pd.DataFrame, eps_255: float = 16.0) -> None:
+        """paper | ours | difference | n | 95 % interval of the mean by role, at our budget nearest to the thesis'."""
+        nearest = min(self.eps_255, key=lambda eps: abs(eps - eps_255))
+        ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
+        printed = results.averages(results.published(table))
+        both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
+        display(
+            Markdown(
+                f"**Paper** ({eps_255:g}/255) **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)"
+            )
+        )
+        display(both.set_index(["role", "attack"]).round(1))
+
+    def committed(self, table: str, dataset: str = "cifar10") -> pd.DataFrame | None:
+        """Our committed laptop-scale rows of a table on real data, shown by role, or a note that there are none."""
+        rows = results.committed(table, "laptop", dataset)
+        if rows is None:
+            display(Markdown(f"*No {dataset} run of Table {table} is committed yet.*"))
+            return None
+        rows = results.mark_white_box(rows[rows.metric == COMMON], self.members)
+        for eps, part in rows.groupby("eps_255"):
+            display(
+                Markdown(
+                    f"**Committed run**: {dataset}, {eps:g}/255, n = {part.n.min()} images that all models get right"
+                )
+            )
+            display(results.averages(part).set_index(["role", "attack"]).round(1))
+        return rows

@@ -1,0 +1,52 @@
+"""A chapter's tables: written where a run keeps them, laid out, put beside the print."""
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from advlib import attacks, report, results
+from advlib.datasets import Images
+from advlib.evaluation import predictions
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "BUILD", tmp_path)
+    model = tiny_model()
+    pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), ("a", "b"), "shapes", "test")
+    images = Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
+    return report.Experiment("02", "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    things = []
+    monkeypatch.setattr(report, "display", things.append)
+    return things
+
+
+def test_measure_writes_the_table_and_resumes(book):
+    attack = {"MI-FGSM": attacks.mi_fgsm}
+    rows = book.measure("2.1", attack, book.models)
+    assert rows.white_box.all() and set(rows.passes) == {2.0}
+    file = book.folder / "tables" / "02" / "table_2_1.csv"
+    before = file.stat().st_mtime_ns
+    again = book.measure("2.1", {"MI-FGSM": lambda *a, **k: pytest.fail("ran again")}, book.models)
+    assert file.stat().st_mtime_ns == before and again.value.tolist() == rows.value.tolist()
+
+
+def test_show_and_beside(book, shown):
+    rows = book.measure("2.1", {"MI-FGSM": attacks.mi_fgsm}, book.models)
+    book.show(rows)
+    assert "n = 4" in shown[0].data and shown[1].shape == (1, 1) and shown[1].iat[0, 0].endswith("*")
+    book.beside("2.1", rows)
+    beside = shown[3]
+    assert beside.index.tolist() == [("white-box", "MI-FGSM")]
+    assert beside["paper"].item() == pytest.approx((100.0 + 99.7 + 97.9 + 99.3) / 4, abs=0.06)
+
+
+def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", book.folder)
+    assert book.committed("2.1") is None
+    assert "No cifar10 run of Table 2.1" in shown[0].data
