@@ -51,7 +51,7 @@ def test_finished_training_is_not_run_again(data, tmp_path):
     assert again == first
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.1}, {"epochs": 3}, {"seed": 1}, {"augment": ()}])
+@pytest.mark.parametrize("change", [{"lr": 0.3}, {"epochs": 3}, {"seed": 1}, {"augment": ()}])
 def test_checkpoint_of_another_recipe_is_refused(data, tmp_path, change):
     fit(tiny_model(), *data, Recipe(epochs=1, batch_size=48, bf16=False), tmp_path / "net.pt")
     with pytest.raises(ValueError, match="net.pt belongs to another recipe"):
