@@ -58,8 +58,8 @@ class Elastic:
     mu: decay. sigma: look-ahead horizon, in steps; 0 is MI-FGSM (eq. 1.3), mu is NI-FGSM (eq. 1.4), mu = sigma = 0 is
     I-FGSM (eq. 1.2). normalize: what the gradient is divided by, per image: "mean" (of absolute values, as the
     published code of NI-FGSM has it), "l1" (their sum, eq. 2.2 to the letter: the look-ahead vanishes), "l2".
-    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps
-    it can be 1.8 eps beyond the iterate.
+    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps the
+    average pixel can be 1.8 eps beyond the iterate, and single pixels much further.
     """
 
     mu: float = 1.0
