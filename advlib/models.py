@@ -366,9 +366,9 @@ def accelerate(
     """A faster copy of a surrogate for the attack loop; the model itself is not touched.
 
     fold_batchnorm: every BatchNorm that follows a convolution goes into that convolution's weights (exact up to
-    rounding). dtype: torch.bfloat16 runs the network in it (3x on CPUs and GPUs that have it; the gradients are
-    rounded, see the speed chapter for what that does to the success rate). compile: torch.compile, worth its minute
-    for long runs. An ensemble is accelerated member by member. Raises ValueError if folding is asked of a model
+    rounding). dtype: torch.bfloat16 runs the network in it, faster where the processor has it; the gradients
+    are rounded (chapter A3 measures the gain, and what it does to the success rate). compile: torch.compile, worth its
+    minute for long runs. An ensemble is accelerated member by member. Raises ValueError if folding is asked of a model
     torch.fx cannot trace.
     """
     if isinstance(model, Ensemble):

@@ -89,11 +89,8 @@ class Experiment:
         ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
         printed = results.averages(results.published(table))
         both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
-        display(
-            Markdown(
-                f"**Paper** ({eps_255:g}/255) **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)"
-            )
-        )
+        paper = f"**Paper** ({eps_255:g}/255, n = {printed.n.min()})"
+        display(Markdown(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)"))
         display(both.set_index(["role", "attack"]).round(1))
 
     def committed(self, table: str, dataset: str = "cifar10") -> pd.DataFrame | None:
