@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import datasets, models, run, site
+from . import datasets, models, results, run, site
 from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
@@ -42,8 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--scale", choices=run.SCALES, default="laptop", help="how much to compute (default: laptop)")
-    where.add_argument("--dataset", choices=run.DATASETS, default="shapes", help="default: shapes, which is built in")
+    where.add_argument(
+        "--scale", choices=results.SCALES, default="laptop", help="how much to compute (default: laptop)"
+    )
+    where.add_argument(
+        "--dataset", choices=results.DATASETS, default="shapes", help="default: shapes, which is built in"
+    )
 
     p = commands.add_parser("run", parents=[where], help="execute chapters into _build/<scale>/<dataset>")
     p.add_argument("chapters", nargs="*", metavar="NN", help="02, A1, ...; all of them if none is named")

@@ -5,10 +5,13 @@ table = success_rates({"MI-FGSM": mi_fgsm}, {"resnet": f}, {"resnet": f, "vgg": 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
 
 import pandas as pd
 import torch
@@ -45,6 +48,22 @@ class PassCounter:
     rows: int = 0
 
 
+def described(attack: object) -> str:
+    """What an attack is: the function and the keywords it was given, and the source of a function that is not in this
+    package. What such a function takes from outside is not seen: give it as a keyword, with functools.partial."""
+    if isinstance(attack, partial):
+        given = [*map(described, attack.args), *(f"{k}={described(v)}" for k, v in sorted(attack.keywords.items()))]
+        return f"{described(attack.func)}({', '.join(given)})"
+    if not isinstance(attack, FunctionType):
+        return repr(attack)
+    if attack.__module__.startswith(f"{__package__}."):
+        return f"{attack.__module__}.{attack.__qualname__}"
+    try:
+        return f"{attack.__qualname__}: {inspect.getsource(attack)}"
+    except OSError:  # typed into a bare interpreter: its address makes it unlike any attack of another run
+        return repr(attack)
+
+
 @contextmanager
 def counting(model: nn.Module) -> Iterator[PassCounter]:
     """Count what goes through `model` while the context lasts."""
@@ -78,10 +97,11 @@ def success_rates(
     """Attack every image of `data` on every surrogate and count what each target gets wrong.
 
     attacks, surrogates, targets: by the name that stands in the table. eps_255: budgets in 1/255. table: rows are
-    written there cell by cell (source, attack, budget), and cells that it holds already are not run again.
-    Returns tidy rows: source, attack, target, eps_255, metric ("asr" over the images that every target and surrogate
-    names correctly, "asr_all" over all), value in percent, n, ci_low, ci_high (Wilson, 95 %), passes per image,
-    seconds of the attack.
+    written there cell by cell (source, attack, budget), and cells that it holds already are not run again, unless the
+    attack's function or keywords are others now.
+    Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
+    target and surrogate names correctly, "asr_all" over all), value in percent, n, ci_low, ci_high (Wilson, 95 %),
+    passes per image, seconds of the attack.
     Raises ValueError, before any attack, if no image is right for all models.
     """
     networks = {**targets, **{k: v for k, v in surrogates.items() if k not in targets}}
@@ -90,18 +110,26 @@ def success_rates(
         raise ValueError(
             "data: no image is classified correctly by all models, so that the success rate has no denominator"
         )
-    cells = [(s, a, e) for s in surrogates for a in attacks for e in eps_255]
+    cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
+    if table is not None:
+        table.expect({name: described(attack) for name, attack in attacks.items()})
     rows = []
     with Progress(title, len(cells)) as bar, frozen(list(networks.values())):
         for source, name, eps in cells:
             if table is None or not table.done(source, name, eps):
                 new = _cell(attacks[name], surrogates[source], targets, data, eps, right, batch_size, seed)
-                new = [{"source": source, "attack": name, "eps_255": float(eps), **row} for row in new]
+                new = [{"source": source, "attack": name, "eps_255": eps, **row} for row in new]
                 rows += new
                 if table is not None:
                     table.add(new)
-            bar.advance(f"{source} {name} {eps}")
-    return pd.DataFrame(rows) if table is None else table.frame
+            bar.advance(f"{source} {name} {eps:g}")
+    return pd.DataFrame(rows) if table is None else _asked_for(table.frame, cells)
+
+
+def _asked_for(frame: pd.DataFrame, cells: list[tuple[str, str, float]]) -> pd.DataFrame:
+    """The rows of these cells, in their order: a resumed table may hold others, from a run with other budgets."""
+    groups = frame.groupby(["source", "attack", "eps_255"])
+    return pd.concat([groups.get_group(cell) for cell in cells], ignore_index=True)
 
 
 def _cell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from types import TracebackType
@@ -9,6 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 _EVERY = 30.0  # seconds between two plain lines
+LINE = re.compile(r"^.+: \d+/\d+, \d+ s$", re.MULTILINE)  # what a plain line looks like
 
 
 class Progress:

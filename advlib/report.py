@@ -1,6 +1,6 @@
 """What a chapter does with a table of the thesis: measure it, show it, put it beside the print and our committed run.
 
-book = Experiment("02", scale, dataset, models, images, eps_255=[8.0], steps=10)
+book = Experiment("02", scale, dataset, models, images, eps_255=[8.0])
 rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
 book.show(rows); book.beside("2.1", rows); book.committed("2.1")
 """
@@ -28,8 +28,8 @@ class Experiment:
     """The conditions that all tables of a chapter share.
 
     chapter: "02", the folder of its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
-    1/255; steps: of every attack; members: which models an ensemble source holds (white-box targets, all the same);
-    config: whatever else changes the numbers.
+    1/255; steps: of every attack, None where the attacks bring their own; members: which models an ensemble source
+    holds (white-box targets, all the same); config: whatever else changes the numbers.
     """
 
     chapter: str
@@ -38,7 +38,7 @@ class Experiment:
     models: Mapping[str, nn.Module]
     images: Images
     eps_255: Sequence[float]
-    steps: int = 10
+    steps: int | None = None
     seed: int = 0
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
@@ -53,16 +53,18 @@ class Experiment:
     ) -> pd.DataFrame:
         """Rows of every attack on every surrogate against every model, marked `white_box`; a killed run resumes.
 
-        table: the thesis' number ("2.1"); stem: the file's name where it is not that table itself.
+        table: the number in the thesis ("2.1"), or in this book; stem: the file's name where it is not that table
+        itself.
         """
         names = [f"{self.dataset}/{name.rstrip('*')}" for name in self.models]
-        config = {"n": len(self.images), "steps": self.steps, "weights": fingerprints(names), **self.config}
+        config = {"n": len(self.images), "weights": fingerprints(names), **self.config}
         path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
         device = self.images.labels.device
         kept = results.ResultTable(path, table, self.scale, self.dataset, device, self.seed, config)
-        timed = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
+        if self.steps is not None:
+            attacks = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
         rows = success_rates(
-            timed,
+            attacks,
             surrogates,
             self.models,
             self.images,
@@ -94,8 +96,10 @@ class Experiment:
         display(both.set_index(["role", "attack"]).round(1))
 
     def committed(self, table: str, dataset: str = "cifar10") -> pd.DataFrame | None:
-        """Our committed laptop-scale rows of a table on real data, shown by role, or a note that there are none."""
-        rows = results.committed(table, "laptop", dataset)
+        """Our committed rows of a table on real data, of the largest scale there is, shown by role, or a note that
+        there are none."""
+        found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
+        scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
             display(Markdown(f"*No {dataset} run of Table {table} is committed yet.*"))
             return None
@@ -103,7 +107,8 @@ class Experiment:
         for eps, part in rows.groupby("eps_255"):
             display(
                 Markdown(
-                    f"**Committed run**: {dataset}, {eps:g}/255, n = {part.n.min()} images that all models get right"
+                    f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
+                    f"n = {part.n.min()} images that all models get right"
                 )
             )
             display(results.averages(part).set_index(["role", "attack"]).round(1))

@@ -94,9 +94,8 @@ class ResultTable:
     `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
     table, scale, dataset, seed and the code that attacks lies beside the CSV in a .json. A CSV with another
     fingerprint, or none, is not continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new
-    path. `key` names the columns
-    that make a cell. One writer at a time. Raises ValueError on a damaged file or an unknown name, TypeError on a
-    `config` that is not JSON.
+    path; `expect` does the same for single attacks. `key` names the columns that make a cell. One writer at a time.
+    Raises ValueError on a damaged file or an unknown name, TypeError on a `config` that is not JSON.
     """
 
     def __init__(
@@ -119,6 +118,7 @@ class ResultTable:
         self.info = {name: value for name, value in run.items() if name in COLUMNS} | run_info(device)
         self.fingerprint = fingerprint(self.config)
         self.set_aside: Path | None = None
+        self._attacks: dict[str, str] = {}
         self._rows = self._open()
 
     @property
@@ -130,6 +130,17 @@ class ResultTable:
         """Whether the cell, given in the order of `key`, is there. Raises ValueError on another number of values."""
         wanted = [_TYPES[name](value) for name, value in zip(self.key, cell, strict=True)]
         return any([row[name] for name in self.key] == wanted for row in self._rows)
+
+    def expect(self, attacks: Mapping[str, str]) -> None:
+        """Say what names in the column `attack` stand for: name -> description. Where a name stood for something else,
+        its rows are not continued: the file is set aside, and the rows of the other attacks go on in a new one."""
+        changed = {name for name, what in attacks.items() if self._attacks.get(name, what) != what}
+        kept = [row for row in self._rows if row["attack"] not in changed]
+        if len(kept) < len(self._rows):
+            self._move_aside()
+            self._store(kept)
+        self._attacks |= attacks
+        self._write_sidecar()
 
     def add(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out).
@@ -143,10 +154,13 @@ class ResultTable:
             raise ValueError(f"add takes the rows of one new cell {self.key}, not {sorted(cells)} ({self.path})")
         if len({tuple(row[name] for name in REQUIRED[:5]) for row in new}) != len(new):
             raise ValueError(f"a target's metric is given twice in {cells}")
-        frame = pd.DataFrame(self._rows + new, columns=list(COLUMNS))
-        _write(self.path, frame.to_csv(index=False, lineterminator="\n"))
-        self._rows = self._rows + new
+        self._store(self._rows + new)
         self._write_sidecar()
+
+    def _store(self, rows: list[dict[str, object]]) -> None:
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        _write(self.path, frame.to_csv(index=False, lineterminator="\n"))
+        self._rows = rows
 
     def _row(self, row: Mapping[str, object]) -> dict[str, object]:
         missing, unknown = set(REQUIRED) - set(row), set(row) - set(REQUIRED + OPTIONAL)
@@ -162,7 +176,9 @@ class ResultTable:
             same, rows_written = beside.get("fingerprint") == self.fingerprint, beside.get("rows", 0)
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{self.sidecar} is truncated or damaged ({error}); restore or delete it") from error
-        if not same:
+        if same:
+            self._attacks = beside.get("attacks", {})
+        else:
             self._move_aside()
         rows = _read(self.path).to_dict("records") if self.path.exists() else []
         # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
@@ -173,7 +189,12 @@ class ResultTable:
         return rows
 
     def _write_sidecar(self) -> None:
-        content = {"fingerprint": self.fingerprint, "rows": len(self._rows), "config": self.config}
+        content = {
+            "fingerprint": self.fingerprint,
+            "rows": len(self._rows),
+            "config": self.config,
+            "attacks": self._attacks,
+        }
         _write(self.sidecar, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def _move_aside(self) -> None:

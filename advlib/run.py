@@ -27,9 +27,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from .paths import ROOT
+from .progress import LINE
+from .results import DATASETS
 
-SCALES = ("smoke", "laptop", "paper")
-DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 SET_BY_OPTION = ("scale", "dataset")
 
@@ -211,7 +211,8 @@ class _ThisInterpreter(AsyncKernelManager):
 
 
 class _Progress:
-    """A plain line for each code cell: its number is written when it starts, its time when it ends."""
+    """A plain line for each code cell: its number is written when it starts, its time when it ends, and in between what
+    the cell itself says of its progress. It is the file that papermill writes the cells' output to."""
 
     def __init__(self, chapter: Chapter, injected: bool) -> None:
         self.number, self.cell, self.start, self.done = chapter.number, None, 0.0, 0
@@ -225,7 +226,18 @@ class _Progress:
 
     def on_cell_execute(self, cell: NotebookNode, cell_index: int) -> None:
         self.cell, self.start, self.done = cell, time.perf_counter(), self.done + 1
+        self._begin_line()
+
+    def _begin_line(self) -> None:
         print(f"{self.number}  [{self.done:2d}/{self.total}] ", end="", flush=True)
+
+    def write(self, output: str) -> None:
+        for line in LINE.findall(output):
+            print(f"   ... {line}", flush=True)
+            self._begin_line()
+
+    def flush(self) -> None:
+        """Part of being a file; `write` keeps nothing back."""
 
     def on_cell_executed(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         label = self.labels.get(cell.id) or cell.source.strip().splitlines()[0]
@@ -253,6 +265,7 @@ def execute(chapter: Chapter, values: dict[str, object], folder: Path) -> bool:
             kernel_manager_class=_ThisInterpreter,
             record_timing=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # being shut down is logged as an error otherwise
+            stdout_file=progress,
             on_cell_execute=progress.on_cell_execute,
             on_cell_executed=progress.on_cell_executed,
         )

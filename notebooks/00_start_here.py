@@ -131,18 +131,8 @@ fig
 # table as they are finished, so that a run that was stopped goes on where it was.
 
 # %%
-weights = al.models.fingerprints([f"{dataset}/{name.rstrip('*')}" for name in models])
-config = {"n": len(data), "steps": steps, "weights": weights}
-table = al.results.ResultTable(RUN / "tables" / "00" / "table_0_1.csv", "0.1", scale, dataset, device, seed, config)
-
-
-def mi_fgsm(*images, **options):
-    return al.attacks.mi_fgsm(*images, steps=steps, **options)
-
-
-rates = al.evaluation.success_rates({"MI-FGSM": mi_fgsm}, models, models, data, [eps_255], table=table, seed=seed,
-                                    title="transfer matrix")
-rates = rates[rates.eps_255 == eps_255]
+book = al.report.Experiment("00", scale, dataset, models, data, [eps_255], steps, seed)
+rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
 # %%
 n_common = rates[rates.metric == "asr"].n.iloc[0]

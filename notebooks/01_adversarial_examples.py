@@ -366,12 +366,8 @@ attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
 # %%
-weights = al.models.fingerprints([f"{dataset}/{name.rstrip('*')}" for name in models])
-config = {"n": len(data), "steps": steps, "weights": weights}
-table = al.results.ResultTable(RUN / "tables" / "01" / "table_1_1.csv", "1.1", scale, dataset, device, seed, config)
-rates = al.evaluation.success_rates(attacks, {surrogate: f}, models, data, [eps_255], table=table, seed=seed,
-                                    title="white-box and black-box")
-rates = rates[(rates.source == surrogate) & (rates.eps_255 == eps_255)]
+book = al.report.Experiment("01", scale, dataset, models, data, [eps_255], seed=seed)
+rates = book.measure("1.1", attacks, {surrogate: f})
 asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
 
 # %%

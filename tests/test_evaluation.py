@@ -11,7 +11,7 @@ from torch import nn
 
 from advlib import RandomErasure, attacks, ensemble
 from advlib.datasets import Images
-from advlib.evaluation import matrix, predictions, success_rates
+from advlib.evaluation import described, matrix, predictions, success_rates
 from advlib.progress import Progress
 from advlib.results import ResultTable, wilson
 
@@ -147,13 +147,43 @@ def test_seconds_and_hooks_are_left_behind_clean(small):
 
 
 def test_second_call_with_the_same_table_attacks_nothing(data, tmp_path):
-    def forbidden(*args, **options):
-        raise AssertionError("attacked again")
+    calls = []
 
-    first = success_rates({"mark": mark}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], table=table(tmp_path))
-    again = success_rates({"mark": forbidden}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], table=table(tmp_path))
-    columns = ["source", "attack", "target", "eps_255", "metric", "value", "n", "passes"]
-    pd.testing.assert_frame_equal(again[columns], first[columns])
+    def counted(model, x, y, eps, seed, index):
+        calls.append(round(eps * 255))
+        return mark(model, x, y, eps, seed, index)
+
+    run = partial(success_rates, {"m": counted}, {"f": Lookup()}, {"f": Lookup()}, data)
+    first, again = run([8, 16], table=table(tmp_path)), run([8, 16], table=table(tmp_path))
+    pd.testing.assert_frame_equal(again, first)
+    other = run([4, 16], table=table(tmp_path))
+    assert calls == [8, 16, 4] and other.eps_255.tolist() == [4.0, 4.0, 16.0, 16.0], "only what was asked for"
+
+
+def test_attack_with_other_keywords_under_its_old_name_runs_again(data, tmp_path):
+    def run(only):
+        pair = {"m": partial(mark, only=only), "all": mark}
+        kept = table(tmp_path)
+        rows = success_rates(pair, {"f": Lookup()}, {"f": Lookup()}, data, [8], table=kept)
+        return rows[rows.metric == "asr"].set_index("attack").value.to_dict(), kept.set_aside
+
+    assert run([100]) == ({"m": 10.0, "all": 100.0}, None)
+    rates, old = run([100, 101])
+    assert rates == {"m": 20.0, "all": 100.0}
+    assert len(pd.read_csv(old)) == 4 and len(pd.read_csv(tmp_path / "t.csv")) == 4
+    assert run([100, 101]) == (rates, None)
+
+
+def test_description_names_what_changes_the_numbers():
+    def own(model, x, y, eps, seed, index):
+        return x
+
+    assert described(attacks.mi_fgsm) == "advlib.attacks.mi_fgsm"
+    assert described(partial(attacks.em_fgsm, sigma=2.0, mu=1.0)) == "advlib.attacks.em_fgsm(mu=1.0, sigma=2.0)"
+    nested = partial(partial(attacks.re_fgsm, steps=2), erasure=RandomErasure(fill=0.0))
+    assert "fill=0.0" in described(nested) and "steps=2" in described(nested)
+    assert "return x" in described(own)
+    assert described(partial(attacks.mi_fgsm, loss=own)) == f"advlib.attacks.mi_fgsm(loss={described(own)})"
 
 
 def test_killed_evaluation_goes_on_at_its_cell(data, tmp_path):

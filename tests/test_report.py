@@ -1,5 +1,8 @@
 """A chapter's tables: written where a run keeps them, laid out, put beside the print."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -32,8 +35,14 @@ def test_measure_writes_the_table_and_resumes(book):
     assert rows.white_box.all() and set(rows.passes) == {2.0}
     file = book.folder / "tables" / "02" / "table_2_1.csv"
     before = file.stat().st_mtime_ns
-    again = book.measure("2.1", {"MI-FGSM": lambda *a, **k: pytest.fail("ran again")}, book.models)
+    again = book.measure("2.1", attack, book.models)
     assert file.stat().st_mtime_ns == before and again.value.tolist() == rows.value.tolist()
+
+
+def test_attacks_bring_their_own_steps_where_the_experiment_sets_none(book):
+    own = {"FGSM": attacks.fgsm, "I-FGSM": partial(attacks.i_fgsm, steps=3)}
+    rows = replace(book, steps=None).measure("1.1", own, book.models)
+    assert dict(zip(rows.attack, rows.passes, strict=True)) == {"FGSM": 1.0, "I-FGSM": 3.0}
 
 
 def test_show_and_beside(book, shown):
@@ -50,3 +59,13 @@ def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", book.folder)
     assert book.committed("2.1") is None
     assert "No cifar10 run of Table 2.1" in shown[0].data
+
+
+def test_committed_shows_the_largest_scale(book, shown, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", book.folder)
+    one = {"source": "resnet", "attack": "MI-FGSM", "target": "vgg", "eps_255": 8, "metric": "asr", "value": 50, "n": 4}
+    for scale, value in (("laptop", 50), ("paper", 75)):
+        path = results.result_path("2.1", scale, "cifar10")
+        results.ResultTable(path, "2.1", scale, "cifar10", "cpu", 0, {}).add([one | {"value": value}])
+    assert book.committed("2.1").value.tolist() == [75.0]
+    assert "paper scale" in shown[0].data

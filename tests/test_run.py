@@ -155,6 +155,15 @@ def test_run_end_to_end(book, capsys):
     assert "02  [ 3/3]" in out and "A sum" in out
 
 
+def test_progress_inside_a_cell_reaches_the_terminal(book, capsys):
+    write, cli, _ = book
+    write("02_tiny.py", "\n# %%\nfor i in (1, 2):\n    print(f'Table 2.1: {i}/2, {30 * i} s')\nprint('2/2 of else')\n")
+    assert cli("run", "02") == 0
+    out = capsys.readouterr().out
+    assert "02  [ 2/2]    ... Table 2.1: 1/2, 30 s\n" in out
+    assert out.count("Table 2.1: 1/2") == out.count("Table 2.1: 2/2") == 1 and "of else" not in out
+
+
 def test_failing_cell(book, capsys):
     write, advlib, build = book
     write("03_broken.py", "\n# %%\nvalue = 40 + 2\nraise ValueError('the answer is', value)\n")
