@@ -48,12 +48,13 @@ notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and
 	@for source in $(SOURCES); do cp "_build/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
 	@$(WALL)
 
-figures: ## keep a finished run's figures in figures/ and its tables in data/results/<scale>/<dataset>/
+figures: $(STAMP) ## keep a finished run's figures in figures/ and its tables in data/results/<scale>/<dataset>/
 	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@test $(SCALE) != smoke || { echo "a smoke run is a test, its numbers are not kept"; exit 1; }
 	@mkdir -p figures data/results/$(SCALE)/$(DATASET)
 	@find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec cp -v {} data/results/$(SCALE)/$(DATASET)/ \;
 	@if [ -d $(RUN)/figures ]; then find $(RUN)/figures -name '*.svg' -exec cp -v {} figures/ \; ; fi
+	@$(PY) -m advlib glance
 
 check: $(STAMP) ## ruff and codespell
 	$(PY) -m ruff check .

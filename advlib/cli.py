@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import datasets, models, results, run, site
+from . import datasets, glance, models, results, run, site
 from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("index", parents=[where], help="write index.html over what a run has made")
     p.set_defaults(command=_index)
+    p = commands.add_parser("glance", help="write the README's table of committed results anew")
+    p.set_defaults(command=_glance)
     return parser
 
 
@@ -83,6 +85,11 @@ def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 def _index(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     print(site.write_index(args.scale, args.dataset, build))
+    return 0
+
+
+def _glance(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    print(glance.write())
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .nets import FAMILIES, resnet
-from .paths import WEIGHTS, data_roots
+from .paths import WEIGHTS, data_roots, replacing
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 
@@ -307,17 +306,12 @@ def save_weights(name: str, model: Normalized, facts: dict, folder: Path = WEIGH
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.net.state_dict().items()}
     raw = to_bytes({k: v.contiguous() for k, v in state.items()})
     file = folder / f"{name}.safetensors"
-    _replace(file, raw)
+    with replacing(file) as partial:
+        partial.write_bytes(raw)
     entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), **facts}
     listed = dict(sorted({**manifest(folder), name: entry}.items()))
-    _replace(folder / "manifest.json", (json.dumps(listed, indent=1) + "\n").encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    with replacing(folder / "manifest.json") as partial:
+        partial.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
 
 # --- for the attack loop ----------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
-"""Where things lie. The repository is found from this file, so that any working directory will do."""
+"""Where things lie, and the one way to write a file. The repository is found from this file, so that any working
+directory will do."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,3 +25,16 @@ def data_roots() -> list[Path]:
     """
     given = os.environ.get("ADVLIB_DATA")
     return ([(ROOT / Path(given).expanduser()).resolve()] if given else []) + [CACHE]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when the context ends: a reader, or a run killed in
+    between, finds the old content or the new. After an error the old content stays. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Every function returns a matplotlib Figure; `save` writes it as figures/fig_X_Y_
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from .paths import replacing
 
 # Dark to light, so that the order survives without colour; line style and marker tell lines apart a second time.
 COLOURS = ("#1b1b3a", "#7a1f5c", "#c4453c", "#e08a2e", "#5b8ea6", "#8f8f8f", "#3f7d4e")
@@ -143,9 +144,6 @@ def save(figure: Figure, name: str, folder: Path) -> Path:
     """Write figures/<name>.svg under `folder`, atomically and without a date, so that the same figure is the same
     file."""
     file = folder / "figures" / f"{name}.svg"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with style():
+    with style(), replacing(file) as partial:
         figure.savefig(partial, format="svg", metadata={"Date": None})
-    os.replace(partial, file)
     return file

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
-from .paths import PUBLISHED, RESULTS, ROOT
+from .paths import PUBLISHED, RESULTS, ROOT, replacing
 
 _TYPES = {
     "table": str,
@@ -159,7 +159,8 @@ class ResultTable:
 
     def _store(self, rows: list[dict[str, object]]) -> None:
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
-        _write(self.path, frame.to_csv(index=False, lineterminator="\n"))
+        with replacing(self.path) as partial:
+            frame.to_csv(partial, index=False, lineterminator="\n")
         self._rows = rows
 
     def _row(self, row: Mapping[str, object]) -> dict[str, object]:
@@ -195,7 +196,8 @@ class ResultTable:
             "config": self.config,
             "attacks": self._attacks,
         }
-        _write(self.sidecar, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        with replacing(self.sidecar) as partial:
+            partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def _move_aside(self) -> None:
         if not self.path.exists():
@@ -412,16 +414,6 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); restore or delete it") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file whole: a reader, or a run killed in between, finds the old content or the new."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _commit() -> str:

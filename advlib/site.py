@@ -6,7 +6,6 @@ import base64
 import datetime
 import html
 import logging
-import os
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 import torch
 from nbconvert import HTMLExporter
 
+from .paths import replacing
 from .results import run_info
 
 STYLE = """
@@ -34,7 +34,8 @@ def write_index(scale: str, dataset: str, build: Path) -> Path:
     folder = build / scale / dataset
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    _write(page, _page(f"advlib: {scale} scale, {dataset}", scale, dataset, folder))
+    with replacing(page) as partial:
+        partial.write_text(_page(f"advlib: {scale} scale, {dataset}", scale, dataset, folder), encoding="utf-8")
     return page
 
 
@@ -74,7 +75,9 @@ def _chapter(path: Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     exporter = HTMLExporter(embed_images=True)
     exporter.log.setLevel(logging.ERROR)
-    _write(path.with_suffix(".html"), exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})[0])
+    with replacing(path.with_suffix(".html")) as partial:
+        text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        partial.write_text(text, encoding="utf-8")
     name = html.escape(path.stem)
     return f'<a href="{name}.html">{name}</a> (<a href="{name}.ipynb">notebook {name}</a>)'
 
@@ -98,9 +101,3 @@ def _figure(path: Path, folder: Path) -> str:
     alt = html.escape(html.unescape(titles[0])) if titles else html.escape(path.stem.replace("_", " "))
     data = base64.b64encode(source).decode()
     return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}"><figcaption>{name}</figcaption></figure>'
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

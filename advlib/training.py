@@ -3,7 +3,6 @@ result."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
-from .paths import WEIGHTS
+from .paths import WEIGHTS, replacing
 
 
 @dataclass(frozen=True)
@@ -187,19 +186,15 @@ def _save(
     recipe: Recipe,
     history: list[dict],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "recipe": asdict(recipe),
-            "history": history,
-        },
-        partial,
-    )
-    os.replace(partial, path)
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "recipe": asdict(recipe),
+        "history": history,
+    }
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def _resume(

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from advlib import glance
 from advlib.cli import _parser
 from advlib.models import available
 from advlib.paths import ROOT
@@ -37,3 +38,7 @@ def test_commands_are_known():
             _parser().parse_args(words[3:])
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
+
+
+def test_results_at_a_glance_are_the_committed_ones():
+    assert glance.refreshed(README) == README, "write them anew: python -m advlib glance"

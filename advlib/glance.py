@@ -1,0 +1,80 @@
+"""The README's results at a glance: what is committed on real data beside the thesis' print, as Markdown.
+
+`make figures` keeps a finished run and then writes this part of the README anew; nobody edits it by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from . import results
+from .evaluation import COMMON
+from .paths import ROOT, replacing
+
+BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
+TABLES = {"2.1": "one source", "2.2": "one source", "2.3": "ensemble source", "2.4": "ensemble source"}
+SCALE, DATASET = "laptop", "cifar10"
+
+
+def black_box(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean black-box success of each attack of a table with `white_box`, its n and interval, by attack."""
+    mean = results.averages(frame)
+    return mean[mean.role == "black-box"].set_index("attack")
+
+
+def markdown() -> str:
+    """The part of the README: one row for each attack of a committed table, one column for each budget."""
+    ours = {table: rows for table in TABLES if (rows := results.committed(table, SCALE, DATASET)) is not None}
+    if not ours:
+        return f"*No {DATASET} run is committed yet.*"
+    # The members of the ensemble are the sources of the tables with one source.
+    members = {"ensemble": sorted({s for rows in ours.values() for s in rows.source if s != "ensemble"})}
+    ours = {t: results.mark_white_box(rows[rows.metric == COMMON], members) for t, rows in ours.items()}
+    budgets = sorted({eps for rows in ours.values() for eps in rows.eps_255})
+    n = ", ".join(f"{n:,}" for n in sorted({int(rows.n.min()) for rows in ours.values()}))
+    titles = ["table", "attack", "thesis, ImageNet, 16/255", *(f"{DATASET}, {eps:g}/255" for eps in budgets)]
+    lines = [_line(titles), _line([":--", ":--", *["--:"] * (len(titles) - 2)])]
+    for table, rows in ours.items():
+        lines += [_line([f"{table}, {TABLES[table]}", *cells]) for cells in _cells(table, rows, budgets)]
+    note = (
+        f"*Mean black-box success (%), 95 % interval in brackets. Ours: {SCALE} scale on {DATASET}, small networks, "
+        f"n = {n} images that all networks get right: not comparable with the thesis' setting, whose ensemble is "
+        "tested on adversarially trained networks besides.*"
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _cells(table: str, rows: pd.DataFrame, budgets: list[float]) -> list[list[str]]:
+    """attack, the thesis' number, ours at each budget ("" where it was not run)."""
+    printed = black_box(results.published(table)).value
+    found = {attack: [attack, f"{printed[attack]:.1f}"] for attack in dict.fromkeys(rows.attack)}
+    for eps in budgets:
+        at_eps = rows[rows.eps_255 == eps]
+        means = black_box(at_eps).to_dict("index") if len(at_eps) else {}
+        for attack, cells in found.items():
+            m = means.get(attack)
+            cells.append(f"{m['value']:.1f} [{m['ci_low']:.1f}, {m['ci_high']:.1f}]" if m else "")
+    return list(found.values())
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def refreshed(text: str) -> str:
+    """`text` with the part between the two marks written anew. ValueError if a mark is missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n{markdown()}\n{END}{after}"
+
+
+def write(readme: Path = ROOT / "README.md") -> Path:
+    """Write the part anew and return the file."""
+    text = refreshed(readme.read_text(encoding="utf-8"))
+    with replacing(readme) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return readme

@@ -1,0 +1,51 @@
+"""The README's table: committed rows on real data beside the print, and nothing else."""
+
+import pytest
+
+from advlib import glance, results
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """Write a cell of a committed table: source, attack, target, budget, successes of 200."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+
+    def write(table, cells, dataset="cifar10"):
+        path = results.result_path(table, "laptop", dataset)
+        kept = results.ResultTable(path, table, "laptop", dataset, "cpu", 0, {}, key=("source", "attack", "target"))
+        for source, attack, target, eps, k in cells:
+            row = {"source": source, "attack": attack, "target": target, "eps_255": eps, "metric": "asr"}
+            kept.add([row | {"value": k / 2, "n": 200}])
+
+    return write
+
+
+def test_nothing_committed_is_said(committed):
+    committed("2.1", [("resnet", "MI-FGSM", "vgg", 8, 100)], dataset="shapes")
+    assert "No cifar10 run is committed yet" in glance.markdown()
+
+
+def test_row_is_the_mean_over_black_box_targets_beside_the_print(committed):
+    committed("2.1", [("resnet", "MI-FGSM", t, 8, k) for t, k in (("resnet", 200), ("vgg", 80), ("wrn", 100))])
+    low, high = results.wilson(90, 200)
+    printed = glance.black_box(results.published("2.1")).value["MI-FGSM"]
+    row = f"| 2.1, one source | MI-FGSM | {printed:.1f} | 45.0 [{low:.1f}, {high:.1f}] |"
+    assert row in glance.markdown().splitlines() and "n = 200 images" in glance.markdown()
+
+
+def test_members_of_the_ensemble_are_white_box_and_a_missing_budget_is_empty(committed):
+    committed("2.1", [("resnet", "MI-FGSM", "vgg", 16, 100)])
+    committed("2.3", [("ensemble", "MI-FGSM", t, 8, k) for t, k in (("resnet", 200), ("vgg", 60))])
+    lines = glance.markdown().splitlines()
+    assert lines[0].endswith("| cifar10, 8/255 | cifar10, 16/255 |")
+    row = next(line for line in lines if line.startswith("| 2.3"))
+    assert " 30.0 [" in row and row.endswith("|  |")
+
+
+def test_only_the_marked_part_of_a_text_changes(committed):
+    text = f"before\n{glance.BEGIN}\nold\n{glance.END}\nafter\n"
+    new = glance.refreshed(text)
+    assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
+    assert glance.refreshed(new) == new
+    with pytest.raises(ValueError, match="lacks the marks"):
+        glance.refreshed("no marks")
