@@ -86,7 +86,7 @@ def members(model: Model) -> int:
 def create(family: str, size: str = "small", dataset: str = "cifar10", seed: int = 0) -> Normalized:
     """An untrained member of the zoo, initialised from `seed`, normalised for `dataset`.
 
-    family: a key of `nets.FAMILIES`; size: "small" (0.16 to 0.31 M parameters) or "full" (the thesis' network).
+    family: a key of `nets.FAMILIES`; size: "small" (0.19 to 0.31 M parameters) or "full" (the thesis' network).
     ValueError for an unknown family, size or data set.
     """
     for name, value, known in (

@@ -205,7 +205,7 @@ FAMILIES: dict[str, dict[str, Callable[[int], nn.Module]]] = {
         "full": partial(wrn, stem=16, blocks=4, widths=(160, 320, 640)),  # WRN-28-10
     },
     "resnext": {
-        "small": partial(resnext, stem=32, blocks=1, widths=(64, 128, 256), groups=4, inner=0.5),
+        "small": partial(resnext, stem=32, blocks=2, widths=(32, 64, 128), groups=4, inner=1.0),
         "full": partial(resnext, stem=64, blocks=3, widths=(256, 512, 1024), groups=4, inner=1.0),  # 29, 4x64d
     },
     "pyramidnet": {
