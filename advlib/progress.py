@@ -10,7 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 _EVERY = 30.0  # seconds between two plain lines
-LINE = re.compile(r"^.+: \d+/\d+, \d+ s$", re.MULTILINE)  # what a plain line looks like
+LINE = re.compile(r"^.+: \d+/\d+, \d+ s.*$", re.MULTILINE)  # what a plain line looks like
 
 
 class Progress:

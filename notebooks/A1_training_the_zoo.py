@@ -29,6 +29,7 @@ seed: int = 0  # of weights, order of images and augmentation
 # %%
 import json
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -90,9 +91,17 @@ print("the crop of image 5 is the same alone and in a batch:", torch.equal(toget
 
 # %%
 folder = al.paths.WEIGHTS if scale != "smoke" else RUN / "weights"
+
+
+def tell(name, row):
+    """A line after each epoch."""
+    epoch, seconds, accuracy = row["epoch"], row["seconds"], row["val_accuracy"]
+    print(f"{name}: {epoch}/{recipe.epochs}, {seconds:.0f} s, {accuracy:.1%} of the validation images", flush=True)
+
+
 missing = [name for name in names if retrain or name not in al.models.available()]
 for name in missing:
-    facts = al.training.train_member(name, recipe, RUN / "checkpoints", folder, device)
+    facts = al.training.train_member(name, recipe, RUN / "checkpoints", folder, device, partial(tell, name))
     print(f"{name}: trained, {facts['accuracy']:.1%} of {facts['n']:,} test images")
 print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
 
@@ -133,8 +142,8 @@ fig
 # %%
 test = al.datasets.load(dataset, "test", min(setting["n"], 2000 if dataset == "shapes" else 10_000)).to(device)
 again = {}
-for name in entries:
-    if name in al.models.available():
+for name, entry in entries.items():
+    if entry == al.models.manifest().get(name):  # not those that a smoke run has just trained elsewhere
         k = round(al.training.accuracy(al.models.load(name).to(device), test) * len(test))
         again[name] = {
             "accuracy (%)": 100 * k / len(test),
