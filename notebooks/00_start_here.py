@@ -118,7 +118,7 @@ fig
 
 # %% [markdown]
 # The change is not noise: it follows edges and has a grain, because it is made of the signs of a gradient.
-# Noise of the same size does next to nothing; chapter 1 measures it.
+# Noise of the same size does far less; chapter 1 measures it.
 #
 # Where the target's answer changed as well, the adversarial image has *transferred*. That is what this book
 # is about, because it is the way in for an attacker who can neither see nor query the network that he is
