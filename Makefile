@@ -50,6 +50,7 @@ notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and
 
 figures: $(STAMP) ## keep a finished run's figures in figures/ and its tables in data/results/<scale>/<dataset>/
 	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
+	@! compgen -G '$(RUN)/*.partial.ipynb' || { echo "not finished: resume with make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@test $(SCALE) != smoke || { echo "a smoke run is a test, its numbers are not kept"; exit 1; }
 	@mkdir -p figures data/results/$(SCALE)/$(DATASET)
 	@find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec cp -v {} data/results/$(SCALE)/$(DATASET)/ \;

@@ -18,20 +18,12 @@ TABLES = {"2.1": "one source", "2.2": "one source", "2.3": "ensemble source", "2
 SCALE, DATASET = "laptop", "cifar10"
 
 
-def black_box(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean black-box success of each attack of a table with `white_box`, its n and interval, by attack."""
-    mean = results.averages(frame)
-    return mean[mean.role == "black-box"].set_index("attack")
-
-
 def markdown() -> str:
     """The part of the README: one row for each attack of a committed table, one column for each budget."""
     ours = {table: rows for table in TABLES if (rows := results.committed(table, SCALE, DATASET)) is not None}
     if not ours:
         return f"*No {DATASET} run is committed yet.*"
-    # The members of the ensemble are the sources of the tables with one source.
-    members = {"ensemble": sorted({s for rows in ours.values() for s in rows.source if s != "ensemble"})}
-    ours = {t: results.mark_white_box(rows[rows.metric == COMMON], members) for t, rows in ours.items()}
+    ours = {t: results.mark_white_box(rows[rows.metric == COMMON]) for t, rows in ours.items()}
     budgets = sorted({eps for rows in ours.values() for eps in rows.eps_255})
     n = ", ".join(f"{n:,}" for n in sorted({int(rows.n.min()) for rows in ours.values()}))
     titles = ["table", "attack", "thesis, ImageNet, 16/255", *(f"{DATASET}, {eps:g}/255" for eps in budgets)]
@@ -48,11 +40,11 @@ def markdown() -> str:
 
 def _cells(table: str, rows: pd.DataFrame, budgets: list[float]) -> list[list[str]]:
     """attack, the thesis' number, ours at each budget ("" where it was not run)."""
-    printed = black_box(results.published(table)).value
+    printed = results.black_box(results.published(table)).value
     found = {attack: [attack, f"{printed[attack]:.1f}"] for attack in dict.fromkeys(rows.attack)}
     for eps in budgets:
         at_eps = rows[rows.eps_255 == eps]
-        means = black_box(at_eps).to_dict("index") if len(at_eps) else {}
+        means = results.black_box(at_eps).to_dict("index") if len(at_eps) else {}
         for attack, cells in found.items():
             m = means.get(attack)
             cells.append(f"{m['value']:.1f} [{m['ci_low']:.1f}, {m['ci_high']:.1f}]" if m else "")

@@ -28,8 +28,7 @@ class Experiment:
     """The conditions that all tables of a chapter share.
 
     chapter: "02", the folder of its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
-    1/255; steps: of every attack, None where the attacks bring their own; members: which models an ensemble source
-    holds (white-box targets, all the same); config: whatever else changes the numbers.
+    1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the numbers.
     """
 
     chapter: str
@@ -40,7 +39,6 @@ class Experiment:
     eps_255: Sequence[float]
     steps: int | None = None
     seed: int = 0
-    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -53,8 +51,8 @@ class Experiment:
     ) -> pd.DataFrame:
         """Rows of every attack on every surrogate against every model, marked `white_box`; a killed run resumes.
 
-        table: the number in the thesis ("2.1"), or in this book; stem: the file's name where it is not that table
-        itself.
+        table: the number in the thesis ("2.1"), or in this book; surrogates: by name, an ensemble by its members'
+        (`results.ensemble_name`); stem: the file's name where it is not that table itself.
         """
         names = [f"{self.dataset}/{name.rstrip('*')}" for name in self.models]
         config = {"n": len(self.images), "weights": fingerprints(names), **self.config}
@@ -73,7 +71,7 @@ class Experiment:
             seed=self.seed,
             title=stem or f"Table {table}",
         )
-        return results.mark_white_box(rows, self.members)
+        return results.mark_white_box(rows)
 
     def show(self, rows: pd.DataFrame) -> None:
         """Our table in the thesis' layout, one for each budget."""
@@ -84,6 +82,12 @@ class Experiment:
                 )
             )
             display(results.layout(part))
+
+    def black_box(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Mean black-box success of each attack at each budget, with n and the 95 % interval at n images."""
+        groups = rows[rows.metric == COMMON].groupby("eps_255", sort=False)
+        parts = {f"{eps:g}/255": results.black_box(part) for eps, part in groups}
+        return pd.concat(parts, names=["budget"]).round(1)
 
     def beside(self, table: str, rows: pd.DataFrame, eps_255: float = 16.0) -> None:
         """paper | ours | difference | n | 95 % interval of the mean by role, at our budget nearest to the thesis'."""
@@ -103,7 +107,7 @@ class Experiment:
         if rows is None:
             display(Markdown(f"*No {dataset} run of Table {table} is committed yet.*"))
             return None
-        rows = results.mark_white_box(rows[rows.metric == COMMON], self.members)
+        rows = results.mark_white_box(rows[rows.metric == COMMON])
         for eps, part in rows.groupby("eps_255"):
             display(
                 Markdown(

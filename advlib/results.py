@@ -315,10 +315,14 @@ def side_by_side(
     return both
 
 
-def mark_white_box(frame: pd.DataFrame, members: Mapping[str, Iterable[str]] | None = None) -> pd.DataFrame:
-    """Our rows with a column `white_box`: the target is the source, or one of members[source] (an ensemble)."""
-    inside = {source: set(names) for source, names in (members or {}).items()}
-    marks = [t == s or t in inside.get(s, ()) for s, t in zip(frame["source"], frame["target"], strict=True)]
+def ensemble_name(members: Iterable[str]) -> str:
+    """What the column `source` calls an ensemble: its members, so that the rows say which targets are white-box."""
+    return "+".join(members)
+
+
+def mark_white_box(frame: pd.DataFrame) -> pd.DataFrame:
+    """Our rows with a column `white_box`: the target is the source, or a member of the source (`ensemble_name`)."""
+    marks = [t in (s, *s.split("+")) for s, t in zip(frame["source"], frame["target"], strict=True)]
     return frame.assign(white_box=marks)
 
 
@@ -339,8 +343,10 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: attack, role, value, n, ci_low, ci_high, pairs. n is the number of images, not of images times pairs:
     outcomes of one image on several targets depend on one another, and Wilson's interval at n images is wide enough
-    whatever they do.
+    whatever they do. Raises ValueError when a pair is given twice (choose a metric and an eps_255).
     """
+    if frame.duplicated(["source", "attack", "target"]).any():
+        raise ValueError("a pair of source and target has two rows for one attack: choose a metric and an eps_255")
     rows = []
     for attack in dict.fromkeys(frame["attack"]):
         for role, wanted in (("white-box", True), ("black-box", False)):
@@ -360,6 +366,12 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def black_box(frame: pd.DataFrame) -> pd.DataFrame:
+    """The black-box half of `averages`, by attack: value, n, ci_low, ci_high, pairs."""
+    mean = averages(frame)
+    return mean[mean["role"] == "black-box"].drop(columns="role").set_index("attack")
 
 
 def wins(

@@ -502,10 +502,10 @@ pd.DataFrame(lines).T
 # MI-FGSM, and stops there, right behind the surrogate's boundary. Another network's boundary is somewhere
 # else, so that **minimal changes hardly transfer**. Is it where C&W heads, or that it stops? The second row
 # tells: the same direction, as long as MI-FGSM's change. In the committed run (shapes, laptop scale, n = 16)
-# it fools at least as many targets as MI-FGSM, so that the direction was not at fault, the stopping was. On
-# CIFAR-10 (laptop scale, n = 16) it fools most targets too, but fewer than MI-FGSM does: there the direction
-# has its share. (It is no competitor: an $L_2$ attack puts its length into few pixels, and the column *largest
-# change* shows how far outside of the $L_\infty$ ball that is.)
+# it fools at least as many targets as MI-FGSM, so that the direction was not at fault, the stopping was.
+# Sixteen images of one teaching set show that this can be so, not that it always is: run the chapter on
+# CIFAR-10 and see. (It is no competitor: an $L_2$ attack puts its length into few pixels, and the column
+# *largest change* shows how far outside of the $L_\infty$ ball that is.)
 #
 # To transfer, an attack must go well past the boundary. The first thing to ask of a transfer result is
 # therefore at which budget it was measured. C&W's own way past the boundary is $\kappa > 0$; see the

@@ -92,7 +92,7 @@ pd.Series(accuracy, name=f"accuracy on these {n} images (%)").round(1).to_frame(
 # %%
 dtype = torch.bfloat16 if bfloat16 else None
 surrogates = {name: al.accelerate(models[name], dtype=dtype) for name in sources}
-ensemble = al.ensemble([surrogates[name] for name in sources])
+ensemble = {al.results.ensemble_name(sources): al.ensemble([surrogates[name] for name in sources])}
 
 # %% [markdown]
 # ## 2.1 Elastic momentum
@@ -211,24 +211,15 @@ print(
 
 # %%
 book = al.report.Experiment(
-    "02", scale, dataset, models, images, eps_255, setting["steps"], seed, {"ensemble": sources}, {"bfloat16": bfloat16}
+    "02", scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
 )
-
-
-def black_box(rows):
-    """Mean black-box success of each attack, with n and interval."""
-    mean = al.results.averages(rows[rows.metric == "asr"])
-    return mean[mean.role == "black-box"].drop(columns="role").set_index("attack").round(1)
-
-
-# %%
 norms = {
     "MI-FGSM": al.attacks.mi_fgsm,
     "EM, sum (text)": partial(al.attacks.em_fgsm, normalize="l1"),
     "EM, mean": al.attacks.em_fgsm,
 }
 rows = book.measure("2.1", norms, {sources[0]: f}, stem="norm_of_the_gradient")
-black_box(rows)
+book.black_box(rows)
 
 # %% [markdown]
 # *Black-box success (%) from one source, mean over the targets; n images, 95 % Wilson interval at n images. The
@@ -291,7 +282,7 @@ variants = {k: partial(al.attacks.re_fgsm, erasure=al.RandomErasure(**v)) for k,
 for name, origin in (("SIM, to black", 0.0), ("SIM, to grey", 0.5)):
     variants[name] = partial(al.attacks.mi_fgsm, transform=al.ScaleCopies(5, origin=origin))
 rows = book.measure("2.2", variants, {sources[0]: f}, stem="variants")
-black_box(rows)
+book.black_box(rows)
 
 # %% [markdown]
 # ### [-1, 1] against [0, 1]
@@ -362,7 +353,7 @@ cifar_2_2 = book.committed("2.2")
 # %%
 cost = (
     table_2_2[(table_2_2.metric == "asr") & ~table_2_2.white_box]
-    .groupby("attack", sort=False)[["passes", "value"]]
+    .groupby(["eps_255", "attack"], sort=False)[["passes", "value"]]
     .mean()
 )
 cost.rename(columns={"passes": "passes per image", "value": "mean black-box success (%)"}).round(1)
@@ -375,7 +366,7 @@ cost.rename(columns={"passes": "passes per image", "value": "mean black-box succ
 # black-box rows therefore stand side by side but do not compare.
 
 # %%
-table_2_3 = book.measure("2.3", momentum, {"ensemble": ensemble})
+table_2_3 = book.measure("2.3", momentum, ensemble)
 book.show(table_2_3)
 
 # %%
@@ -396,7 +387,7 @@ both = {}
 for name, attack in baselines.items():
     both[name] = attack
     both[f"EM-RE-{name}"] = partial(attack, **al.EM_RE)
-table_2_4 = book.measure("2.4", both, {"ensemble": ensemble})
+table_2_4 = book.measure("2.4", both, ensemble)
 book.show(table_2_4)
 
 # %%

@@ -55,6 +55,15 @@ def test_show_and_beside(book, shown):
     assert beside["paper"].item() == pytest.approx((100.0 + 99.7 + 97.9 + 99.3) / 4, abs=0.06)
 
 
+def test_black_box_has_a_row_for_each_attack_at_each_budget(book):
+    book = replace(book, eps_255=[8.0, 16.0], models={**book.models, "vgg": tiny_model(1)})
+    rows = book.measure("2.1", {"MI-FGSM": attacks.mi_fgsm}, {"resnet": book.models["resnet"]})
+    means = book.black_box(rows)
+    assert means.index.tolist() == [("8/255", "MI-FGSM"), ("16/255", "MI-FGSM")]
+    kept = rows[(rows.metric == "asr") & (rows.target == "vgg")]
+    assert means.value.tolist() == kept.value.round(1).tolist() and set(means.pairs) == {1}
+
+
 def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", book.folder)
     assert book.committed("2.1") is None

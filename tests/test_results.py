@@ -383,13 +383,16 @@ def test_a_difference_within_chance_is_no_clear_win():
 def test_white_box_layout_and_averages():
     frame = measured({("A", "a"): 100.0, ("A", "b"): 40.0, ("A", "c"): 20.0})
     assert results.mark_white_box(frame)["white_box"].tolist() == [True, False, False]
-    frame = results.mark_white_box(frame, {"a": ["a", "b"]})
+    frame = results.mark_white_box(frame.assign(source=results.ensemble_name(["a", "b"])))
     assert frame["white_box"].tolist() == [True, True, False]
-    assert results.layout(frame).loc[("a", "A")].tolist() == ["100.0*", "40.0*", "20.0"]
+    assert results.layout(frame).loc[("a+b", "A")].tolist() == ["100.0*", "40.0*", "20.0"]
     means = results.averages(frame).set_index("role")
     assert means["value"].to_dict() == {"white-box": 70.0, "black-box": 20.0}
     assert means.loc["white-box", ["n", "pairs"]].tolist() == [10, 2]
     assert means.loc["black-box", "ci_low"] == pytest.approx(results.wilson(2, 10)[0])
+    assert results.black_box(frame)[["value", "n", "pairs"]].loc["A"].tolist() == [20.0, 10, 1]
+    with pytest.raises(ValueError, match="choose a metric and an eps_255"):
+        results.averages(pd.concat([frame, frame.assign(eps_255=4.0)]))
 
 
 def test_side_by_side_swaps_names_and_refuses_keys_twice():
