@@ -22,15 +22,16 @@ from . import (
     training,
     transforms,
 )
-from .attacks import EM_RE, Elastic, attack
+from .attacks import EM_RE, GNP, Elastic, attack
 from .carlini_wagner import carlini_wagner
-from .gradients import Gradient, gradient, smoothed
+from .gradients import Gradient, gradient, norm_penalty, smoothed
 from .images import save_images
 from .models import accelerate, ensemble
 from .transforms import InputDiversity, RandomErasure, ScaleCopies
 
 __all__ = [
     "EM_RE",
+    "GNP",
     "Elastic",
     "Gradient",
     "InputDiversity",
@@ -48,6 +49,7 @@ __all__ = [
     "gradient",
     "images",
     "models",
+    "norm_penalty",
     "paths",
     "plotting",
     "report",

@@ -16,39 +16,15 @@ import torch
 
 from . import checks
 from .draws import Draw
-from .gradients import Gradient, Loss, Transform, gradient, smoothed
+from .gradients import Gradient, Loss, Transform, gradient, norm_penalty, smoothed
 from .models import Model, frozen
 from .models import accelerate as accelerated
+from .norms import NORMS, divided, l2_norm
 from .transforms import InputDiversity, RandomErasure, ScaleCopies
 
 _START_STREAM = 1  # transforms use 16 and above
 
 # --- momentum --------------------------------------------------------------------------------------------------------
-
-_PER_IMAGE = (1, 2, 3)
-
-
-def _mean_abs(g: torch.Tensor) -> torch.Tensor:
-    return g.abs().mean(_PER_IMAGE, keepdim=True)
-
-
-def _l1(g: torch.Tensor) -> torch.Tensor:
-    return g.abs().sum(_PER_IMAGE, keepdim=True)
-
-
-def l2_norm(g: torch.Tensor) -> torch.Tensor:
-    """L2 norm per image, (N, 1, 1, 1)."""
-    # In units of the largest entry: the squares of a confident model's gradient, 1e-25 and less, are 0 in float32.
-    unit = g.abs().amax(_PER_IMAGE, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
-    return unit * (g / unit).square().sum(_PER_IMAGE, keepdim=True).sqrt()
-
-
-NORMALIZERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"mean": _mean_abs, "l1": _l1, "l2": l2_norm}
-
-
-def _divided(g: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """g / length, and 0 where g is 0."""
-    return g / length.clamp(min=torch.finfo(g.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -67,8 +43,8 @@ class Elastic:
     normalize: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZERS:
-            raise ValueError(f"normalize={self.normalize!r}: expected one of {', '.join(NORMALIZERS)}")
+        if self.normalize not in NORMS:
+            raise ValueError(f"normalize={self.normalize!r}: expected one of {', '.join(NORMS)}")
         if self.mu < 0 or self.sigma < 0:
             raise ValueError(f"mu={self.mu}, sigma={self.sigma}: expected numbers of at least 0")
 
@@ -78,7 +54,7 @@ class Elastic:
 
     def update(self, m: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         """g_{t+1}, eq. 2.2."""
-        unit = _divided(grad, NORMALIZERS[self.normalize](grad))
+        unit = divided(grad, NORMS[self.normalize](grad))
         return torch.add(unit, m, alpha=self.mu) if self.mu else unit
 
 
@@ -122,7 +98,7 @@ class L2Ball:
         return cls(x, eps)
 
     def direction(self, m: torch.Tensor) -> torch.Tensor:
-        return _divided(m, l2_norm(m))
+        return divided(m, l2_norm(m))
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
         # Clipping to [0, 1] afterwards only moves towards x, which lies in it: the ball is not left again.
@@ -202,6 +178,8 @@ def attack(
     if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha={alpha}: expected a number above 0")
     g = g if isinstance(g, Gradient) else gradient(g)
+    if g.descends not in (None, target is not None):
+        raise ValueError("target: a targeted attack descends its loss and needs norm_penalty(r < 0), others r > 0")
     wanted = y if target is None else target
     x = x.detach().contiguous(memory_format=torch.channels_last)
     with frozen(g.models):
@@ -234,17 +212,20 @@ def _run(
     transform: Transform | Sequence[Transform] = (),
     kernel: int = 1,
     loss: str | Loss = "cross_entropy",
+    wrap: Callable[[Gradient], Gradient] | None = None,
     chunk: int = 1,
     accelerate: bool | torch.dtype = False,
     **options: object,
 ) -> torch.Tensor:
-    """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; accelerate: attack a faster copy of the
+    """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; wrap: what is done to the gradient function
+    last, such as `norm_penalty`; accelerate: attack a faster copy of the
     surrogate, True with BatchNorm folded, torch.bfloat16 in that type too. For many batches accelerate the model
     once, by hand."""
     if accelerate:
         model = accelerated(model, dtype=None if accelerate is True else accelerate)
     g = gradient(model, transform, loss, chunk)
-    return attack(x, y, smoothed(g, kernel) if kernel > 1 else g, eps=eps, momentum=momentum, **options)
+    g = smoothed(g, kernel) if kernel > 1 else g
+    return attack(x, y, wrap(g) if wrap else g, eps=eps, momentum=momentum, **options)
 
 
 def _chain(first: Transform | Sequence[Transform], *then: Transform) -> tuple[Transform, ...]:
@@ -384,3 +365,7 @@ def composite(
 EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": ERASURE}
 """EM and RE as options of another attack: `composite(f, x, y, **EM_RE)` is EM-RE-Composite (thesis Alg. 1, Table
 2.4)."""
+
+GNP = {"wrap": norm_penalty}
+"""The gradient norm penalty as an option of another attack, with the thesis' constants: `dim(f, x, y, **GNP)`
+(thesis Alg. 2). `wrap=partial(norm_penalty, beta=0.4)` for others."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 
 from . import checks
-from .attacks import l2_norm
 from .gradients import margin
 from .models import Model, frozen
+from .norms import l2_norm
 
 # atanh(1) is infinite: white and black pixels start this far inside, 0.013/255. Closer, tanh is so flat there that a
 # black-and-white image would not move.

@@ -2,6 +2,7 @@
 
     g = gradient(model, transform=[InputDiversity(), ScaleCopies(5)])    the mean over the transformed copies
     g = smoothed(g, kernel=7)                                            TIM on top
+    g = norm_penalty(g, r=0.01, beta=0.8)                                GNP on top of both
 
 x: (N, C, H, W) in [0, 1]; y: int64 (N,); draw: `draws.Draw`, where the randomness of this step comes from. The loss is
 summed over the batch, so that an image's gradient does not depend on its neighbours.
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 
 import torch
 import torch.nn.functional as F
 
 from .draws import Draw
 from .models import Model, members
+from .norms import NORMS, divided, l2_norm
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,12 +32,14 @@ class Gradient:
     """A gradient function with the models that it runs and its cost.
 
     function: (x, y, draw) -> (N, C, H, W); models: to be frozen while it is used; passes: forward and backward passes
-    of one network per image and call.
+    of one network per image and call; descends: whether it is meant for an attack that descends the loss (a targeted
+    one), None where it is all the same.
     """
 
     function: Callable[[torch.Tensor, torch.Tensor, Draw], torch.Tensor]
     models: tuple[Model, ...]
     passes: int
+    descends: bool | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         return self.function(x, y, draw)
@@ -131,4 +135,38 @@ def smoothed(g: Gradient, kernel: int = 7) -> Gradient:
         grad = F.conv2d(grad, line, padding=(0, kernel // 2), groups=c)
         return F.conv2d(grad, line.transpose(2, 3), padding=(kernel // 2, 0), groups=c)
 
-    return Gradient(function, g.models, g.passes)
+    return Gradient(function, g.models, g.passes, g.descends)
+
+
+def norm_penalty(g: Gradient, r: float = 0.01, beta: float = 0.8, unit: str = "l2", rescale: bool = False) -> Gradient:
+    """GNP: the gradient of loss - r beta ||gradient||, by a finite difference along it (thesis eq. 3.2 to 3.6):
+
+        (1 + beta) g1 - beta g2,    g1 = g(x),    g2 = g(x + r g1 / ||g1||),
+
+    the norm per image, twice the passes of `g`. Both gradients get the same draw: g2 - g1 is then the curvature of one
+    loss, that of this step's resize or erasure. With draws of their own it would be the difference of two losses,
+    however small r is. Algorithm 2 takes g1 at the clean image in every step, which is FGSM; here it is the iterate.
+
+    r: how far away the second gradient is taken, in [0, 1] units of the norm `unit`: "l2" (the text; 0.01 is 0.05/255
+    in a pixel of a 32-pixel image) or "mean" (of absolute values; 0.01 is 2.6/255 in a pixel). Negative for a targeted
+    attack, which descends its loss: the same formula then is the gradient of loss + |r| beta ||gradient||.
+    beta: weight of the penalty. 0 returns `g`. Below 0 the norm is rewarded, and -1 is the gradient ahead, as in SAM.
+    rescale: bring g2 to the L2 length of g1 first, so that a gradient that grows along its own direction cannot
+    outweigh g1 and turn the step downhill.
+    A zero gradient stays zero. Raises ValueError for r = 0, another `unit`, or a number that is not finite.
+    """
+    if unit not in ("l2", "mean"):
+        raise ValueError(f"unit={unit!r}: expected l2 or mean")
+    if not isfinite(r) or not r or not isfinite(beta):
+        raise ValueError(f"r={r}, beta={beta}: expected finite numbers, r not 0")
+    if not beta:
+        return g
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        here = g(x, y, draw)
+        ahead = g(x + r * divided(here, NORMS[unit](here)), y, draw)
+        if rescale:
+            ahead = divided(ahead, l2_norm(ahead)) * l2_norm(here)
+        return torch.lerp(here, ahead, -beta)
+
+    return Gradient(function, g.models, 2 * g.passes, descends=r < 0)

@@ -224,6 +224,7 @@ _ATTACKING = (
     "gradients",
     "models",
     "nets",
+    "norms",
     "shapes",
     "transforms",
 )

@@ -20,11 +20,13 @@ from advlib import (
     attacks,
     ensemble,
     gradient,
+    norm_penalty,
     smoothed,
 )
-from advlib.attacks import L2Ball, LinfBall, l2_norm
+from advlib.attacks import L2Ball, LinfBall
 from advlib.draws import Draw
 from advlib.gradients import Gradient
+from advlib.norms import l2_norm
 
 EPS, STEPS = 8 / 255, 5
 PRESETS = {
@@ -386,7 +388,7 @@ def test_accelerated_attack_is_close_to_the_plain_one(accelerate, model, x, y):
 def test_step_compiles_without_a_graph_break_and_equals_the_plain_step(norm, model, x, y):
     everything = [RandomErasure(copies=2), ScaleCopies(2), InputDiversity()]
     g = gradient(model.requires_grad_(False), everything if norm == "linf" else None, chunk=4)
-    g = smoothed(g, 3) if norm == "linf" else g
+    g = norm_penalty(smoothed(g, 3)) if norm == "linf" else g
     ball = LinfBall.around(x, EPS) if norm == "linf" else L2Ball.around(x, 0.5)
     one_step = partial(attacks.step, y=y, g=g, rule=Elastic(sigma=2.0), ball=ball, alpha=EPS / 2, jitter=True)
     torch._dynamo.reset()

@@ -7,7 +7,17 @@ import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from scipy import ndimage, stats
 
-from advlib import Elastic, InputDiversity, RandomErasure, ScaleCopies, attack, ensemble, gradient, smoothed
+from advlib import (
+    Elastic,
+    InputDiversity,
+    RandomErasure,
+    ScaleCopies,
+    attack,
+    ensemble,
+    gradient,
+    norm_penalty,
+    smoothed,
+)
 from advlib.draws import Draw
 from advlib.gradients import Gradient, margin
 from advlib.models import members
@@ -173,6 +183,7 @@ def _combination():
         "kernel": int(_DICE.choice([1, 3, 7])),
         "networks": int(_DICE.choice([1, 2])),
         "chunk": int(_DICE.choice([1, 3])),
+        "penalty": float(_DICE.choice([0.0, 0.8, -0.8])),
         "loss": str(_DICE.choice(["cross_entropy", "margin"])),
         "momentum": Elastic(
             *map(float, _DICE.choice([0.0, 0.5, 1.0, 2.0], 2)), normalize=str(_DICE.choice(["mean", "l1", "l2"]))
@@ -191,6 +202,7 @@ def test_any_composition_is_valid_and_does_not_depend_on_the_batch(combo):
     target = (y + 1) % 10 if combo["targeted"] else None
     eps = 8 / 255 if combo["norm"] == "linf" else 0.5
     g = smoothed(gradient(surrogate, combo["transform"], combo["loss"], combo["chunk"]), combo["kernel"])
+    g = norm_penalty(g, -0.1 if combo["targeted"] else 0.1, combo["penalty"])
 
     def run(rows):
         return attack(
