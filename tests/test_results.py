@@ -16,8 +16,20 @@ from advlib import results
 MEMBERS = {"Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"}
 TARGETS = MEMBERS | {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
 DEFENCES = {"HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS", "NRP", "Average"}
-ROWS = {"2.1": 84, "2.2": 112, "2.3": 21, "2.4": 56, "2.5": 60}
+ELEVEN = {"ResNet50", "VGG19", "ResNet152", "Inc-v3", "DenseNet", "MobileNet", "SENet", "ResNeXt", "WRN", "PNASNet"}
+ELEVEN |= {"MNASNet", "Average"}
+SECURED = {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1", "JPEG", "R&P", "NRP"}
+NAMED = {"2.5": DEFENCES, "3.1": ELEVEN, "3.2": ELEVEN, "3.3": SECURED}
+ROWS = {"2.1": 84, "2.2": 112, "2.3": 21, "2.4": 56, "2.5": 60, "3.1": 144, "3.2": 144, "3.3": 12}
 # Typed from the thesis' pages, not from the files.
+PRINTED_AT = [
+    ("3.1", "I-FGSM+GNP", "VGG19", 16, 75.96),
+    ("3.1", "I-FGSM", "PNASNet", 4, 4.14),
+    ("3.1", "MI-FGSM", "ResNet50", 4, 99.94),
+    ("3.1", "MI-FGSM+GNP", "Average", 8, 52.20),
+    ("3.2", "DIM+GNP", "SENet", 8, 56.24),
+    ("3.2", "TIM", "Average", 16, 73.34),
+]
 PRINTED = [
     ("2.1", "Inc-v3", "EM-FGSM", "Inc-v4", 55.0),
     ("2.1", "Inc-v4", "NI-FGSM", "Res-101", 45.8),
@@ -35,6 +47,8 @@ PRINTED = [
     ("2.5", "Inc-v3", "NI-Composite", "NRP", 24.8),
     ("2.5", "Ensemble", "EM-RE-Composite", "RS", 74.3),
     ("2.5", "Inc-v3", "EM-RE-Composite", "Average", 56.8),
+    ("3.3", "ResNet50", "DIM+TIM", "IncRes-v2ens1", 38.96),
+    ("3.3", "ResNet50", "DIM+TIM+GNP", "R&P", 62.04),
 ]
 ONE = {
     "source": "resnet",
@@ -63,12 +77,14 @@ def cell(attack="MI-FGSM", targets=("vgg", "wrn")):
 @pytest.mark.parametrize("table", ROWS)
 def test_published_table_is_whole(table):
     frame = results.published(table)
-    assert len(frame) == ROWS[table] and not frame.duplicated(["source", "attack", "target"]).any()
+    assert len(frame) == ROWS[table] and not frame.duplicated(["source", "attack", "target", "eps_255"]).any()
     assert list(frame) == ["table", "source", "attack", "target", "eps_255", "metric", "value", "white_box", "n"]
-    for name, value in {"table": table, "eps_255": 16, "metric": "asr", "n": 1000}.items():
+    chapter_3 = table.startswith("3")
+    for name, value in {"table": table, "metric": "asr", "n": 5000 if chapter_3 else 1000}.items():
         assert (frame[name] == value).all()
+    assert set(frame["eps_255"]) == ({4, 8, 16} if table in ("3.1", "3.2") else {16})
     assert frame["value"].between(0, 100).all()
-    assert set(frame["target"]) == (DEFENCES if table == "2.5" else TARGETS)
+    assert set(frame["target"]) == NAMED.get(table, TARGETS)
     white = (frame["source"] == frame["target"]) | ((frame["source"] == "Ensemble") & frame["target"].isin(MEMBERS))
     assert frame["white_box"].dtype == bool and (frame["white_box"] == white).all()
 
@@ -79,13 +95,27 @@ def test_published_cell(table, source, attack, target, value):
     assert row["value"].tolist() == [value]
 
 
+@pytest.mark.parametrize("table, attack, target, eps, value", PRINTED_AT)
+def test_published_cell_at_a_budget(table, attack, target, eps, value):
+    row = results.published(table).query("attack == @attack and target == @target and eps_255 == @eps")
+    assert row["value"].tolist() == [value]
+
+
 def test_printed_averages_match_their_rows():
     frame = results.published("2.5").pivot(index=["source", "attack"], columns="target", values="value")
     assert (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(("table", "misprints"), [("3.1", 4), ("3.2", 9)])
+def test_printed_averages_of_chapter_3_that_miss_their_rows_are_as_many_as_the_readme_lists(table, misprints):
+    frame = results.published(table)
+    frame = frame[~frame["white_box"]].pivot(index=["attack", "eps_255"], columns="target", values="value")
+    off = (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs() > 0.05
+    assert off.sum() == misprints
+
+
 def test_unknown_table_names_the_known_ones():
-    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*2\.5"):
+    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*3\.3"):
         results.published("9.9")
 
 
