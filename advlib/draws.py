@@ -31,6 +31,14 @@ def mix(h: torch.Tensor) -> torch.Tensor:
     return h.bitwise_xor_(_shifted(h, 16))
 
 
+def content(x: torch.Tensor) -> torch.Tensor:
+    """int32 (N,): a hash of each image's pixels, rounded to 8 bits, as the `index` of draws that belong to what the
+    image shows. x: float (N, C, H, W) in [0, 1]."""
+    levels = (x.detach() * 255).round().to(torch.int32).flatten(1)
+    place = mix(torch.arange(levels.shape[1], dtype=torch.int32, device=x.device))
+    return mix(levels ^ place).sum(1).to(torch.int32)
+
+
 def _unit(h: torch.Tensor) -> torch.Tensor:
     """Upper 24 bits as float32 in [0, 1): exactly the floats that a 24-bit mantissa holds."""
     return _shifted(h, 8).to(torch.float32).mul_(2.0**-24)

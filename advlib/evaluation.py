@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .datasets import Images
+from .defenses import ABSTAIN, Defended
 from .models import Ensemble, frozen
 from .progress import Progress
 from .results import ResultTable, wilson
@@ -25,16 +26,22 @@ from .results import ResultTable, wilson
 Attack = Callable[..., torch.Tensor]
 """(model, x, y, eps=, seed=, index=) -> adv: what every preset of `attacks` is."""
 
-ALL, COMMON = "asr_all", "asr"
+ALL, COMMON, ABSTAINED = "asr_all", "asr", "abstained"
 """The two denominators. asr: over the images that every evaluated model gets right (the thesis' protocol); asr_all:
-over all images, so that those a target got wrong anyway count as successes."""
+over all images, so that those a target got wrong anyway count as successes. A defence that declines to answer has not
+been fooled: `abstained` counts that, over the images of `asr`."""
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, data: Images, batch_size: int = 250) -> torch.Tensor:
-    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode."""
+    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode; ABSTAIN where a defence does."""
     with frozen([model]):
-        return torch.cat([model(_channels_last(b.x)).argmax(1) for b in data.batches(batch_size)])
+        return torch.cat([_answers(model, b.x) for b in data.batches(batch_size)])
+
+
+def _answers(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    x = _channels_last(x)
+    return model.predict(x) if isinstance(model, Defended) else model(x).argmax(1)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -100,8 +107,8 @@ def success_rates(
     written there cell by cell (source, attack, budget), and cells that it holds already are not run again, unless the
     attack's function or keywords are others now.
     Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
-    target and surrogate names correctly, "asr_all" over all), value in percent, n, ci_low, ci_high (Wilson, 95 %),
-    passes per image, seconds of the attack.
+    target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
+    n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack.
     Raises ValueError, before any attack, if no image is right for all models.
     """
     networks = {**targets, **{k: v for k, v in surrogates.items() if k not in targets}}
@@ -142,8 +149,8 @@ def _cell(
     batch_size: int,
     seed: int,
 ) -> list[dict[str, object]]:
-    """Rows of one source, attack and budget: for every target, both denominators."""
-    wrong = {name: [] for name in targets}
+    """Rows of one source, attack and budget: for every target, both denominators, and abstentions."""
+    answers = {name: [] for name in targets}
     seconds, rows = 0.0, 0
     for batch in data.batches(batch_size):
         started = time.perf_counter()
@@ -154,17 +161,26 @@ def _cell(
         rows += counter.rows
         with torch.no_grad():
             for name, target in targets.items():
-                wrong[name].append(target(_channels_last(adv)).argmax(1) != batch.y)
+                answers[name].append(_answers(target, adv))
     cost = {"passes": round(rows / len(data)), "seconds": seconds}
     return [
-        {"target": name, **_rate(torch.cat(hits), keep, metric), **cost}
-        for name, hits in wrong.items()
-        for metric, keep in ((COMMON, right), (ALL, torch.ones_like(right)))
+        {"target": name, **rate, **cost}
+        for name, given in answers.items()
+        for rate in _rates(targets[name], torch.cat(given), data.y, right)
     ]
 
 
-def _rate(wrong: torch.Tensor, keep: torch.Tensor, metric: str) -> dict[str, object]:
-    k, n = int((wrong & keep).sum()), int(keep.sum())
+def _rates(target: nn.Module, answers: torch.Tensor, y: torch.Tensor, right: torch.Tensor) -> list[dict[str, object]]:
+    abstained = answers == ABSTAIN
+    fooled = (answers != y) & ~abstained
+    rates = [_rate(fooled, right, COMMON), _rate(fooled, torch.ones_like(right), ALL)]
+    if isinstance(target, Defended) and target.defence.abstains:
+        rates.append(_rate(abstained, right, ABSTAINED))
+    return rates
+
+
+def _rate(counted: torch.Tensor, keep: torch.Tensor, metric: str) -> dict[str, object]:
+    k, n = int((counted & keep).sum()), int(keep.sum())
     low, high = wilson(k, n)
     return {"metric": metric, "value": 100 * k / n, "n": n, "ci_low": low, "ci_high": high}
 

@@ -219,6 +219,7 @@ _ATTACKING = (
     "attacks",
     "carlini_wagner",
     "datasets",
+    "defenses",
     "draws",
     "evaluation",
     "gradients",

@@ -1,0 +1,287 @@
+"""Defences against independent implementations and closed forms; an answer that depends on the image alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import grid_images, tiny_model
+from scipy import fft, stats
+from torch import nn
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from advlib import attacks, defenses, evaluation
+from advlib.datasets import Images
+from advlib.defenses import (
+    ABSTAIN,
+    JPEG,
+    BitReduction,
+    FeatureDistillation,
+    NIPSr3,
+    RandomizedSmoothing,
+    RandomResizePad,
+)
+from advlib.draws import Draw, content
+
+SINGLE = [BitReduction(), JPEG(), FeatureDistillation(), RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
+RANDOM = [RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
+
+
+def name(defence):
+    return type(defence).__name__
+
+
+@pytest.fixture
+def x():
+    return grid_images(6, 32, 32)
+
+
+@pytest.fixture
+def draw(x):
+    return Draw(0, content(x))
+
+
+# --- the interface ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_a_defended_model_is_a_model_that_can_be_attacked(defence, x):
+    defended = defence(tiny_model())
+    y = defended.predict(x).clamp(min=0)
+    adv = attacks.i_fgsm(defended, x, y, eps=8 / 255, steps=2)
+    assert defended(x).shape == (6, 10) and 0 < (adv - x).abs().max() <= 8 / 255 + 1e-6
+    assert defence.kind in ("faithful", "retrained", "proxy")
+    assert defence.gradients in ("exact", "straight-through", "none")
+
+
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_an_answer_does_not_depend_on_batch_or_order(defence, x):
+    defended = defence(tiny_model())
+    with torch.no_grad():
+        whole, alone = defended(x), torch.cat([defended(image[None]) for image in x])
+        assert torch.allclose(whole, alone, atol=1e-5)
+        assert torch.allclose(defended(x.flip(0)), whole.flip(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("defence", RANDOM, ids=name)
+def test_a_seed_gives_the_same_answer_and_another_seed_another(defence, x):
+    with torch.no_grad():
+        one, again, other = (defence(tiny_model(), seed)(x) for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("defence", [BitReduction(3), JPEG(30), FeatureDistillation()], ids=name)
+def test_straight_through_gradient_is_the_models_at_the_purified_image(defence, x, draw):
+    model, point = tiny_model(), x.clone().requires_grad_()
+    inside = defence.purified(x, draw).requires_grad_()
+    (through,) = torch.autograd.grad(defence(model)(point)[:, 0].sum(), point)
+    (wanted,) = torch.autograd.grad(model(inside)[:, 0].sum(), inside)
+    assert torch.allclose(through, wanted, atol=1e-6) and not torch.equal(inside, x)
+
+
+def test_content_knows_every_pixel_and_its_place_but_not_the_rounding(x):
+    index = content(x)
+    assert index.dtype == torch.int32 and len(set(index.tolist())) == 6
+    assert torch.equal(content(x + 0.4 / 255), index)
+    moved = x.clone()
+    moved[:, :, 3, 4], moved[:, :, 4, 3] = x[:, :, 4, 3], x[:, :, 3, 4]
+    assert not (content(moved) == index).any()
+    level = x.clone()
+    level[:, 1, 7, 7] += torch.where(x[:, 1, 7, 7] > 0.5, -1, 1) / 255
+    assert not (content(level) == index).any()
+
+
+# --- quantisation and compression -------------------------------------------------------------------------------------
+
+
+def test_bit_reduction_leaves_so_many_levels_and_eight_bits_change_nothing(x, draw):
+    assert len(BitReduction(3).purified(x, draw).mul(7).round().unique()) == 8
+    assert torch.allclose(BitReduction(8).purified(x, draw), x, atol=1e-6)
+    once = BitReduction(3).purified(x, draw)
+    assert torch.allclose(BitReduction(3).purified(once, draw), once, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("quality", [10, 75, 95])
+def test_jpeg_is_that_of_another_codec(quality, x, draw):
+    levels = (x * 255).round().to(torch.uint8)
+    theirs = torch.stack([decode_jpeg(encode_jpeg(image, quality=quality)) for image in levels])
+    ours = (JPEG(quality).purified(x, draw) * 255).round()
+    assert (ours - theirs).abs().max() <= 1
+
+
+def test_jpeg_with_full_colour_keeps_colour_that_the_half_loses(draw):
+    columns = torch.zeros(1, 3, 32, 32)
+    columns[:, 0, :, ::2], columns[:, 1, :, 1::2] = 0.6, 0.3  # red and green columns of about one brightness
+    loss = {c: (JPEG(95, c).purified(columns, draw) - columns).abs().mean().item() for c in ("half", "full")}
+    assert loss["full"] < 0.2 * loss["half"]
+
+
+@pytest.mark.parametrize("side", [32, 27])
+def test_feature_distillation_is_the_quantised_dct_of_scipy(side, draw):
+    x = grid_images(6, side, side)
+    table = np.full((8, 8), 30.0)
+    table[:4, :4] = 25
+    padded = np.pad(255 * x.double().numpy(), ((0, 0), (0, 0), (0, -side % 8), (0, -side % 8)), mode="edge")
+    for top in range(0, side, 8):
+        for left in range(0, side, 8):
+            block = padded[:, :, top : top + 8, left : left + 8]
+            kept = np.round(fft.dctn(block, axes=(2, 3), norm="ortho") / table) * table
+            padded[:, :, top : top + 8, left : left + 8] = fft.idctn(kept, axes=(2, 3), norm="ortho")
+    theirs = np.clip(padded[:, :, :side, :side] / 255, 0, 1)
+    ours = FeatureDistillation().purified(x.double(), draw).numpy()
+    assert np.abs(ours - theirs).max() < 1e-9
+
+
+def test_feature_distillation_with_fine_steps_changes_nothing(x, draw):
+    assert torch.allclose(FeatureDistillation(1e-3, 1e-3).purified(x, draw), x, atol=1e-4)
+
+
+# --- randomisation ----------------------------------------------------------------------------------------------------
+
+
+def test_resize_pad_is_nearest_neighbour_in_a_grey_canvas():
+    defence, x = RandomResizePad(), grid_images(40, 32, 32)
+    draw = Draw(0, torch.arange(40))
+    out, u = defence.purified(x, draw), draw.uniform(4)
+    assert out.shape == (40, 3, 36, 36)
+    sizes = set()
+    for image, canvas, (flip, size, top, left) in zip(x, out, u.tolist(), strict=True):
+        side = 33 + int(3 * size)
+        top, left = int(top * (37 - side)), int(left * (37 - side))
+        wanted = torch.full((3, 36, 36), 0.5)
+        shown = F.interpolate((image.flip(2) if flip < 0.5 else image)[None], (side, side), mode="nearest")[0]
+        wanted[:, top : top + side, left : left + side] = shown
+        assert torch.allclose(canvas, wanted, atol=1e-6)
+        sizes.add((side, flip < 0.5, top, left))
+    assert len(sizes) > 15
+
+
+def test_resize_pad_has_the_published_sizes_on_inception_images():
+    rows = RandomResizePad()._selection(299, torch.tensor([0.0, 0.999999]), torch.tensor([0.0, 0.999999]))
+    assert rows.shape == (2, 331, 299)
+    assert rows.sum((1, 2)).tolist() == [310, 330] and rows[1, -1].any() and not rows[1, 0].any()
+
+
+def test_many_draws_are_run_in_batches_and_averaged_as_probabilities(x):
+    calls, model = [], tiny_model()
+
+    def counted(images):
+        calls.append(len(images))
+        return model(images)
+
+    defence = RandomizedSmoothing(sigma=0.2, n=400)
+    soft = defence(counted)(x)
+    assert len(calls) == math.ceil(400 / (1000 // 6)) and sum(calls) == 2400
+    assert torch.allclose(soft.exp().sum(1), torch.ones(6), atol=1e-4)
+
+
+def test_majority_vote_abstains_where_the_binomial_test_does(monkeypatch):
+    votes = torch.tensor([[60, 40, 0], [70, 30, 0], [40, 30, 30], [100, 0, 0], [5, 0, 95], [50, 50, 0]])
+    monkeypatch.setattr(RandomizedSmoothing, "votes", lambda self, model, x, draw, n: votes)
+    found = RandomizedSmoothing(alpha=0.001)(tiny_model()).predict(grid_images(6)).tolist()
+    for row, answer in zip(votes, found, strict=True):
+        (a, b), (first, _) = (part.tolist() for part in row.topk(2))
+        test = stats.binomtest(a, a + b)
+        low, high = test.proportion_ci(0.999, method="exact")
+        assert (answer == ABSTAIN) == (test.pvalue > 0.001) == (low < 0.5 < high)
+        assert answer in (ABSTAIN, first)
+    assert ABSTAIN in found and 0 in found and 2 in found
+
+
+def test_certified_radius_of_a_linear_model_is_its_margin():
+    """Cohen et al.: for a linear classifier the radius is the distance to the boundary; the bound stays below it."""
+    w = torch.randn(3 * 8 * 8, generator=torch.Generator().manual_seed(0))
+    w = w / w.norm()
+    x = grid_images(8)
+    score = x.flatten(1) @ w
+    bias = score.median() + 0.01
+
+    def linear(images):
+        s = images.flatten(1) @ w - bias
+        return torch.stack([s, -s], 1)
+
+    classes, radii = RandomizedSmoothing(sigma=0.5, n=200).certify(linear, x, n=5000)
+    distance = (score - bias).abs()
+    decided = classes != ABSTAIN
+    assert decided.any() and (classes[decided] == linear(x).argmax(1)[decided]).all()
+    assert (radii[decided] <= distance[decided]).all() and (radii[~decided] == 0).all()
+    near = decided & (distance < 0.8)  # further away every vote is for the class, and the bound of 5,000 votes binds
+    assert near.any() and torch.allclose(radii[near], distance[near], atol=0.12)
+
+
+# --- NIPS-r3 ----------------------------------------------------------------------------------------------------------
+
+
+def test_nips_r3_weighs_its_four_networks(x):
+    class Constant(nn.Module):
+        def __init__(self, k):
+            super().__init__()
+            self.k = k
+
+        def forward(self, images):
+            return F.one_hot(torch.full((len(images),), self.k), 4).float()
+
+    out = NIPSr3()([Constant(k) for k in range(4)])(x)
+    assert torch.allclose(out, torch.tensor([0.8, 0.3, 0.1, 0.05]).expand(6, 4))
+
+
+def test_nips_r3_shows_its_networks_images_that_are_little_changed():
+    ramp = torch.linspace(0.2, 0.8, 32)
+    smooth = torch.stack([ramp[:, None].expand(32, 32), ramp.expand(32, 32), torch.full((32, 32), 0.5)])[None]
+    draw, defence = Draw(0, content(smooth)), NIPSr3()
+    for view in (defence._jittered(smooth, draw), defence._turned(smooth, draw, (1.05, 1.1))):
+        inside = (view - smooth)[:, :, 4:-4, 4:-4].abs()
+        assert 1e-3 < inside.max() < 0.08
+
+
+def test_warp_by_a_quarter_turn_is_rot90():
+    x = grid_images(2, 8, 8)
+    quarter = defenses._rotation(torch.full((2,), torch.pi / 2))
+    out = defenses._warped(x, quarter, torch.zeros(2, 2, 1), "bilinear")
+    assert torch.allclose(out, x.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(out, x.rot90(-1, (2, 3)), atol=1e-5)
+    one = torch.eye(2).expand(2, 2, 2)
+    down = defenses._warped(x, one, torch.tensor([[[0.25], [0.0]]]).expand(2, 2, 1), "nearest")  # one pixel of eight
+    assert torch.allclose(down[:, :, :-1], x[:, :, 1:], atol=1e-6) and (down[:, :, -1] == 0.5).all()
+
+
+# --- arguments, and how abstention is counted -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: BitReduction(0), "bits"),
+        (lambda: JPEG(101), "quality"),
+        (lambda: JPEG(colour="none"), "colour"),
+        (lambda: FeatureDistillation(low=0), "low"),
+        (lambda: RandomResizePad(draws=0), "draws"),
+        (lambda: RandomizedSmoothing(sigma=0), "sigma"),
+        (lambda: RandomizedSmoothing(alpha=1.0), "alpha"),
+        (lambda: NIPSr3()([tiny_model()] * 3), "model"),
+        (lambda: NIPSr3()(tiny_model()), "model"),
+    ],
+)
+def test_bad_options_are_refused_by_name(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+def test_abstention_is_counted_apart_and_is_no_success():
+    pixels = (grid_images(8) * 255).round().to(torch.uint8)
+    model = tiny_model()
+    defended = RandomizedSmoothing(sigma=0.05, n=10, alpha=0.01)(model)
+    images = Images(pixels, model(pixels / 255).argmax(1), torch.arange(8), tuple("0123456789"), "shapes", "test")
+    rows = evaluation.success_rates(
+        {"MI-FGSM": attacks.mi_fgsm}, {"f": model}, {"f": model, "RS": defended}, images, [16.0]
+    )
+    adv = attacks.mi_fgsm(model, images.x, images.y, eps=16 / 255)
+    answers, kept = defended.predict(adv), defended.predict(images.x) == images.y
+    of_rs = rows[rows.target == "RS"].set_index("metric")
+    assert set(rows[rows.target == "f"].metric) == {"asr", "asr_all"} and (answers == ABSTAIN).any()
+    assert of_rs.n["abstained"] == of_rs.n["asr"] == int(kept.sum())
+    share = (kept & (answers == ABSTAIN)).sum() / kept.sum()
+    assert of_rs.value["abstained"] == pytest.approx(100 * share.item())
+    fooled = (answers != images.y) & (answers != ABSTAIN)
+    assert of_rs.value["asr_all"] == pytest.approx(100 * fooled.float().mean().item())
