@@ -103,7 +103,8 @@ def create(family: str, size: str = "small", dataset: str = "cifar10", seed: int
 
 
 def load(name: str) -> nn.Module:
-    """A trained model by name, in eval mode, on the CPU. Names: `available()`, or "torchvision/X", "timm/X".
+    """A trained model by name, in eval mode, on the CPU. Names: `available()`, or "torchvision/X", "timm/X", each with
+    ".<weights>" behind it where not the newest are meant.
 
     Raises ValueError for a name that nobody knows, WeightsError where its weights are missing or damaged.
     """
@@ -162,12 +163,15 @@ def _ours(name: str) -> nn.Module:
 
 
 def _torchvision(name: str) -> nn.Module:
+    """'<model>', with torchvision's newest weights, or '<model>.<weights>' such as resnet50.IMAGENET1K_V1."""
     import torchvision
 
+    name, _, wanted = name.partition(".")
     try:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-    except ValueError as error:
-        raise ValueError(f"name='torchvision/{name}': torchvision has no such model") from error
+        weights = torchvision.models.get_model_weights(name)[wanted or "DEFAULT"]
+    except (ValueError, KeyError) as error:
+        tag = f" with weights {wanted!r}" if wanted else ""
+        raise ValueError(f"name='torchvision/{name}': torchvision has no such model{tag}") from error
     transform = weights.transforms()
     # Inception and GoogLeNet rescale their input themselves when built with pretrained weights: not twice.
     options = {"transform_input": False} if name in ("inception_v3", "googlenet") else {}
@@ -215,6 +219,29 @@ def thesis_chapter_2(checkpoints: str | Path = "") -> dict[str, nn.Module]:
         if checkpoints and file.is_file():
             found[name] = _timm(net, file)
     return {name: model.eval() for name, model in found.items()}
+
+
+# The eleven of thesis chapter 3 (sect. 3.3.1), with the weights of their time. The thesis names families; where a
+# family has several sizes this is the one that the benchmarks it cites use.
+CHAPTER_3 = {
+    "ResNet50": "torchvision/resnet50.IMAGENET1K_V1",
+    "VGG19": "torchvision/vgg19.IMAGENET1K_V1",
+    "ResNet152": "torchvision/resnet152.IMAGENET1K_V1",
+    "Inc-v3": "torchvision/inception_v3.IMAGENET1K_V1",
+    "DenseNet": "torchvision/densenet121.IMAGENET1K_V1",
+    "MobileNet": "torchvision/mobilenet_v2.IMAGENET1K_V1",
+    "SENet": "timm/legacy_senet154.in1k",
+    "ResNeXt": "torchvision/resnext101_32x8d.IMAGENET1K_V1",
+    "WRN": "torchvision/wide_resnet101_2.IMAGENET1K_V1",
+    "PNASNet": "timm/pnasnet5large.tf_in1k",
+    "MNASNet": "torchvision/mnasnet1_0.IMAGENET1K_V1",
+}
+
+
+def thesis_chapter_3() -> dict[str, nn.Module]:
+    """The eleven ImageNet networks of thesis chapter 3 by the names in its tables, in eval mode; the first is the
+    source. Raises WeightsError where weights cannot be had."""
+    return {name: load(path) for name, path in CHAPTER_3.items()}
 
 
 @contextmanager

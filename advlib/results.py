@@ -48,6 +48,8 @@ COLUMNS = tuple(_TYPES)
 REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
 SCALES = ("smoke", "laptop", "paper")
+AVERAGE = "Average"
+"""The target under which a published table holds a printed average."""
 DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 import torchvision
 from conftest import grid_images, needs_data, tiny_model
@@ -165,6 +166,21 @@ def test_torchvision_inception_does_not_normalise_twice(name, monkeypatch):
     model = models.load(f"torchvision/{name}")
     assert built["transform_input"] is False and built["weights"] is not None
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+@pytest.mark.parametrize("path", models.CHAPTER_3.values())
+def test_networks_of_the_thesis_are_known_by_name_with_their_weights(path):
+    source, _, name = path.partition("/")
+    net, _, weights = name.partition(".")
+    if source == "timm":
+        assert name in timm.list_pretrained(net)
+    else:
+        assert weights in torchvision.models.get_model_weights(net).__members__
+
+
+def test_unknown_weights_of_a_known_network_are_refused():
+    with pytest.raises(ValueError, match="resnet50.*IMAGENET1K_V9"):
+        models.load("torchvision/resnet50.IMAGENET1K_V9")
 
 
 def test_no_network_is_an_error_that_names_the_model(monkeypatch):

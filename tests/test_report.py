@@ -64,6 +64,16 @@ def test_black_box_has_a_row_for_each_attack_at_each_budget(book):
     assert means.value.tolist() == kept.value.round(1).tolist() and set(means.pairs) == {1}
 
 
+def test_beside_pairs_each_budget_of_ours_with_the_nearest_printed_one(book, shown):
+    book = replace(book, eps_255=[3.0, 8.0])
+    attack = {"I-FGSM": attacks.i_fgsm}
+    book.beside("3.1", book.measure("3.1", attack, book.models))
+    assert ["4/255" in shown[0].data, "3/255" in shown[0].data] == [True, True]
+    assert ["(8/255" in shown[2].data, " 8/255)" in shown[2].data] == [True, True] and len(shown) == 4
+    rows = results.published("3.1").query("attack == 'I-FGSM' and eps_255 == 4 and white_box")
+    assert shown[1].paper.tolist() == [rows.value.item()] and shown[1].n.item() == 4
+
+
 def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", book.folder)
     assert book.committed("2.1") is None
