@@ -33,7 +33,7 @@ ABSTAIN = -1
 """What `predict` says where a defence declines to answer. It is neither right nor a success of an attack."""
 
 _STREAM = 4096  # attacks use the streams below
-_ROWS = 1000  # images that go through the network at once
+_VALUES = 1000 * 3 * 32 * 32  # numbers that are shown to the network at once: 1,000 images of 32 pixels
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def summed(
     draw: Draw,
     draws: int,
 ) -> torch.Tensor:
-    """(N, K) sum of answer(view of x) over `draws` random views of each image, some thousand rows at a time."""
-    total, at_once = 0.0, max(1, _ROWS // len(x))
+    """(N, K) sum of answer(view of x) over `draws` random views of each image, as many at a time as `_VALUES` allows."""
+    total, at_once = 0.0, max(1, _VALUES // x.numel())
     for first in range(0, draws, at_once):
         k = min(at_once, draws - first)
         copy = torch.arange(first, first + k, device=x.device).repeat_interleave(len(x))

@@ -25,6 +25,7 @@ scale: str = "laptop"  # smoke, laptop or paper
 dataset: str = "shapes"  # shapes, cifar10 or imagenet (the ImageNet-compatible set)
 eps_255: list[float] = [4.0, 8.0, 16.0]  # budgets in 1/255
 n: int = 0  # images to attack, 0 takes the number of the scale
+n_val: int = 0  # validation images to choose on, 0 takes the number of the scale
 steps: int = 0  # T, 0 takes the number of the scale (the thesis has 100)
 seed: int = 0  # of every random draw
 bfloat16: bool = False  # run the surrogate in bfloat16, about twice as fast where the processor has it
@@ -60,7 +61,7 @@ SETTINGS = {
 }
 BETAS = (0.2, 0.4, 0.6, 0.8, 1.2, 1.6)
 setting = SETTINGS[scale]
-n, steps = n or setting["n"], steps or setting["steps"]
+n, n_val, steps = n or setting["n"], n_val or setting["n_val"], steps or setting["steps"]
 RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
@@ -80,11 +81,11 @@ models = {name: model.to(device) for name, model in models.items()}
 source = next(iter(models))
 if dataset == "imagenet":
     name, split = ("imagenet", "val") if scale == "paper" else ("imagenet_compatible", "test")
-    pool = al.datasets.load(name, split, n + setting["n_val"]).to(device)
+    pool = al.datasets.load(name, split, n + n_val).to(device)
     images, val = pool[:n], pool[n:]
 else:
     images = al.datasets.load(dataset, "test", n).to(device)
-    val = al.datasets.load(dataset, "val", setting["n_val"]).to(device)
+    val = al.datasets.load(dataset, "val", n_val).to(device)
 f = al.accelerate(models[source], dtype=torch.bfloat16 if bfloat16 else None)
 print("source:", source, "| targets:", ", ".join(m for m in models if m != source))
 
