@@ -514,9 +514,17 @@ print(
 # ahead helps in nearly every pair, by a point or two: both NI and EM are above MI. But one step ahead is enough: NI is
 # above EM in most pairs, so that the elastic horizon $\sigma = 2$ earns nothing over $\sigma = 1$ there. RE beats TIM
 # and SIM clearly, at the cost of SIM, and does not beat DIM, which costs a fifth. TIM, whose kernel of 7 pixels spans a
-# fifth of a 32-pixel image, loses to plain MI. Mind the ceiling: networks that one recipe trained on one data set
-# agree so far that plain MI already reaches more than 90 %, and at 16/255 almost every rate is above 95 %, so that
-# little is left to tell methods apart by. The targets marked with a star, which others trained, leave the most room.
+# fifth of a 32-pixel image, loses to plain MI.
+#
+# From the ensemble (Table 2.4), EM and RE together add to DIM, to SIM and to the composite, to each in all four pairs
+# at 8/255, and nothing to TIM. But the composite itself, the thesis' strongest baseline, is here the weakest attack of
+# all, far below plain MI from the same ensemble: it contains TIM, and scaled and resized copies on top leave little of
+# a gradient that was smoothed over a fifth of the image. EM-RE wins much of that back and still stays below MI. What is
+# strongest on 299 pixels need not be so on 32.
+#
+# Mind the ceiling: networks that one recipe trained on one data set agree so far that plain MI already reaches more
+# than 90 %, and at 16/255 almost every rate is above 95 %, so that little is left to tell methods apart by. The targets
+# marked with a star, which others trained, leave the most room.
 #
 # Three more things to keep in mind.
 #
