@@ -96,7 +96,7 @@ def summed(
     draw: Draw,
     draws: int,
 ) -> torch.Tensor:
-    """(N, K) sum of answer(view of x) over `draws` random views of each image, as many at a time as `_VALUES` allows."""
+    """(N, K) sum of answer(view of x) over `draws` random views of each image, as many at once as `_VALUES` allows."""
     total, at_once = 0.0, max(1, _VALUES // x.numel())
     for first in range(0, draws, at_once):
         k = min(at_once, draws - first)
