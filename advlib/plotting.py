@@ -100,8 +100,10 @@ def curves(
     bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
     **limits: object,
 ) -> Figure:
-    """Lines (x, y) by name, one panel for each title. bands: (low, high) of a line, drawn as error bars.
-    limits: passed to every axis (ylim, xscale, yscale)."""
+    """Lines (x, y) by name, one panel for each title; one legend where all panels have the same names.
+
+    bands: (low, high) of a line, drawn as error bars. limits: passed to every axis (ylim, xscale, yscale).
+    """
     labels = [xlabel] * len(panels) if isinstance(xlabel, str) else xlabel
     with style():
         figure, axes = _figure(1, len(panels), 1.0 + 3.1 * len(panels), 2.9, sharey=True)
@@ -117,7 +119,11 @@ def curves(
                 ax.errorbar(x, y, error, label=name, markersize=4, lw=1.4, elinewidth=0.7, capsize=2, **look)
             ax.set(title=title, xlabel=label, **limits)
         axes[0, 0].set_ylabel(ylabel)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+        if len({tuple(lines) for lines in panels.values()}) == 1:
+            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+        else:  # one legend would give the lines of the other panels wrong names
+            for ax in axes[0]:
+                ax.legend(fontsize=7)
     return figure
 
 

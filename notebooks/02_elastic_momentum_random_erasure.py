@@ -444,7 +444,8 @@ fig
 
 # %% [markdown]
 # *Figure 2.4. Black-box success by target, 95 % Wilson intervals. The thesis finds its best $\sigma$ at 2 and
-# little effect of $s_h$.*
+# little effect of $s_h$. Our CIFAR-10 run (laptop scale, n = 737, 8/255, mean over seven targets) has its best at
+# $\sigma = 1$, 95.6 %, with 95.2 % at 2 and 93.1 % at 4, and 94.5 to 93.6 % from $s_h = 0.1$ to 0.5: the same shape.*
 
 # %% [markdown]
 # ## How to read the result

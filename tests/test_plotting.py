@@ -29,6 +29,12 @@ def test_gallery_has_a_row_for_each_name():
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize(("second", "legends"), [({"a": ([1], [2])}, [1, 0, 0]), ({"b": ([1], [2])}, [0, 1, 1])])
+def test_panels_with_other_lines_have_legends_of_their_own(second, legends):
+    figure = plotting.curves({"p": {"a": ([1], [2])}, "q": second}, "x", "y")
+    assert [len(figure.legends), *(int(ax.get_legend() is not None) for ax in figure.axes)] == legends
+
+
 def test_error_bars_reach_the_interval():
     figure = plotting.curves({"p": {"a": ([1.0], [50.0])}}, "x", "y", {"p": {"a": ([40.0], [65.0])}})
     (bar,) = figure.axes[0].containers
