@@ -409,7 +409,8 @@ if benches:
 
 # %% [markdown]
 # *Images per second over those of torchattacks on the plain network: median, smallest and largest of the rounds. Below
-# 1 we are slower. Aims: 1.4 in float32 and 3 in bfloat16.*
+# 1 we are slower. Aims: 1.4 in float32 and 3 in bfloat16. Neither is reached on the 2 cores of our CIFAR-10 run (n = 1,000
+# images, `data/results/laptop/cifar10/speed.csv`): medians of 1.27 to 1.40 folded and of 2.24 to 2.53 in bfloat16.*
 #
 # Do both find the same? Ours against theirs on the plain network, same images:
 
