@@ -10,13 +10,13 @@ from datetime import date
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
+from .objectives import Classification, Objective
 from .paths import WEIGHTS, replacing
 
 
@@ -27,7 +27,7 @@ class Recipe:
 
     epochs; batch_size: images a step; lr: the peak; weight_decay: L2 coefficient; augment: names of
     `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32); seed: of the initial
-    weights, the order of the images and the augmentation.
+    weights, the order of the images, the augmentation and the objective's own draws; objective: what is minimised.
     """
 
     epochs: int = 15
@@ -37,6 +37,7 @@ class Recipe:
     augment: tuple[str, ...] = ("crop", "flip")
     bf16: bool = True
     seed: int = 0
+    objective: Objective = Classification()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -44,6 +45,10 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         if unknown := set(self.augment) - set(AUGMENTATIONS):
             raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
+
+    def facts(self) -> dict[str, object]:
+        """The recipe in plain values."""
+        return {**asdict(self), "objective": repr(self.objective)}
 
 
 # One recipe for each data set, at the small size; nothing in it was chosen on test images.
@@ -118,8 +123,7 @@ def _epoch(
             x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
         x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), batch.labels)
+            loss = recipe.objective(model, x, batch.labels, Draw(recipe.seed, batch.index, epoch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -168,7 +172,7 @@ def train_member(
         "split": "test",
         "trained_on": len(train),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": asdict(recipe),
+        "recipe": recipe.facts(),
         "seed": recipe.seed,
         "curve": [round(row["val_accuracy"], 4) for row in history],
         "date": date.today().isoformat(),
@@ -190,7 +194,7 @@ def _save(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
-        "recipe": asdict(recipe),
+        "recipe": recipe.facts(),
         "history": history,
     }
     with replacing(path) as partial:
@@ -207,7 +211,7 @@ def _resume(
     if path is None or not path.is_file():
         return []
     state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-    if state["recipe"] != asdict(recipe):
+    if state["recipe"] != recipe.facts():
         raise ValueError(f"{path} belongs to another recipe: {state['recipe']}")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
