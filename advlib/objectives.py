@@ -16,6 +16,8 @@ from torch import nn
 
 from . import attacks, models
 from .draws import Draw
+from .gradients import Gradient
+from .purifiers import Purified
 
 Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, Draw], torch.Tensor]
 
@@ -92,3 +94,102 @@ class EnsembleAdversarial:
 @cache
 def _static(name: str, device: torch.device) -> nn.Module:
     return models.load(name).to(device).requires_grad_(False)
+
+
+# --- for purifiers: the model is a `purifiers.Purified` ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GuidedDenoising:
+    """HGD, guided by the logits (Liao et al. 2018, eq. 9): the L1 distance between the classifier's logits of the
+    denoised image and those of the clean one, over clean images and adversarial ones, half and half.
+
+    The adversarial ones change from batch to batch: made on one of the networks `makers` (names, as `models.load`
+    takes them), by 1, 2, 4 or 8 steps of I-FGSM, with a radius drawn from [1/255, eps], like the authors' training set.
+    """
+
+    makers: tuple[str, ...]
+    eps: float = 16 / 255
+
+    def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        u = draw.at(index=draw.index[:1], stream=_STREAM).uniform(3)[0].tolist()
+        maker = _static(self.makers[int(u[0] * len(self.makers))], x.device)
+        eps, steps = 1 / 255 + u[1] * (self.eps - 1 / 255), 2 ** int(4 * u[2])
+        adv = attacks.i_fgsm(maker, x, y, eps=eps, steps=steps, index=draw.index)
+        with torch.no_grad():
+            wanted = model.classifier(x).float()
+        shown = model(torch.cat([x, adv])).float()
+        return (shown - wanted.repeat(2, 1)).abs().mean()
+
+
+@dataclass(frozen=True)
+class Compression:
+    """ComDefend: the squared error of the image behind a noisy code, plus `penalty` times the code's mean square (Jia
+    et al. 2019, eq. 4; constants of the authors' code). It sees clean images only."""
+
+    penalty: float = 1e-4
+
+    def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        pair = model.purifier
+        code = pair.code(x, draw.at(stream=_STREAM).normal(12, *x.shape[2:]).to(x)).float()
+        return F.mse_loss(pair.decoded(code).float(), x) + self.penalty * code.square().mean()
+
+
+@dataclass(frozen=True)
+class SelfSupervisedPurification:
+    """NRP (Naseer et al. 2020, eq. 5): images that were perturbed to move a feature, without a label, are brought back.
+
+    The loss is the distance of the features, plus `pixel` times the mean squared error, plus `gan` times the
+    relativistic loss of a critic, which is trained along. features: the name of a VGG, of which the first `depth`
+    layers are taken; eps, steps: radius of the perturbation and steps of its making, from a random start.
+    """
+
+    features: str
+    depth: int = 10
+    eps: float = 16 / 255
+    steps: int = 10
+    pixel: float = 1e-2
+    gan: float = 5e-3
+
+    def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        features = self._features(x.device)
+        with torch.no_grad():
+            wanted = features(x).float()
+        perturbed = self.perturbed(features, x, y, draw, wanted)
+        clean = model.purifier(perturbed).float()
+        loss = F.l1_loss(features(clean).float(), wanted) + self.pixel * F.mse_loss(clean, x)
+        return loss + self.gan * _relativistic(model.critic, clean, x) + _relativistic_critic(model.critic, clean, x)
+
+    def perturbed(
+        self, features: Callable, x: torch.Tensor, y: torch.Tensor, draw: Draw, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """SSP: within eps of x, as far from `wanted`, its features, as `steps` sign steps lead."""
+
+        def gradient(point: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+            with torch.enable_grad():
+                point = point.detach().requires_grad_()
+                distance = (features(point).float() - wanted).square().mean((1, 2, 3)).sum()
+                return torch.autograd.grad(distance, point)[0]
+
+        options = {"alpha": 2.5 * self.eps / self.steps, "start": "once", "seed": _seed(draw), "index": draw.index}
+        return attacks.attack(x, y, Gradient(gradient, (), 1), eps=self.eps, steps=self.steps, **options)
+
+    def _features(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        vgg = _static(self.features, device)
+        layers = vgg.net.features[: self.depth]
+        return lambda images: layers((images - vgg.mean) / vgg.std)
+
+
+def _relativistic_critic(critic: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """The critic's own loss: a real image should look more real than the average fake, and the other way round
+    (Jolicoeur-Martineau 2019)."""
+    on_real, on_fake = critic(real).float(), critic(fake.detach()).float()
+    return F.softplus(on_fake.mean() - on_real).mean() + F.softplus(on_fake - on_real.mean()).mean()
+
+
+def _relativistic(critic: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """What the purifier wants of the critic: the opposite. The critic's weights get no gradient from it."""
+    weights = {name: p.detach() for name, p in critic.named_parameters()}
+    on_fake = torch.func.functional_call(critic, weights, (fake,)).float()
+    on_real = torch.func.functional_call(critic, weights, (real,)).float()
+    return F.softplus(on_real - on_fake.mean()).mean() + F.softplus(on_real.mean() - on_fake).mean()

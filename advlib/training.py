@@ -22,12 +22,12 @@ from .paths import WEIGHTS, replacing
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum and a one-cycle learning rate (Smith & Topin 2018); the momentum goes the other way,
-    from 0.95 to 0.85 and back.
+    """A one-cycle learning rate (Smith & Topin 2018); the momentum goes the other way, from 0.95 to 0.85 and back.
 
-    epochs; batch_size: images a step; lr: the peak; weight_decay: L2 coefficient; augment: names of
-    `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32); seed: of the initial
-    weights, the order of the images, the augmentation and the objective's own draws; objective: what is minimised.
+    epochs; batch_size: images a step; lr: the peak; optimizer: "sgd" (with Nesterov momentum) or "adam"; weight_decay:
+    L2 coefficient; augment: names of `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay
+    float32); seed: of the initial weights, the order of the images, the augmentation and the objective's own draws;
+    objective: what is minimised.
     """
 
     epochs: int = 15
@@ -38,11 +38,14 @@ class Recipe:
     bf16: bool = True
     seed: int = 0
     objective: Objective = Classification()
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer={self.optimizer!r}: expected sgd or adam")
         if unknown := set(self.augment) - set(AUGMENTATIONS):
             raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
 
@@ -76,7 +79,7 @@ def fit(
     device = next(model.parameters()).device
     train, val = train.to(device), val.to(device)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, 0.95, weight_decay=recipe.weight_decay, nesterov=True)
+    optimizer = _optimizer(model, recipe)
     steps = len(train) // recipe.batch_size
     if steps < 1:
         raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
@@ -100,6 +103,13 @@ def fit(
         report(row)
     model.eval()
     return history
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(weights, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(weights, recipe.lr, 0.95, weight_decay=recipe.weight_decay, nesterov=True)
 
 
 def _epoch(

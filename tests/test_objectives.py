@@ -4,10 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import grid_images, tiny_model
+from torch import nn
 
 from advlib import attacks, objectives
 from advlib.draws import Draw
-from advlib.objectives import Adversarial, Classification, EnsembleAdversarial, NoisyClassification
+from advlib.models import Normalized
+from advlib.objectives import (
+    Adversarial,
+    Classification,
+    Compression,
+    EnsembleAdversarial,
+    GuidedDenoising,
+    NoisyClassification,
+    SelfSupervisedPurification,
+)
+from advlib.purifiers import CompressionPair, Critic, DenoisingUNet, NRPNet, Purified
 from advlib.training import Recipe
 
 
@@ -86,3 +97,90 @@ def test_a_recipe_says_what_is_minimised():
     facts = Recipe(objective=Adversarial(steps=2)).facts()
     assert "Adversarial" in facts["objective"] and "steps=2" in facts["objective"]
     assert facts != Recipe(objective=Adversarial(steps=3)).facts()
+
+
+# --- purifiers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def purified():
+    torch.manual_seed(0)
+    return lambda net: Purified(net, tiny_model(), Critic((8, 8))).train()
+
+
+def test_denoising_starts_from_the_identity_where_clean_images_cost_nothing(batch, pool, purified, monkeypatch):
+    x, y, draw = batch
+    model = purified(DenoisingUNet((8, 16)))
+    assert torch.equal(model.purifier(x), x)
+    assert GuidedDenoising(("a", "b"), eps=0.1)(model, x, y, draw) > 0
+    monkeypatch.setattr(objectives.attacks, "i_fgsm", lambda maker, x, y, **options: x)
+    assert GuidedDenoising(("a", "b"))(model, x, y, draw) == 0
+
+
+def test_compression_loss_by_hand(batch, purified):
+    x, y, draw = batch
+    model = purified(CompressionPair((8, 8)))
+    noise = draw.at(stream=objectives._STREAM).normal(12, 8, 8)
+    code = torch.sigmoid(model.purifier.encoder(x) - 20 * noise)
+    wanted = ((torch.sigmoid(model.purifier.decoder(code)) - x) ** 2).mean() + 1e-4 * (code**2).mean()
+    assert torch.allclose(Compression()(model, x, y, draw), wanted)
+
+
+def test_a_code_in_use_is_bits_with_a_gradient():
+    pair, x = CompressionPair((8, 8)), grid_images(2).requires_grad_()
+    code = pair.code(x)
+    assert set(code.unique().tolist()) == {0.0, 1.0} and code.shape == (2, 12, 8, 8)
+    (grad,) = torch.autograd.grad(pair(x).sum(), x)
+    assert grad.abs().max() > 0
+
+
+@pytest.fixture
+def vgg(monkeypatch):
+    """A stand-in with the zoo's shape: normalised, `net.features` a Sequential."""
+    torch.manual_seed(1)
+    net = nn.Module()
+    net.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    model = Normalized(net, (0.5,) * 3, (0.25,) * 3).requires_grad_(False)
+    monkeypatch.setattr(objectives, "_static", lambda name, device: model)
+
+
+def test_self_supervised_perturbation_moves_the_features_inside_the_ball(batch, vgg):
+    x, y, draw = batch
+    objective = SelfSupervisedPurification("vgg", eps=8 / 255, steps=5)
+    features = objective._features(x.device)
+    wanted = features(x)
+    adv = objective.perturbed(features, x, y, draw, wanted)
+    noise = x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
+    distance = lambda z: (features(z) - wanted).square().mean()  # noqa: E731
+    assert (adv - x).abs().max() <= 8 / 255 + 1e-6 and distance(adv) > 2 * distance(noise)
+
+
+def test_the_critic_learns_from_its_own_loss_alone_and_the_purifier_not_from_it(batch, vgg, purified):
+    x, y, draw = batch
+    model = purified(NRPNet(blocks=1, width=8, growth=4))
+    fake = model.purifier(x)
+    objectives._relativistic(model.critic, fake, x).backward(retain_graph=True)
+    assert all(p.grad is None for p in model.critic.parameters())
+    assert any(p.grad is not None for p in model.purifier.parameters())
+    model.zero_grad(set_to_none=True)
+    objectives._relativistic_critic(model.critic, fake, x).backward()
+    assert all(p.grad is not None for p in model.critic.parameters())
+    assert all(p.grad is None for p in model.purifier.parameters())
+    model.zero_grad(set_to_none=True)
+    SelfSupervisedPurification("vgg", steps=2)(model, x, y, draw).backward()
+    assert all(p.grad is not None for net in (model.critic, model.purifier) for p in net.parameters())
+
+
+@pytest.mark.parametrize("objective", [GuidedDenoising(("a",)), Compression()])
+def test_the_classifier_behind_a_purifier_stays_as_it_is(objective, batch, pool, purified):
+    model = purified(DenoisingUNet((8, 16)) if isinstance(objective, GuidedDenoising) else CompressionPair((8, 8)))
+    before = {k: v.clone() for k, v in model.classifier.state_dict().items()}
+    objective(model, *batch).backward()
+    assert all(torch.equal(v, before[k]) for k, v in model.classifier.state_dict().items())
+    assert all(p.grad is None for p in model.classifier.parameters()) and not model.classifier.training
+
+
+def test_published_sizes():
+    count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    assert count(NRPNet(23, 64, 32)) == 16_550_275
+    assert CompressionPair((16, 32, 64, 128, 256, 128, 64, 32)).decoder[-1].in_channels == 16
