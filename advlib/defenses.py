@@ -52,6 +52,11 @@ class Defence:
         """`model` behind this defence. seed: of its random draws."""
         return Defended(self, model, seed)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Networks of the defence itself."""
+        return []
+
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         """What the network is shown in place of x (N, C, H, W); H and W may change."""
         raise NotImplementedError
@@ -71,6 +76,7 @@ class Defended(nn.Module):
     def __init__(self, defence: Defence, model: Model, seed: int = 0) -> None:
         super().__init__()
         self.defence, self.model, self.seed = defence, model, seed
+        self.networks = nn.ModuleList(defence.networks)  # frozen, moved and put in eval mode with the model
 
     def _draw(self, x: torch.Tensor) -> Draw:
         return Draw(self.seed, content(x), stream=_STREAM)

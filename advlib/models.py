@@ -35,6 +35,11 @@ STATISTICS = {
 CLASSES = {"shapes": 10, "cifar10": 10, "cifar100": 100}
 
 
+HARDENED = ("pgd", "ens1", "ens3", "ens4", "noise")
+"""How a small net may have been trained other than on clean images, as a suffix of its name: PGD adversarial training,
+ensemble adversarial training with a pool of 1, 3 or 4, Gaussian noise."""
+
+
 class WeightsError(RuntimeError):
     """Weights that are missing, damaged, or not those that the manifest lists."""
 
@@ -141,23 +146,26 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 def available() -> list[str]:
     """Names that `load` can give now without a download: ours, then the witnesses found."""
-    return [*manifest(WEIGHTS), *(n for n in WITNESSES if _witness_root(n) is not None)]
+    ours = [name for name in manifest(WEIGHTS) if name.partition("/")[2].partition("-")[0] in FAMILIES]
+    return [*ours, *(n for n in WITNESSES if _witness_root(n) is not None)]
 
 
 def _ours(name: str) -> nn.Module:
-    """'<dataset>/<family>' is the small net, '<dataset>/<family>-full' the thesis' size."""
+    """'<dataset>/<family>' is the small net, '<dataset>/<family>-full' the thesis' size, '-pgd' and so on a small net
+    that was trained otherwise (HARDENED)."""
     entry = manifest(WEIGHTS).get(name)
     dataset, _, net = name.partition("/")
     family, _, size = net.partition("-")
-    if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full"):
+    if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full", *HARDENED):
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
     if entry is None:
+        notebook = "A2_defences" if size in HARDENED else "A1_training_the_zoo"
         raise WeightsError(
-            f"{name}: no weights in {WEIGHTS}; notebooks/A1_training_the_zoo trains them: "
-            f"python -m advlib run A1 --dataset {dataset}"
+            f"{name}: no weights in {WEIGHTS}; notebooks/{notebook} trains them: "
+            f"python -m advlib run {notebook[:2]} --dataset {dataset}"
         )
-    model = create(family, size or "small", dataset)
+    model = create(family, "full" if size == "full" else "small", dataset)
     model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return model
 
@@ -325,12 +333,13 @@ def read_weights(file: Path, sha256: str) -> dict[str, torch.Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in from_bytes(raw).items()}
 
 
-def save_weights(name: str, model: Normalized, facts: dict, folder: Path = WEIGHTS) -> None:
-    """Write `model.net` in fp16 as <folder>/<name>.safetensors and list it in the manifest with its sha256 and `facts`
-    (accuracy, n, recipe, seed, date). Both files are replaced atomically."""
+def save_weights(name: str, model: nn.Module, facts: dict, folder: Path = WEIGHTS) -> None:
+    """Write the model (`model.net` of a Normalized) in fp16 as <folder>/<name>.safetensors and list it in the manifest
+    with its sha256 and `facts` (accuracy, n, recipe, seed, date). Both files are replaced atomically."""
     from safetensors.torch import save as to_bytes
 
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.net.state_dict().items()}
+    net = model.net if isinstance(model, Normalized) else model
+    state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     raw = to_bytes({k: v.contiguous() for k, v in state.items()})
     file = folder / f"{name}.safetensors"
     with replacing(file) as partial:

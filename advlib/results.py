@@ -228,6 +228,8 @@ _ATTACKING = (
     "models",
     "nets",
     "norms",
+    "purification",
+    "purifiers",
     "shapes",
     "transforms",
 )

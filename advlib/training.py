@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
-from .objectives import Classification, Objective
+from .objectives import Adversarial, Classification, EnsembleAdversarial, NoisyClassification, Objective
 from .paths import WEIGHTS, replacing
 
 
@@ -154,24 +154,52 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     return hits.item() / len(data)
 
 
-def train_member(
+def recipe_for(name: str) -> Recipe:
+    """The recipe of a net of the zoo: that of its data set, with the objective that a suffix of HARDENED names.
+
+    The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
+    """
+    dataset, _, net = name.partition("/")
+    pools = {
+        "ens1": ("pyramidnet",),
+        "ens3": ("vgg", "resnet", "densenet"),
+        "ens4": ("vgg", "resnet", "densenet", "wrn"),
+    }
+    objectives = {"pgd": Adversarial(), "noise": NoisyClassification()}
+    objectives |= {k: EnsembleAdversarial(tuple(f"{dataset}/{family}" for family in pool)) for k, pool in pools.items()}
+    return replace(RECIPES[dataset], objective=objectives.get(net.partition("-")[2], Classification()))
+
+
+def train_member(name: str, recipe: Recipe | None = None, **options: object) -> dict:
+    """Train the zoo's net `name` ("shapes/resnet", "cifar10/wrn-full", "cifar10/vgg-pgd"), test it once and save it.
+
+    recipe: `recipe_for(name)` if None; options: those of `train_and_save`, whose entry is returned. Raises as
+    `models.create` does.
+    """
+    dataset, _, net = name.partition("/")
+    family, _, size = net.partition("-")
+    recipe = recipe or recipe_for(name)
+    model = models.create(family, "small" if size in models.HARDENED else size or "small", dataset, recipe.seed)
+    return train_and_save(name, model, model, recipe, **options)
+
+
+def train_and_save(
     name: str,
-    recipe: Recipe | None = None,
+    model: nn.Module,
+    saved: nn.Module,
+    recipe: Recipe,
     checkpoints: Path | None = None,
     folder: Path = WEIGHTS,
     device: torch.device | str = "cpu",
     report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
-    """Train the zoo's net `name` ("shapes/resnet", "cifar10/wrn-full"), test it once and save its weights to `folder`.
+    """Fit `model` on the data set that `name` begins with, test it once and save `saved`, the model or a part of it.
 
-    recipe: `RECIPES` of the data set if None. checkpoints: a folder to resume from. Returns the manifest's entry:
-    accuracy on the whole test split, n, parameters, recipe, curve of the validation accuracy, seed, date. Raises as
-    `models.create` does.
+    checkpoints: a folder to resume from; folder: where the weights go. Returns the manifest's entry: accuracy on the
+    whole test split, n, parameters, recipe, curve of the validation accuracy, seed, date.
     """
     dataset, _, net = name.partition("/")
-    family, _, size = net.partition("-")
-    recipe = recipe or RECIPES[dataset]
-    model = models.create(family, size or "small", dataset, recipe.seed).to(device)
+    model.to(device)
     train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
     checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
     history = fit(model, train, val, recipe, checkpoint, report)
@@ -181,14 +209,14 @@ def train_member(
         "n": len(test),
         "split": "test",
         "trained_on": len(train),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in saved.parameters()),
         "recipe": recipe.facts(),
         "seed": recipe.seed,
         "curve": [round(row["val_accuracy"], 4) for row in history],
         "date": date.today().isoformat(),
         "torch": torch.__version__,
     }
-    models.save_weights(name, model.cpu(), facts, folder)
+    models.save_weights(name, saved.cpu(), facts, folder)
     return facts
 
 
