@@ -145,7 +145,7 @@ class SelfSupervisedPurification:
     """
 
     features: str
-    depth: int = 10
+    depth: int = 13
     eps: float = 16 / 255
     steps: int = 10
     pixel: float = 1e-2
@@ -176,7 +176,7 @@ class SelfSupervisedPurification:
 
     def _features(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         vgg = _static(self.features, device)
-        layers = vgg.net.features[: self.depth]
+        layers = vgg.net[0][: self.depth]  # convolution, BatchNorm and ReLU count one each
         return lambda images: layers((images - vgg.mean) / vgg.std)
 
 

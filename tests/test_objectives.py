@@ -136,11 +136,10 @@ def test_a_code_in_use_is_bits_with_a_gradient():
 
 @pytest.fixture
 def vgg(monkeypatch):
-    """A stand-in with the zoo's shape: normalised, `net.features` a Sequential."""
+    """A stand-in with the shape of the zoo's VGG: normalised, its first part a Sequential of layers."""
     torch.manual_seed(1)
-    net = nn.Module()
-    net.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    model = Normalized(net, (0.5,) * 3, (0.25,) * 3).requires_grad_(False)
+    features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    model = Normalized(nn.Sequential(features), (0.5,) * 3, (0.25,) * 3).requires_grad_(False)
     monkeypatch.setattr(objectives, "_static", lambda name, device: model)
 
 

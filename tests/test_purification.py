@@ -1,0 +1,83 @@
+"""Purifiers as defences: what is trained is what is loaded; missing, wrong and damaged weights are errors."""
+
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+
+from advlib import attacks, datasets, models, purification, training
+from advlib.models import WeightsError
+from advlib.purification import PURIFIERS, Purification
+from advlib.purifiers import CompressionPair, NRPNet
+
+KINDS = list(PURIFIERS)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Weights go to a folder of their own; data sets have 32 images."""
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda name, split, n=32: load(name, split, n))
+    monkeypatch.setattr(purification, "WEIGHTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.skipif("shapes/vgg" not in models.available(), reason="data/weights has no shapes/vgg: run notebook A1")
+@pytest.mark.parametrize("kind", KINDS)
+def test_trained_is_loaded(kind, small):
+    name = f"shapes/{kind}"
+    recipe = purification.recipe_for(name)
+    recipe = training.Recipe(**{**vars(recipe), "epochs": 1, "batch_size": 16, "bf16": False})
+    facts = purification.train(name, recipe, folder=small)
+    defence = purification.load(name)
+    assert defence.kind == "retrained" and not defence.net.training and facts["n"] == 32
+    assert type(recipe.objective).__name__ in facts["recipe"]["objective"]
+    data = datasets.load("shapes", "test", n=32)
+    behind = defence(models.load("shapes/vgg"))
+    assert training.accuracy(behind, data) == pytest.approx(facts["accuracy"], abs=0.07)  # weights are in fp16
+    assert defence.purified(data.x, None).min() >= 0 and defence.purified(data.x, None).max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_purifier_is_frozen_attacked_and_handed_back(kind):
+    net = PURIFIERS[kind]().train()
+    defended = Purification(net)(tiny_model())
+    x = grid_images(4)
+    adv = attacks.i_fgsm(defended, x, torch.zeros(4, dtype=torch.int64), eps=8 / 255, steps=2)
+    assert (adv - x).abs().max() > 0 and net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_missing_and_unknown_names(small):
+    with pytest.raises(WeightsError, match="run A2 --dataset shapes"):
+        purification.load("shapes/hgd")
+    for name in ("shapes/vgg", "mars/hgd"):
+        with pytest.raises(ValueError, match="hgd, comdefend, nrp"):
+            purification.load(name)
+
+
+def test_published_checkpoint_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(purification, "NRPNet", lambda blocks, width, growth: NRPNet(2, 8, 4))
+    file, other = tmp_path / "NRP.pth", tmp_path / "other.pth"
+    net = NRPNet(2, 8, 4)
+    torch.save(net.state_dict(), file)
+    torch.save(CompressionPair().state_dict(), other)
+    defence, x = purification.published("nrp", file), grid_images(2)
+    assert defence.kind == "faithful" and torch.allclose(defence.purified(x, None), net(x).clamp(0, 1))
+    with pytest.raises(WeightsError, match=r"github.com/Muzammal-Naseer/NRP"):
+        purification.published("nrp", tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match="sha256"):
+        purification.published("nrp", file, sha256="0" * 64)
+    with pytest.raises(WeightsError, match="not the weights of the published NRP"):
+        purification.published("nrp", other)
+    with pytest.raises(ValueError, match="expected nrp"):
+        purification.published("hgd", file)
+
+
+def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them(monkeypatch):
+    monkeypatch.setattr(models, "manifest", lambda folder: {})
+    for variant in models.HARDENED:
+        with pytest.raises(WeightsError, match="A2_defences"):
+            models.load(f"shapes/vgg-{variant}")
+        assert training.recipe_for(f"shapes/vgg-{variant}").objective != training.Classification()
+    assert training.recipe_for("shapes/vgg-ens3").objective.pool == ("shapes/vgg", "shapes/resnet", "shapes/densenet")
+    assert training.recipe_for("cifar10/vgg") == training.RECIPES["cifar10"]
