@@ -14,9 +14,18 @@ import torch
 from torch import nn
 
 from . import models, training
-from .defenses import Defence
+from .defenses import (
+    JPEG,
+    BitReduction,
+    Defence,
+    Defended,
+    FeatureDistillation,
+    NIPSr3,
+    RandomizedSmoothing,
+    RandomResizePad,
+)
 from .draws import Draw
-from .objectives import Compression, GuidedDenoising, SelfSupervisedPurification
+from .objectives import Compression, GuidedDenoising, NoisyClassification, SelfSupervisedPurification
 from .paths import WEIGHTS
 from .purifiers import CompressionPair, Critic, DenoisingUNet, NRPNet, Purified
 
@@ -111,3 +120,31 @@ def train(name: str, recipe: training.Recipe | None = None, **options: object) -
         net, critic = PURIFIERS[kind](), Critic() if kind == "nrp" else None
     model = Purified(net, models.load(f"{dataset}/{CLASSIFIER}"), critic)
     return training.train_and_save(name, model, net, recipe, **options)
+
+
+def guarded(dataset: str, seed: int = 0) -> dict[str, Defended]:
+    """The nine defended networks of thesis Table 2.5, by its names, from the zoo of a data set of 32-pixel images.
+
+    All but two guard the same network, that of the family CLASSIFIER: RS needs one trained on noise, NIPS-r3 four of
+    its own. JPEG keeps colour at full resolution: half of 32 pixels is another image. seed: of the random defences.
+    Raises WeightsError where one has not been trained.
+    """
+
+    def net(name: str) -> nn.Module:
+        return models.load(f"{dataset}/{name}")
+
+    plain = net(CLASSIFIER)
+    team = [net("pyramidnet-ens1"), net("vgg-pgd"), plain, net("pyramidnet")]
+    guards = {
+        "HGD": load(f"{dataset}/hgd"),
+        "R&P": RandomResizePad(),
+        "NIPS-r3": NIPSr3(),
+        "Bit-Red": BitReduction(),
+        "JPEG": JPEG(colour="full"),
+        "FD": FeatureDistillation(),
+        "ComDefend": load(f"{dataset}/comdefend"),
+        "RS": RandomizedSmoothing(NoisyClassification().sigma),
+        "NRP": load(f"{dataset}/nrp"),
+    }
+    behind = {"NIPS-r3": team, "RS": net("vgg-noise")}
+    return {name: guard(behind.get(name, plain), seed).eval() for name, guard in guards.items()}
