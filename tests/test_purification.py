@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import attacks, datasets, models, purification, training
+from advlib import attacks, datasets, models, purification, results, training
 from advlib.models import WeightsError
 from advlib.purification import PURIFIERS, Purification
 from advlib.purifiers import CompressionPair, NRPNet
@@ -81,3 +81,14 @@ def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them
         assert training.recipe_for(f"shapes/vgg-{variant}").objective != training.Classification()
     assert training.recipe_for("shapes/vgg-ens3").objective.pool == ("shapes/vgg", "shapes/resnet", "shapes/densenet")
     assert training.recipe_for("cifar10/vgg") == training.RECIPES["cifar10"]
+
+
+def test_the_nine_are_those_of_table_2_5_and_each_is_a_model(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(purification.models, "load", lambda name: loaded.append(name) or tiny_model())
+    monkeypatch.setattr(purification, "load", lambda name: Purification(PURIFIERS[name.split("/")[1]]()))
+    nine, x = purification.guarded("shapes"), grid_images(2, 32, 32)
+    assert [*nine] == list(dict.fromkeys(results.published("2.5").query("target != 'Average'").target))
+    assert {"shapes/vgg", "shapes/vgg-noise", "shapes/vgg-pgd", "shapes/pyramidnet-ens1"} <= set(loaded)
+    with torch.no_grad():
+        assert all(guard(x).shape == (2, 10) and not guard.training for guard in nine.values())
