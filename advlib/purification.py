@@ -77,7 +77,7 @@ def published(kind: str, file: str | Path, sha256: str = "") -> Purification:
     is not the one of that sum, or does not fit the published architecture.
     """
     if kind != "nrp":
-        raise ValueError(f"kind={kind!r}: expected nrp; of the others no checkpoint for PyTorch fits a model of here")
+        raise ValueError(f"kind={kind!r}: expected nrp; checkpoints of other authors are not read yet")
     file = Path(file)
     if not file.is_file():
         raise models.WeightsError(f"{file}: missing; the checkpoint is at github.com/Muzammal-Naseer/NRP, releases")
