@@ -160,10 +160,11 @@ def _ours(name: str) -> nn.Module:
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
     if entry is None:
-        notebook = "A2_defences" if size in HARDENED else "A1_training_the_zoo"
+        if size in HARDENED:
+            raise WeightsError(f"{name}: no weights in {WEIGHTS}; advlib.training.train_member({name!r}) trains them")
         raise WeightsError(
-            f"{name}: no weights in {WEIGHTS}; notebooks/{notebook} trains them: "
-            f"python -m advlib run {notebook[:2]} --dataset {dataset}"
+            f"{name}: no weights in {WEIGHTS}; notebooks/A1_training_the_zoo trains them: "
+            f"python -m advlib run A1 --dataset {dataset}"
         )
     model = create(family, "full" if size == "full" else "small", dataset)
     model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))

@@ -1,6 +1,6 @@
 """The defences that are networks: HGD, ComDefend and NRP in front of a model, trained by us or as published.
 
-defended = purification.load("cifar10/hgd")(model)              trained by chapter A2
+defended = purification.load("cifar10/hgd")(model)              trained by us
 defended = purification.published("nrp", "NRP.pth")(model)      the authors' checkpoint
 """
 
@@ -54,17 +54,14 @@ class Purification(Defence):
 
 
 def load(name: str) -> Purification:
-    """A purifier that chapter A2 trained: "<dataset>/hgd", "/comdefend", "/nrp". ValueError for another name,
+    """A purifier that `train` has saved: "<dataset>/hgd", "/comdefend", "/nrp". ValueError for another name,
     WeightsError where it was not trained."""
     dataset, _, kind = name.partition("/")
     if dataset not in models.CLASSES or kind not in PURIFIERS:
         raise ValueError(f"name={name!r}: expected <dataset>/<one of {', '.join(PURIFIERS)}>")
     entry = models.manifest(WEIGHTS).get(name)
     if entry is None:
-        raise models.WeightsError(
-            f"{name}: no weights in {WEIGHTS}; notebooks/A2_defences trains them: "
-            f"python -m advlib run A2 --dataset {dataset}"
-        )
+        raise models.WeightsError(f"{name}: no weights in {WEIGHTS}; advlib.purification.train({name!r}) trains them")
     net = PURIFIERS[kind]()
     net.load_state_dict(models.read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return _defence(kind, net, "retrained")
@@ -80,7 +77,7 @@ def published(kind: str, file: str | Path, sha256: str = "") -> Purification:
         raise ValueError(f"kind={kind!r}: expected nrp; checkpoints of other authors are not read yet")
     file = Path(file)
     if not file.is_file():
-        raise models.WeightsError(f"{file}: missing; the checkpoint is at github.com/Muzammal-Naseer/NRP, releases")
+        raise models.WeightsError(f"{file}: missing; see github.com/Muzammal-Naseer/NRP for the authors' checkpoint")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if sha256 and found != sha256:
         raise models.WeightsError(
@@ -99,7 +96,7 @@ def _defence(kind: str, net: nn.Module, source: str) -> Purification:
 
 
 def recipe_for(name: str) -> training.Recipe:
-    """How chapter A2 trains a purifier: Adam in place of SGD, the objective of its paper, no weight decay."""
+    """How `train` trains a purifier: Adam in place of SGD, the objective of its paper, no weight decay."""
     dataset, _, kind = name.partition("/")
     guide = f"{dataset}/{CLASSIFIER}"
     objective = {

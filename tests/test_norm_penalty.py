@@ -123,7 +123,7 @@ def test_penalty_of_the_wrong_sign_is_refused(r, targeted, outer, model, x, y):
 
 
 def test_rescaled_gradient_never_points_downhill_where_the_plain_one_does(draw):
-    """A loss that saturates: flat at x, steep ahead. methods.md calls it the confident model."""
+    """A loss that is flat at x and steep ahead, as cross-entropy is for an image of which the network is certain."""
     x, y = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
     g = gradient(nn.Flatten(), loss=lambda z, y: torch.exp(40 * z.mean(1)))
 
