@@ -56,7 +56,8 @@ class NoisyClassification:
 @dataclass(frozen=True)
 class Adversarial:
     """PGD adversarial training: cross-entropy at the end of PGD from a random start, and nowhere else (Madry et al.
-    2018). eps, alpha: L-inf radius and step, in [0, 1] units; steps: of the attack, made in eval mode."""
+    2018). eps, alpha: L-inf radius and step, in [0, 1] units; steps: of the attack, made in eval mode, on a
+    copy with the BatchNorm folded (`models.accelerate`)."""
 
     eps: float = 8 / 255
     steps: int = 7
@@ -64,7 +65,7 @@ class Adversarial:
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         options = {"eps": self.eps, "steps": self.steps, "alpha": self.alpha, "seed": _seed(draw), "index": draw.index}
-        return _cross_entropy(model(attacks.pgd(model, x, y, **options)), y)
+        return _cross_entropy(model(attacks.pgd(models.accelerate(model), x, y, **options)), y)
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class EnsembleAdversarial:
     eps: float = 16 / 255
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        makers = [model, *(_static(name, x.device) for name in self.pool)]
         batch = draw.at(index=draw.index[:1], stream=_STREAM)
-        maker = makers[int(batch.uniform(1).item() * len(makers))]
+        turn = int(batch.uniform(1).item() * (1 + len(self.pool)))
+        maker = _static(self.pool[turn - 1], x.device) if turn else models.accelerate(model)
         # The truncated half-normal by its quantile: no draw is made twice.
         reach = torch.special.erf(torch.tensor(2.0 / 2**0.5))
         radius = self.eps / 2 * 2**0.5 * torch.special.erfinv(reach * draw.at(stream=_STREAM + 1).uniform(1, 1, 1))
@@ -93,7 +94,7 @@ class EnsembleAdversarial:
 
 @cache
 def _static(name: str, device: torch.device) -> nn.Module:
-    return models.load(name).to(device).requires_grad_(False)
+    return models.accelerate(models.load(name).to(device))
 
 
 # --- for purifiers: the model is a `purifiers.Purified` ---------------------------------------------------------------
@@ -147,12 +148,12 @@ class SelfSupervisedPurification:
     features: str
     depth: int = 13
     eps: float = 16 / 255
-    steps: int = 10
+    steps: int = 5
     pixel: float = 1e-2
     gan: float = 5e-3
 
     def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        features = self._features(x.device)
+        features = _first_layers(self.features, self.depth, x.device)
         with torch.no_grad():
             wanted = features(x).float()
         perturbed = self.perturbed(features, x, y, draw, wanted)
@@ -174,10 +175,14 @@ class SelfSupervisedPurification:
         options = {"alpha": 2.5 * self.eps / self.steps, "start": "once", "seed": _seed(draw), "index": draw.index}
         return attacks.attack(x, y, Gradient(gradient, (), 1), eps=self.eps, steps=self.steps, **options)
 
-    def _features(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        vgg = _static(self.features, device)
-        layers = vgg.net[0][: self.depth]  # convolution, BatchNorm and ReLU count one each
-        return lambda images: layers((images - vgg.mean) / vgg.std)
+
+@cache
+def _first_layers(name: str, depth: int, device: torch.device) -> nn.Module:
+    """Images to the features of the VGG `name` behind its first `depth` layers; convolution, BatchNorm and ReLU count
+    one each."""
+    vgg = models.load(name).to(device)
+    vgg.net = vgg.net[0][:depth]
+    return models.accelerate(vgg)
 
 
 def _relativistic_critic(critic: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -155,11 +155,15 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
 
 
 def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, with the objective that a suffix of HARDENED names.
+    """The recipe of a net of the zoo: that of its data set, with the objective that a suffix of HARDENED names, for two
+    thirds of the epochs, each of which costs several.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
     """
     dataset, _, net = name.partition("/")
+    base, variant = RECIPES[dataset], net.partition("-")[2]
+    if variant not in models.HARDENED:
+        return base
     pools = {
         "ens1": ("pyramidnet",),
         "ens3": ("vgg", "resnet", "densenet"),
@@ -167,7 +171,7 @@ def recipe_for(name: str) -> Recipe:
     }
     objectives = {"pgd": Adversarial(), "noise": NoisyClassification()}
     objectives |= {k: EnsembleAdversarial(tuple(f"{dataset}/{family}" for family in pool)) for k, pool in pools.items()}
-    return replace(RECIPES[dataset], objective=objectives.get(net.partition("-")[2], Classification()))
+    return replace(base, objective=objectives[variant], epochs=max(5, 2 * base.epochs // 3))
 
 
 def train_member(name: str, recipe: Recipe | None = None, **options: object) -> dict:

@@ -1,5 +1,7 @@
 """What is minimised: limits, where the randomness comes from, and what must not be touched on the way."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +85,7 @@ def test_ensemble_takes_turns_and_draws_radii_from_the_truncated_normal(pool, mo
         return x + eps
 
     monkeypatch.setattr(objectives.attacks, "fgsm", fgsm)
+    monkeypatch.setattr(objectives.models, "accelerate", lambda net: net)
     x, y = torch.full((64, 3, 8, 8), 0.5), torch.zeros(64, dtype=torch.int64)
     spy = lambda z: radii.append((z - 0.5).amax((1, 2, 3))) or model(z)  # noqa: E731
     for step in range(40):
@@ -140,13 +143,20 @@ def vgg(monkeypatch):
     torch.manual_seed(1)
     features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     model = Normalized(nn.Sequential(features), (0.5,) * 3, (0.25,) * 3).requires_grad_(False)
-    monkeypatch.setattr(objectives, "_static", lambda name, device: model)
+    monkeypatch.setattr(objectives.models, "load", lambda name: copy.deepcopy(model))
+    objectives._first_layers.cache_clear()
+    return model
+
+
+def test_the_features_are_those_of_the_first_layers(batch, vgg):
+    first = vgg.net[0][1](vgg.net[0][0]((batch[0] - vgg.mean) / vgg.std))
+    assert torch.allclose(objectives._first_layers("vgg", 2, batch[0].device)(batch[0]), first)
 
 
 def test_self_supervised_perturbation_moves_the_features_inside_the_ball(batch, vgg):
     x, y, draw = batch
     objective = SelfSupervisedPurification("vgg", eps=8 / 255, steps=5)
-    features = objective._features(x.device)
+    features = objectives._first_layers("vgg", objective.depth, x.device)
     wanted = features(x)
     adv = objective.perturbed(features, x, y, draw, wanted)
     noise = x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
