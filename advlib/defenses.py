@@ -78,6 +78,9 @@ class Defended(nn.Module):
         self.defence, self.model, self.seed = defence, model, seed
         self.networks = nn.ModuleList(defence.networks)  # frozen, moved and put in eval mode with the model
 
+    def extra_repr(self) -> str:
+        return f"{self.defence}, seed={self.seed}"
+
     def _draw(self, x: torch.Tensor) -> Draw:
         return Draw(self.seed, content(x), stream=_STREAM)
 

@@ -136,12 +136,14 @@ def zoo(dataset: str) -> dict[str, nn.Module]:
     return {**ours, **witnesses}
 
 
-def fingerprints(names: Sequence[str]) -> dict[str, str]:
-    """sha256 of the weights behind each name that a manifest lists: part of what makes a result reproducible."""
-    listed = manifest(WEIGHTS)
-    for root in data_roots():
-        listed |= {k.removesuffix(".safetensors"): v for k, v in manifest(root / "weights").items()}
-    return {name: listed[name]["sha256"][:16] for name in names if name in listed}
+def digest(model: nn.Module) -> str:
+    """16 hex digits that change with what a model is: its layers, what a defence says of itself, weights and buffers.
+    Part of what makes a result reproducible."""
+    found = hashlib.sha256(repr(model).encode())
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def available() -> list[str]:
@@ -222,12 +224,13 @@ def thesis_chapter_2(checkpoints: str | Path = "") -> dict[str, nn.Module]:
     checkpoints: a folder with Inc-v3ens3.pth and Inc-v3ens4.pth, state dicts for timm's inception_v3; a file that is
     not there leaves its network out, and "" leaves out both. Raises WeightsError where timm's weights cannot be had.
     """
-    found = {name: _timm(net) for name, net in _CHAPTER_2.items()}
-    for name, net in _CONVERTED.items():
-        file = Path(checkpoints) / f"{name}.pth"
-        if checkpoints and file.is_file():
-            found[name] = _timm(net, file)
-    return {name: model.eval() for name, model in found.items()}
+    return {name: _timm(net).eval() for name, net in _CHAPTER_2.items()} | converted(checkpoints)
+
+
+def converted(checkpoints: str | Path) -> dict[str, nn.Module]:
+    """Inc-v3ens3 and Inc-v3ens4, as far as their files are in the folder (`thesis_chapter_2`)."""
+    files = {name: Path(checkpoints) / f"{name}.pth" for name in _CONVERTED}
+    return {name: _timm(_CONVERTED[name], f).eval() for name, f in files.items() if checkpoints and f.is_file()}
 
 
 # The eleven of thesis chapter 3 (sect. 3.3.1), with the weights of their time. The thesis names families; where a

@@ -1,31 +1,19 @@
-"""The defences that are networks: HGD, ComDefend and NRP in front of a model, trained by us or as published.
+"""The defences that are networks: HGD, ComDefend and NRP in front of a model, trained by us.
 
-defended = purification.load("cifar10/hgd")(model)              trained by us
-defended = purification.published("nrp", "NRP.pth")(model)      the authors' checkpoint
+defended = purification.load("cifar10/hgd")(model)              `checkpoints` reads the authors' own
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from . import models, training
-from .defenses import (
-    JPEG,
-    BitReduction,
-    Defence,
-    Defended,
-    FeatureDistillation,
-    NIPSr3,
-    RandomizedSmoothing,
-    RandomResizePad,
-)
+from .defenses import Defence
 from .draws import Draw
-from .objectives import Compression, GuidedDenoising, NoisyClassification, SelfSupervisedPurification
+from .objectives import Compression, GuidedDenoising, SelfSupervisedPurification
 from .paths import WEIGHTS
 from .purifiers import CompressionPair, Critic, DenoisingUNet, NRPNet, Purified
 
@@ -38,12 +26,15 @@ CLASSIFIER = "vgg"
 
 @dataclass(frozen=True, eq=False)
 class Purification(Defence):
-    """A network that cleans the image first. kind: "retrained", or "faithful" with the authors' own weights.
-    gradients: "straight-through" for ComDefend, whose code is rounded."""
+    """A network that cleans the image first. net: one of `purifiers`; kind: "retrained", or "faithful" with the
+    authors' own weights."""
 
-    net: nn.Module
+    net: nn.Module = field(repr=False)
     kind: str = field(default="retrained", kw_only=True)
-    gradients: str = field(default="exact", kw_only=True)
+
+    @property
+    def gradients(self) -> str:
+        return self.net.gradients
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -64,35 +55,7 @@ def load(name: str) -> Purification:
         raise models.WeightsError(f"{name}: no weights in {WEIGHTS}; advlib.purification.train({name!r}) trains them")
     net = PURIFIERS[kind]()
     net.load_state_dict(models.read_weights(WEIGHTS / entry["file"], entry["sha256"]))
-    return _defence(kind, net, "retrained")
-
-
-def published(kind: str, file: str | Path, sha256: str = "") -> Purification:
-    """The authors' purifier from a checkpoint that you bring: "nrp" takes NRP.pth of github.com/Muzammal-Naseer/NRP.
-
-    sha256: of the file, checked if given. Raises ValueError for another `kind`, WeightsError where the file is missing,
-    is not the one of that sum, or does not fit the published architecture.
-    """
-    if kind != "nrp":
-        raise ValueError(f"kind={kind!r}: expected nrp; checkpoints of other authors are not read yet")
-    file = Path(file)
-    if not file.is_file():
-        raise models.WeightsError(f"{file}: missing; see github.com/Muzammal-Naseer/NRP for the authors' checkpoint")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if sha256 and found != sha256:
-        raise models.WeightsError(
-            f"{file}: sha256 {found[:12]}..., expected {sha256[:12]}...: truncated or another file"
-        )
-    net = NRPNet(blocks=23, width=64, growth=32)
-    try:
-        net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError) as error:
-        raise models.WeightsError(f"{file}: not the weights of the published NRP ({error})") from error
-    return _defence(kind, net, "faithful")
-
-
-def _defence(kind: str, net: nn.Module, source: str) -> Purification:
-    return Purification(net.eval(), kind=source, gradients="straight-through" if kind == "comdefend" else "exact")
+    return Purification(net.eval())
 
 
 def recipe_for(name: str) -> training.Recipe:
@@ -120,31 +83,3 @@ def train(name: str, recipe: training.Recipe | None = None, **options: object) -
         net, critic = PURIFIERS[kind](), Critic() if kind == "nrp" else None
     model = Purified(net, models.load(f"{dataset}/{CLASSIFIER}"), critic)
     return training.train_and_save(name, model, net, recipe, **options)
-
-
-def guarded(dataset: str, seed: int = 0) -> dict[str, Defended]:
-    """The nine defended networks of thesis Table 2.5, by its names, from the zoo of a data set of 32-pixel images.
-
-    All but two guard the same network, that of the family CLASSIFIER: RS needs one trained on noise, NIPS-r3 four of
-    its own. JPEG keeps colour at full resolution: half of 32 pixels is another image. seed: of the random defences.
-    Raises WeightsError where one has not been trained.
-    """
-
-    def net(name: str) -> nn.Module:
-        return models.load(f"{dataset}/{name}")
-
-    plain = net(CLASSIFIER)
-    team = [net("pyramidnet-ens1"), net("vgg-pgd"), plain, net("pyramidnet")]
-    guards = {
-        "HGD": load(f"{dataset}/hgd"),
-        "R&P": RandomResizePad(),
-        "NIPS-r3": NIPSr3(),
-        "Bit-Red": BitReduction(),
-        "JPEG": JPEG(colour="full"),
-        "FD": FeatureDistillation(),
-        "ComDefend": load(f"{dataset}/comdefend"),
-        "RS": RandomizedSmoothing(NoisyClassification().sigma),
-        "NRP": load(f"{dataset}/nrp"),
-    }
-    behind = {"NIPS-r3": team, "RS": net("vgg-noise")}
-    return {name: guard(behind.get(name, plain), seed).eval() for name, guard in guards.items()}

@@ -1,12 +1,13 @@
 """Networks that clean an image before another network sees it: the denoising U-Net of HGD, the two compression
 networks of ComDefend, the purifier of NRP, each at a small size for 32-pixel images and at the published one.
 
-Every one maps images in [0, 1], (N, 3, H, W), to about such images; `defenses` clips them and puts them in front of a
-model, `objectives` says what they are trained for.
+Every one maps images in [0, 1], (N, 3, H, W), to about such images, and says how `gradients` pass through it;
+`purification` clips them and puts them in front of a model, `objectives` says what they are trained for.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -15,46 +16,61 @@ from torch import nn
 
 
 def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+    layers = {
+        "conv": nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False),
+        "bn": nn.BatchNorm2d(c_out),
+        "relu": nn.ReLU(inplace=True),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 class DenoisingUNet(nn.Module):
-    """DUNET (Liao et al. 2018, Fig. 4): a U-Net that predicts the perturbation, which is subtracted.
+    """DUNET (Liao et al. 2018, Fig. 4): a U-Net that predicts what to add to the image. The names are those of the
+    published checkpoint.
 
-    widths: channels of the stages on the way down, each but the first at half the resolution of the one before.
+    widths: channels of the stages on the way down, each but the first at half the resolution of the one before; depths:
+    3x3 convolutions of each. The way up mirrors them. The published one has widths (64, 128, 256, 256, 256) and depths
+    (2, 3, 3, 3, 3), and sees normalised images.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64)) -> None:
+    gradients = "exact"
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64), depths: Sequence[int] = (2, 2, 2)) -> None:
         super().__init__()
         ins = [3, *widths[:-1]]
-        self.down = nn.ModuleList(
-            nn.Sequential(_conv(c_in, c, 1 if i == 0 else 2), _conv(c, c))
-            for i, (c_in, c) in enumerate(zip(ins, widths, strict=True))
+        self.fwd = nn.ModuleList(
+            self._stage(c_in, c, depth, 1 if i == 0 else 2)
+            for i, (c_in, c, depth) in enumerate(zip(ins, widths, depths, strict=True))
         )
-        up = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.Sequential(_conv(below + side, side), _conv(side, side)) for below, side in up)
-        self.last = nn.Conv2d(widths[0], 3, 1)
-        nn.init.zeros_(self.last.weight)  # training starts from the identity
-        nn.init.zeros_(self.last.bias)
+        sides = zip(widths[:-1], widths[1:], depths[:-1], strict=True)
+        self.back = nn.ModuleList(self._stage(side + below, side, depth) for side, below, depth in sides)
+        self.final = nn.Conv2d(widths[0], 3, 1, bias=False)
+        nn.init.zeros_(self.final.weight)  # training starts from the identity
+
+    @staticmethod
+    def _stage(c_in: int, c: int, depth: int, stride: int = 1) -> nn.Sequential:
+        return nn.Sequential(_conv(c_in, c, stride), *(_conv(c, c) for _ in range(depth - 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         sides, h = [], x
-        for stage in self.down:
+        for stage in self.fwd:
             h = stage(h)
             sides.append(h)
-        sides.pop()
-        for stage in self.up:
-            side = sides.pop()
-            h = stage(torch.cat([F.interpolate(h, side.shape[2:], mode="bilinear", align_corners=False), side], 1))
-        return x - self.last(h)
+        for stage, side in zip(reversed(self.back), sides[-2::-1], strict=True):
+            # Corners aligned, as torch did it by itself when the published one was trained.
+            h = stage(torch.cat([F.interpolate(h, side.shape[2:], mode="bilinear", align_corners=True), side], 1))
+        return x + self.final(h)
 
 
 class CompressionPair(nn.Module):
     """ComCNN and RecCNN (Jia et al. 2019): 3x3 convolutions with ELU to a code of 12 bits a pixel, and back.
 
-    widths: channels of the encoder's hidden layers; the decoder's are the same. In training the code is
+    widths: channels of the encoder's hidden layers, (16, 32, 64, 128, 256, 128, 64, 32) as published; the decoder's are
+    the same but for the first, which comes last. In training the code is
     sigmoid(z - noise * n), n standard normal, so that only codes far from 0 survive; in use it is 1 where z > 0.
     """
+
+    gradients = "straight-through"
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 32), noise: float = 20.0) -> None:
         super().__init__()
@@ -71,7 +87,7 @@ class CompressionPair(nn.Module):
 
     def code(self, x: torch.Tensor, normal: torch.Tensor | None = None) -> torch.Tensor:
         """(N, 12, H, W): soft under the noise `normal`, bits (with the sigmoid's gradient) without it."""
-        z = self.encoder(x)
+        z = self.encoder(x - 0.5)
         if normal is not None:
             return torch.sigmoid(z - self.noise * normal)
         soft = torch.sigmoid(z)
@@ -114,6 +130,8 @@ class NRPNet(nn.Module):
     """The purifier of NRP (Naseer et al. 2020): residual-in-residual dense blocks at full resolution. The published
     one has blocks = 23, width = 64, growth = 32."""
 
+    gradients = "exact"
+
     def __init__(self, blocks: int = 1, width: int = 16, growth: int = 8) -> None:
         super().__init__()
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
@@ -122,6 +140,21 @@ class NRPNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.trunk_conv(self.RRDB_trunk(self.conv_first(x)))
+
+
+class InUnitsOf(nn.Module):
+    """A purifier that was trained on (x - mean) / std, for images in [0, 1]."""
+
+    gradients = "exact"
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net((x - self.mean) / self.std) * self.std + self.mean
 
 
 class Critic(nn.Module):

@@ -19,7 +19,7 @@ from torch import nn
 from . import results
 from .datasets import Images
 from .evaluation import COMMON, Attack, success_rates
-from .models import fingerprints
+from .models import digest
 from .paths import BUILD
 
 
@@ -54,8 +54,9 @@ class Experiment:
         table: the number in the thesis ("2.1"), or in this book; surrogates: by name, an ensemble by its members'
         (`results.ensemble_name`); stem: the file's name where it is not that table itself.
         """
-        names = [f"{self.dataset}/{name.rstrip('*')}" for name in self.models]
-        config = {"n": len(self.images), "weights": fingerprints(names), **self.config}
+        networks = {"targets": self.models, "surrogates": surrogates}
+        weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
+        config = {"n": len(self.images), **weights, **self.config}
         path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
         device = self.images.labels.device
         kept = results.ResultTable(path, table, self.scale, self.dataset, device, self.seed, config)

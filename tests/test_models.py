@@ -365,3 +365,19 @@ def test_witness_loads_and_gives_finite_logits(name):
         logits = model(grid_images(1, side, side))
     assert logits.shape == (1, 10 if name.startswith("cifar") else 1000) and torch.isfinite(logits).all()
     assert name in models.available() and not model.training
+
+
+def test_a_digest_changes_with_weights_normalisation_and_defence_and_with_nothing_else():
+    import copy
+
+    from advlib.defenses import BitReduction
+
+    model = tiny_model()
+    same, other, seen, kept = (copy.deepcopy(model) for _ in range(4))
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1e-3
+        seen.mean += 0.1
+    kept.net[1].running_mean += 0.1
+    guards = [BitReduction(4)(model), BitReduction(5)(model), BitReduction(4)(model, seed=1)]
+    digests = [models.digest(m) for m in (model, other, seen, kept, *guards)]
+    assert models.digest(same) == digests[0] and len(set(digests)) == len(digests)

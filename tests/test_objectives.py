@@ -113,7 +113,7 @@ def purified():
 
 def test_denoising_starts_from_the_identity_where_clean_images_cost_nothing(batch, pool, purified, monkeypatch):
     x, y, draw = batch
-    model = purified(DenoisingUNet((8, 16)))
+    model = purified(DenoisingUNet((8, 16), (1, 2)))
     assert torch.equal(model.purifier(x), x)
     assert GuidedDenoising(("a", "b"), eps=0.1)(model, x, y, draw) > 0
     monkeypatch.setattr(objectives.attacks, "i_fgsm", lambda maker, x, y, **options: x)
@@ -124,7 +124,7 @@ def test_compression_loss_by_hand(batch, purified):
     x, y, draw = batch
     model = purified(CompressionPair((8, 8)))
     noise = draw.at(stream=objectives._STREAM).normal(12, 8, 8)
-    code = torch.sigmoid(model.purifier.encoder(x) - 20 * noise)
+    code = torch.sigmoid(model.purifier.encoder(x - 0.5) - 20 * noise)
     wanted = ((torch.sigmoid(model.purifier.decoder(code)) - x) ** 2).mean() + 1e-4 * (code**2).mean()
     assert torch.allclose(Compression()(model, x, y, draw), wanted)
 
@@ -182,7 +182,8 @@ def test_the_critic_learns_from_its_own_loss_alone_and_the_purifier_not_from_it(
 
 @pytest.mark.parametrize("objective", [GuidedDenoising(("a",)), Compression()])
 def test_the_classifier_behind_a_purifier_stays_as_it_is(objective, batch, pool, purified):
-    model = purified(DenoisingUNet((8, 16)) if isinstance(objective, GuidedDenoising) else CompressionPair((8, 8)))
+    net = DenoisingUNet((8, 16), (1, 2)) if isinstance(objective, GuidedDenoising) else CompressionPair((8, 8))
+    model = purified(net)
     before = {k: v.clone() for k, v in model.classifier.state_dict().items()}
     objective(model, *batch).backward()
     assert all(torch.equal(v, before[k]) for k, v in model.classifier.state_dict().items())

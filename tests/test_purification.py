@@ -4,10 +4,9 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import attacks, datasets, models, purification, results, training
+from advlib import attacks, datasets, models, purification, training
 from advlib.models import WeightsError
 from advlib.purification import PURIFIERS, Purification
-from advlib.purifiers import CompressionPair, NRPNet
 
 KINDS = list(PURIFIERS)
 
@@ -55,24 +54,6 @@ def test_missing_and_unknown_names(small):
             purification.load(name)
 
 
-def test_published_checkpoint_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(purification, "NRPNet", lambda blocks, width, growth: NRPNet(2, 8, 4))
-    file, other = tmp_path / "NRP.pth", tmp_path / "other.pth"
-    net = NRPNet(2, 8, 4)
-    torch.save(net.state_dict(), file)
-    torch.save(CompressionPair().state_dict(), other)
-    defence, x = purification.published("nrp", file), grid_images(2)
-    assert defence.kind == "faithful" and torch.allclose(defence.purified(x, None), net(x).clamp(0, 1))
-    with pytest.raises(WeightsError, match=r"github.com/Muzammal-Naseer/NRP"):
-        purification.published("nrp", tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="sha256"):
-        purification.published("nrp", file, sha256="0" * 64)
-    with pytest.raises(WeightsError, match="not the weights of the published NRP"):
-        purification.published("nrp", other)
-    with pytest.raises(ValueError, match="expected nrp"):
-        purification.published("hgd", file)
-
-
 def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them(monkeypatch):
     monkeypatch.setattr(models, "manifest", lambda folder: {})
     for variant in models.HARDENED:
@@ -81,14 +62,3 @@ def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them
         assert training.recipe_for(f"shapes/vgg-{variant}").objective != training.Classification()
     assert training.recipe_for("shapes/vgg-ens3").objective.pool == ("shapes/vgg", "shapes/resnet", "shapes/densenet")
     assert training.recipe_for("cifar10/vgg") == training.RECIPES["cifar10"]
-
-
-def test_the_nine_are_those_of_table_2_5_and_each_is_a_model(monkeypatch):
-    loaded = []
-    monkeypatch.setattr(purification.models, "load", lambda name: loaded.append(name) or tiny_model())
-    monkeypatch.setattr(purification, "load", lambda name: Purification(PURIFIERS[name.split("/")[1]]()))
-    nine, x = purification.guarded("shapes"), grid_images(2, 32, 32)
-    assert [*nine] == list(dict.fromkeys(results.published("2.5").query("target != 'Average'").target))
-    assert {"shapes/vgg", "shapes/vgg-noise", "shapes/vgg-pgd", "shapes/pyramidnet-ens1"} <= set(loaded)
-    with torch.no_grad():
-        assert all(guard(x).shape == (2, 10) and not guard.training for guard in nine.values())

@@ -1,0 +1,117 @@
+"""Files of other authors: read as what they are, or refused with a reason, and never run."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import grid_images
+from torch import nn
+
+from advlib import checkpoints
+from advlib.models import WeightsError
+from advlib.purifiers import CompressionPair, DenoisingUNet, NRPNet
+
+PUBLISHED = (16, 32, 64, 128, 256, 128, 64, 32)
+
+
+def arrays(chain):
+    """The convolutions of a chain as the authors' file holds them."""
+    found = np.empty(len(chain.state_dict()), dtype=object)
+    for i, value in enumerate(chain.state_dict().values()):
+        found[i] = value.permute(2, 3, 1, 0).numpy() if value.ndim == 4 else value.numpy()
+    return found
+
+
+@pytest.fixture
+def comdefend(tmp_path):
+    torch.manual_seed(0)
+    pair, files = CompressionPair(PUBLISHED), [tmp_path / "enc20_0.0001.npy", tmp_path / "dec20_0.0001.npy"]
+    np.save(files[0], arrays(pair.encoder), allow_pickle=True)
+    np.save(files[1], arrays(pair.decoder), allow_pickle=True)
+    return pair, files
+
+
+def test_comdefend_from_lists_of_arrays(comdefend):
+    pair, files = comdefend
+    defence, x = checkpoints.purifier("comdefend", files), grid_images(2, 16, 16)
+    assert defence.kind == "faithful" and defence.gradients == "straight-through"
+    assert torch.equal(defence.purified(x, None), pair(x).clamp(0, 1))
+
+
+def test_hgd_is_the_denoiser_of_the_checkpoint_and_sees_what_inception_sees(tmp_path):
+    torch.manual_seed(0)
+    net = DenoisingUNet((64, 128, 256, 256, 256), (2, 3, 3, 3, 3)).eval()
+    nn.init.normal_(net.final.weight, std=0.01)
+    state = {f"net.denoise.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}  # as torch 0.2 did
+    torch.save({"state_dict": state | {"net.conv1.weight": torch.zeros(3)}}, tmp_path / "denoise.ckpt")
+    defence, x = checkpoints.purifier("hgd", tmp_path / "denoise.ckpt"), grid_images(1, 32, 32)
+    with torch.no_grad():
+        wanted = (net(2 * x - 1) + 1) / 2
+        assert torch.allclose(defence.purified(x, None), wanted.clamp(0, 1), atol=1e-6)
+    assert (wanted - x).abs().max() > 1e-3 and defence.kind == "faithful" and defence.gradients == "exact"
+
+
+@pytest.fixture
+def nrp(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "NRPNet", lambda blocks, width, growth: NRPNet(2, 8, 4))
+    net = NRPNet(2, 8, 4)
+    torch.save(net.state_dict(), tmp_path / "NRP.pth")
+    return net, tmp_path / "NRP.pth"
+
+
+def test_nrp(nrp):
+    net, file = nrp
+    defence, x = checkpoints.purifier("nrp", file), grid_images(2)
+    assert torch.equal(defence.purified(x, None), net(x).clamp(0, 1)) and defence.kind == "faithful"
+
+
+def test_noise_trained_resnet(tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    net, file = torchvision.models.resnet50().eval(), tmp_path / "checkpoint.pth.tar"
+    torch.save({"arch": "resnet50", "state_dict": {f"1.module.{k}": v for k, v in net.state_dict().items()}}, file)
+    found, x = checkpoints.noise_trained(file), grid_images(1, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(found(x), net((x - found.mean) / found.std), atol=1e-5)
+    torch.save({"state_dict": {}}, file)
+    with pytest.raises(WeightsError, match="not the weights"):
+        checkpoints.noise_trained(file)
+
+
+@pytest.mark.parametrize("kind", ["hgd", "nrp"])
+def test_what_is_wrong_with_a_file_is_said(kind, tmp_path, comdefend, nrp):
+    with pytest.raises(WeightsError, match="missing; .* of github.com"):
+        checkpoints.purifier(kind, tmp_path / "none.pth")
+    torch.save(CompressionPair().state_dict(), tmp_path / "other.pth")
+    for other in (tmp_path / "other.pth", comdefend[1][0]):
+        with pytest.raises(WeightsError, match=f"not the weights of the published {kind}"):
+            checkpoints.purifier(kind, other)
+    with pytest.raises(WeightsError, match="sha256"):
+        checkpoints.purifier("nrp", nrp[1], sha256="0" * 64)
+    with pytest.raises(ValueError, match="expected hgd, comdefend, nrp"):
+        checkpoints.purifier("vgg", nrp[1])
+    with pytest.raises(ValueError, match="enc20_0.0001.npy and dec20_0.0001.npy"):
+        checkpoints.purifier("comdefend", comdefend[1][0])
+
+
+def test_comdefend_files_in_the_wrong_order_or_shape_do_not_fit(comdefend):
+    encoder, decoder = comdefend[1]
+    for files in ([decoder, encoder], [encoder, encoder]):
+        with pytest.raises(WeightsError, match="not the weights"):
+            checkpoints.purifier("comdefend", files)
+
+
+def test_a_file_that_would_run_something_is_refused(comdefend, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    held = np.empty(1, dtype=object)
+    held[0] = Harmful()
+    np.save(comdefend[1][0], held, allow_pickle=True)
+    with pytest.raises(WeightsError, match="asks for"):
+        checkpoints.purifier("comdefend", comdefend[1])
+    torch.save(Harmful(), tmp_path / "harmful.pth")
+    with pytest.raises(WeightsError, match="not the weights"):
+        checkpoints.purifier("nrp", tmp_path / "harmful.pth")
+    assert not (tmp_path / "written").exists()

@@ -1,0 +1,51 @@
+"""The targets of Tables 2.5 and 3.3: the names of the tables, what guards what, and what is left out."""
+
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+
+from advlib import checkpoints, defenses, purification, results, secured
+from advlib.purification import PURIFIERS, Purification
+
+
+def printed(table):
+    """The targets of a published table, in its order."""
+    return list(dict.fromkeys(results.published(table).query("target != 'Average'").target))
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Tiny networks in place of all others; the names that were asked for."""
+    names = []
+    monkeypatch.setattr(secured.models, "load", lambda name: names.append(name) or tiny_model())
+    monkeypatch.setattr(purification, "load", lambda name: Purification(PURIFIERS[name.split("/")[1]]()))
+    return names
+
+
+def test_the_nine_are_those_of_table_2_5_and_each_is_a_model(loaded):
+    nine, x = secured.nine("shapes", seed=3), grid_images(2, 32, 32)
+    assert [*nine] == list(secured.NINE) == printed("2.5")
+    assert {"shapes/vgg", "shapes/vgg-noise", "shapes/vgg-pgd", "shapes/pyramidnet-ens1"} <= set(loaded)
+    with torch.no_grad():
+        assert all(guard(x).shape == (2, 10) and not guard.training for guard in nine.values())
+    assert {guard.seed for guard in nine.values()} == {3}
+
+
+def test_the_six_are_three_trained_and_three_of_the_nine(loaded):
+    six = secured.six("shapes")
+    assert len(six) == len(printed("3.3")) and [*six][3:] == printed("3.3")[3:] == ["JPEG", "R&P", "NRP"]
+    assert {"shapes/vgg-ens3", "shapes/vgg-ens4", "shapes/pyramidnet-ens1"} <= set(loaded)
+    assert not any(model.training for model in six.values())
+
+
+def test_on_imagenet_what_is_not_in_the_folder_is_left_out(loaded, monkeypatch, tmp_path):
+    assert [*secured.nine("imagenet")] == ["R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD"]
+    assert all(name.startswith("timm/") for name in loaded)
+    assert [*secured.six("imagenet")] == ["IncRes-v2ens1", "JPEG", "R&P"]
+    for name in ("NRP.pth", "checkpoint.pth.tar"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(checkpoints, "purifier", lambda kind, files: Purification(PURIFIERS[kind]()))
+    monkeypatch.setattr(checkpoints, "noise_trained", lambda file: tiny_model())
+    nine = secured.nine("imagenet", folder=tmp_path)
+    assert [*nine] == ["R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "RS", "NRP"]
+    assert isinstance(nine["RS"].defence, defenses.RandomizedSmoothing)
