@@ -339,7 +339,7 @@ class NIPSr3(Defence):
         file = JPEG(quality=50).purified(x, draw)
         turned = self._turned(file, draw.at(stream=draw.stream + 2), (0.75, 0.8), 224 / 299)
         return (
-            0.7 * first(self._jittered(x, draw))
+            0.7 * first(self.purified(x, draw))
             + 0.1 * first(file)
             + 0.2 * second(self._turned(self._noisy(x, draw), draw.at(stream=draw.stream + 1), (1.05, 1.1)))
             + 0.1 * second(file)
@@ -350,8 +350,9 @@ class NIPSr3(Defence):
     def _noisy(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         return (x + 2 / 255 * draw.at(stream=draw.stream + 3).normal(*x.shape[1:]).to(x)).clamp(0, 1)
 
-    def _jittered(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        """Shear by pi/128, shift by 2 % of the side, zoom by 0.95, turn by -pi/128, each within 5 % of that."""
+    def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """What the first network sees: shear by pi/128, shift by 2 % of the side, zoom by 0.95, turn by -pi/128, each
+        within 5 % of that."""
         shear, turn, down, right, tall, wide = (0.95 + 0.1 * draw.uniform(6)).T
         shear, turn = torch.pi / 128 * shear, -torch.pi / 128 * turn
         shearing = _matrix(torch.ones_like(shear), -shear.sin(), torch.zeros_like(shear), shear.cos())

@@ -107,15 +107,18 @@ class Experiment:
             display(Markdown(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)"))
             display(both.set_index(["role", "attack"]).round(1))
 
-    def committed(self, table: str, dataset: str = "cifar10") -> pd.DataFrame | None:
+    def committed(
+        self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None
+    ) -> pd.DataFrame | None:
         """Our committed rows of a table on real data, of the largest scale there is, shown by role, or a note that
-        there are none."""
+        there are none. targets: those that belong to the thesis' table, None for all."""
         found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
         scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
             display(Markdown(f"*No {dataset} run of Table {table} is committed yet.*"))
             return None
-        rows = results.mark_white_box(rows[rows.metric == COMMON])
+        kept = rows.metric == COMMON if targets is None else (rows.metric == COMMON) & rows.target.isin(targets)
+        rows = results.mark_white_box(rows[kept])
         for eps, part in rows.groupby("eps_255"):
             display(
                 Markdown(

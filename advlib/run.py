@@ -72,9 +72,9 @@ class Chapter:
 
 
 def sources(folder: Path) -> list[Path]:
-    """The chapters' sources in the order in which they run: A1 trains the weights that the others load."""
+    """The chapters' sources in the order in which they run: A1 and A2 train the weights that the others load."""
     found = (p for p in folder.glob("*.py") if re.fullmatch(r"(\d\d|A\d)_\w+", p.stem))
-    return sorted(found, key=lambda p: (not p.stem.startswith("A1_"), p.stem))
+    return sorted(found, key=lambda p: (not p.stem.startswith(("A1_", "A2_")), p.stem))
 
 
 def select(numbers: Iterable[str], folder: Path) -> list[Path]:

@@ -29,6 +29,10 @@ from .objectives import NoisyClassification
 NINE = ("HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS", "NRP")
 """The defences of Table 2.5, in its order."""
 
+OURS = ("vgg-pgd", "vgg-ens3", "vgg-ens4", "pyramidnet-ens1", "vgg-noise", *purification.PURIFIERS)
+"""The nets that notebook A2 trains for these, on each data set of 32-pixel images."""
+
+_ADVERSARIAL, _ENSEMBLE = "timm/inception_v3.tf_adv_in1k", "timm/inception_resnet_v2.tf_ens_adv_in1k"
 _FILES = {
     "HGD": ("hgd", ["denoise_incepv3_012.ckpt"]),
     "ComDefend": ("comdefend", ["enc20_0.0001.npy", "dec20_0.0001.npy"]),
@@ -44,16 +48,22 @@ def nine(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, Defe
     return {name: guards[name][0](guards[name][1], seed).eval() for name in NINE if name in guards}
 
 
-def six(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, nn.Module]:
-    """The six secured networks of thesis Tables 3.3 and 4.4, in eval mode: three ensemble adversarially trained ones,
-    and JPEG, R&P and NRP of the nine. Arguments and errors are those of `nine`."""
+def trained(dataset: str, folder: str | Path = "") -> dict[str, nn.Module]:
+    """Adversarially trained networks, in eval mode: one by PGD, the others against ensembles. Arguments and errors are
+    those of `nine`."""
     if dataset == "imagenet":
-        trained = models.converted(folder) | {"IncRes-v2ens1": _incres()}
-    else:
-        names = ("vgg-ens3", "vgg-ens4", "pyramidnet-ens1")
-        trained = {name: models.load(f"{dataset}/{name}") for name in names}
+        adv = {"Inc-v3adv": models.load(_ADVERSARIAL), "IncRes-v2ens1": models.load(_ENSEMBLE)}
+        return adv | models.converted(folder)
+    names = ("vgg-pgd", "vgg-ens3", "vgg-ens4", "pyramidnet-ens1")
+    return {name: models.load(f"{dataset}/{name}") for name in names}
+
+
+def six(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, nn.Module]:
+    """The six secured networks of thesis Tables 3.3 and 4.4, in eval mode: those of `trained` against ensembles, and
+    JPEG, R&P and NRP of the nine. Arguments and errors are those of `nine`."""
+    against = {name: model for name, model in trained(dataset, folder).items() if "ens" in name}
     guarded = nine(dataset, seed, folder)
-    return trained | {name: guarded[name] for name in ("JPEG", "R&P", "NRP") if name in guarded}
+    return against | {name: guarded[name] for name in ("JPEG", "R&P", "NRP") if name in guarded}
 
 
 def _on_32_pixels(dataset: str) -> dict[str, tuple[Defence, nn.Module | list[nn.Module]]]:
@@ -76,27 +86,19 @@ def _on_32_pixels(dataset: str) -> dict[str, tuple[Defence, nn.Module | list[nn.
 def _on_imagenet(folder: str | Path) -> dict[str, tuple[Defence, nn.Module | list[nn.Module]]]:
     """R&P, NIPS-r3, RS and HGD guard what their authors guarded, as far as timm has it; the others an adversarially
     trained Inception-v3, which is no source of the thesis' attacks."""
-    plain, other, trained, ens = (
-        models.load("timm/inception_v3.tf_in1k"),
-        models.load("timm/inception_v4.tf_in1k"),
-        models.load("timm/inception_v3.tf_adv_in1k"),
-        _incres(),
-    )
+    plain, other = (models.load(f"timm/inception_{version}.tf_in1k") for version in ("v3", "v4"))
+    adv, ens = models.load(_ADVERSARIAL), models.load(_ENSEMBLE)
     guards = {
         "R&P": (RandomResizePad(), ens),
-        "NIPS-r3": (NIPSr3(), [ens, trained, plain, other]),
-        "Bit-Red": (BitReduction(), trained),
-        "JPEG": (JPEG(), trained),
-        "FD": (FeatureDistillation(), trained),
+        "NIPS-r3": (NIPSr3(), [ens, adv, plain, other]),
+        "Bit-Red": (BitReduction(), adv),
+        "JPEG": (JPEG(), adv),
+        "FD": (FeatureDistillation(), adv),
     }
     there = {name: [Path(folder) / f for f in files] for name, (_, files) in _FILES.items()}
     there = {name: files for name, files in there.items() if folder and all(f.is_file() for f in files)}
     if "RS" in there:
         guards["RS"] = (RandomizedSmoothing(0.25), checkpoints.noise_trained(there.pop("RS")[0]))
     for name, files in there.items():
-        guards[name] = (checkpoints.purifier(_FILES[name][0], files), plain if name == "HGD" else trained)
+        guards[name] = (checkpoints.purifier(_FILES[name][0], files), plain if name == "HGD" else adv)
     return guards
-
-
-def _incres() -> nn.Module:
-    return models.load("timm/inception_resnet_v2.tf_ens_adv_in1k")

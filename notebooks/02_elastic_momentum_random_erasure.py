@@ -16,7 +16,7 @@
 # Chapter 2 of the thesis asks whether adversarial examples transfer better when the attack looks further ahead
 # (*elastic momentum*, EM) and when it sees its image with pieces missing (*random erasure*, RE). This chapter
 # derives both from the text, measures where the text and a working method part, and repeats Tables 2.1 to 2.4 and
-# Figures 2.1 to 2.4. Table 2.5 (nine defences) belongs to the chapter on defences.
+# Figures 2.1 to 2.4. Table 2.5 (nine defences) is in appendix A2, with the defences.
 #
 # Every number below says on which data, at which scale and on how many images it was measured. The page you read
 # was executed on `shapes`, the built-in teaching set; the rows of our committed CIFAR-10 run, where there are any,

@@ -231,7 +231,7 @@ def test_nips_r3_shows_its_networks_images_that_are_little_changed():
     ramp = torch.linspace(0.2, 0.8, 32)
     smooth = torch.stack([ramp[:, None].expand(32, 32), ramp.expand(32, 32), torch.full((32, 32), 0.5)])[None]
     draw, defence = Draw(0, content(smooth)), NIPSr3()
-    for view in (defence._jittered(smooth, draw), defence._turned(smooth, draw, (1.05, 1.1))):
+    for view in (defence.purified(smooth, draw), defence._turned(smooth, draw, (1.05, 1.1))):
         inside = (view - smooth)[:, :, 4:-4, 4:-4].abs()
         assert 1e-3 < inside.max() < 0.08
 

@@ -127,10 +127,10 @@ def test_unknown_chapter(book, capsys):
 
 def test_order_is_that_of_need(book, tmp_path):
     write, _, _ = book
-    for name in ("00_start.py", "A3_speed.py", "A1_zoo.py", "helper.py"):
+    for name in ("00_start.py", "A3_speed.py", "A2_guards.py", "A1_zoo.py", "helper.py"):
         write(name, "")
     names = [p.name for p in run.select([], tmp_path / "notebooks")]
-    assert names == ["A1_zoo.py", "00_start.py", "02_tiny.py", "A3_speed.py"]
+    assert names == ["A1_zoo.py", "A2_guards.py", "00_start.py", "02_tiny.py", "A3_speed.py"]
 
 
 def test_list(book, capsys):

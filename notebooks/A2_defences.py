@@ -1,0 +1,352 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A2. Defences
+#
+# Table 2.5 of the thesis attacks nine defences, Tables 3.3 and 4.4 six "secured" networks. This appendix trains those
+# that are networks, shows what each defence costs on clean images and what it recovers on adversarial ones, repeats
+# Table 2.5, and attacks three of them *knowing that they are there*, so that nobody leaves with the belief that they
+# are secure.
+
+# %% tags=["parameters"]
+scale: str = "laptop"  # smoke, laptop or paper
+dataset: str = "shapes"  # shapes, cifar10, cifar100, or imagenet (at paper scale: the thesis' networks)
+retrain: list[str] = []  # nets to train again though their weights are committed: vgg-pgd, hgd, ...
+epochs: int = 0  # of a training, 0 takes the number of the recipe
+eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet
+n: int = 0  # images to attack, 0 takes the number of the scale
+n_clean: int = 0  # images for the clean accuracy, 0 takes the number of the scale
+seed: int = 0  # of weights, order of images and every random draw
+bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
+checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/checkpoints.py names them)
+
+# %%
+import time
+from dataclasses import replace
+from functools import partial
+
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+import advlib as al
+
+# %%
+SETTINGS = {
+    "smoke": {"n": 6, "n_clean": 50, "steps": 2, "draws": 2, "certified": 4, "copies": 100},
+    "laptop": {"n": 40, "n_clean": 200, "steps": 10, "draws": 10, "certified": 40, "copies": 500},
+    "paper": {"n": 1000, "n_clean": 5000, "steps": 10, "draws": 30, "certified": 500, "copies": 10_000},
+}
+setting = SETTINGS[scale]
+n, n_clean, steps = n or setting["n"], n_clean or setting["n_clean"], setting["steps"]
+ours = dataset != "imagenet"
+if not ours and scale != "paper":
+    raise ValueError("dataset='imagenet': its defended networks are to be had at paper scale only")
+eps_255 = eps_255 or [8.0 if ours else 16.0]
+eps = eps_255[0] / 255
+RUN = al.paths.BUILD / scale / dataset
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+print(al.results.conditions(scale, dataset))
+
+# %% [markdown]
+# ## Two ways to defend
+#
+# *Train the network otherwise.* Adversarial training minimises the loss at the end of an attack on the network
+# itself (`-pgd`); ensemble adversarial training at one-step examples of other, fixed networks (`-ens3`, `-ens4`,
+# `-ens1`: so many of them), the recipe behind the thesis' Inc-v3ens3, Inc-v3ens4 and IncRes-v2ens1. Noise alone
+# (`-noise`) is what randomized smoothing needs.
+#
+# *Put something in front of it.* Some of the nine are fixed transformations: fewer bits (Bit-Red), a JPEG file, a
+# quantised DCT (FD), random resizing and padding (R&P), a team of four under distortions (NIPS-r3), a vote under noise
+# (RS). Three are networks: a denoiser guided by the logits (HGD), a compression to 12 bits a pixel (ComDefend), a
+# purifier trained without labels (NRP).
+#
+# ## Training what is missing
+#
+# A killed run loses at most one epoch. At smoke scale nothing is trained.
+
+# %%
+listed = al.models.manifest()
+missing = [name for name in al.secured.OURS if name in retrain or f"{dataset}/{name}" not in listed] if ours else []
+
+
+def tell(name, total, row):
+    """A line after each epoch."""
+    epoch, seconds, accuracy = row["epoch"], row["seconds"], row["val_accuracy"]
+    print(f"{name}: {epoch}/{total}, {seconds:.0f} s, {accuracy:.1%} of the clean validation images", flush=True)
+
+
+for name in missing if scale != "smoke" else []:
+    room, train = al.training, al.training.train_member
+    if name in al.purification.PURIFIERS:
+        room, train = al.purification, al.purification.train
+    recipe = room.recipe_for(f"{dataset}/{name}")
+    recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
+    report = partial(tell, name, recipe.epochs)
+    train(f"{dataset}/{name}", recipe, checkpoints=RUN / "checkpoints", device=device, report=report)
+print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
+
+# %%
+listed = al.models.manifest()
+rows = {
+    name: {
+        "parameters (thousands)": round(e["parameters"] / 1000),
+        "clean accuracy (%)": round(100 * e["accuracy"], 1),
+        "n": e["n"],
+        "epochs": e["recipe"]["epochs"],
+        "trained on": e["trained_on"],
+        "minimises": e["recipe"]["objective"].split("(")[0],
+    }
+    for name in (*al.nets.FAMILIES, *al.secured.OURS)
+    if (e := listed.get(f"{dataset}/{name}"))
+}
+display(Markdown(f"*{dataset}, test images; for a purifier, the accuracy of the VGG behind it*"))
+pd.DataFrame(rows).T.fillna("")
+
+# %% [markdown]
+# ## What adversarial training buys
+#
+# PGD on the network itself (white-box, from a random start): what is left of the accuracy?
+
+# %%
+images = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n).to(device)
+plain_name = al.purification.CLASSIFIER if ours else "Inc-v3"
+plain = al.models.load(f"{dataset}/{plain_name}" if ours else "timm/inception_v3.tf_in1k").to(device)
+trained = {name: model.to(device) for name, model in al.secured.trained(dataset, checkpoints).items()}
+rows = {}
+for name, model in {plain_name: plain, **trained}.items():
+    adv = al.attacks.pgd(model, images.x, images.y, eps, 2 * steps, seed=seed, index=images.index)
+    hits = [int((model(z).argmax(1) == images.y).sum()) for z in (images.x, adv)]
+    low, high = al.results.wilson(hits[1], n)
+    rows[name] = {
+        "clean (%)": round(100 * hits[0] / n, 1),
+        f"PGD, {eps_255[0]:g}/255 (%)": round(100 * hits[1] / n, 1),
+        "95 % interval": f"{low:.0f} to {high:.0f}",
+    }
+display(Markdown(f"*Accuracy, {dataset}, {scale} scale, PGD with {2 * steps} steps, n = {n} test images*"))
+pd.DataFrame(rows).T
+
+# %% [markdown]
+# One-step training against *other* networks does little against a white-box attack, and is not meant to: it hardens
+# a network against examples that come from elsewhere.
+#
+# ## The nine defences
+
+# %%
+nine = {name: guard.to(device) for name, guard in al.secured.nine(dataset, seed, checkpoints).items()}
+rows = {name: {"kind": guard.defence.kind, "gradients": guard.defence.gradients} for name, guard in nine.items()}
+if left_out := [name for name in al.secured.NINE if name not in nine]:
+    display(Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/checkpoints.py`)"))
+pd.DataFrame(rows).T
+
+# %% [markdown]
+# *faithful*: the published transformation; *retrained*: the published architecture, small, trained by us.
+# *straight-through*: an attacker gets the gradient of the identity in place of the defence's own, which is zero.
+#
+# What the network behind each of them is shown (of many draws the first; of the team, the first member's view):
+
+# %%
+some = images[:6]
+draw = al.draws.Draw(seed, al.draws.content(some.x))
+views = {"image": some.x}
+for name, guard in nine.items():
+    views[name] = guard.defence.purified(some.x, draw)
+fig = al.plotting.gallery(views, side=0.8)
+al.plotting.save(fig, f"fig_A2_views_{dataset}", RUN)
+fig
+
+# %% [markdown]
+# ### What they cost
+#
+# Accuracy on clean images. RS may decline to answer, which is neither right nor wrong.
+
+# %%
+clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
+targets = {f"no defence ({plain_name})": plain, **nine, **trained}
+cost, took = {}, {}
+for name, target in targets.items():
+    started = time.perf_counter()
+    answers = al.evaluation.predictions(target, clean)
+    took[name] = time.perf_counter() - started
+    right, silent = ((answers == wanted).float().mean().item() for wanted in (clean.y, al.defenses.ABSTAIN))
+    low, high = al.results.wilson(round(right * len(clean)), len(clean))
+    cost[name] = {
+        "clean (%)": round(100 * right, 1),
+        "95 % interval": f"{low:.1f} to {high:.1f}",
+        "abstains (%)": round(100 * silent, 1),
+        "ms an image": round(1000 * took[name] / len(clean), 2),
+    }
+display(Markdown(f"*{dataset}, n = {len(clean)} test images*"))
+pd.DataFrame(cost).T
+
+# %% [markdown]
+# ### Table 2.5: what they recover
+#
+# The attacks know nothing of any defence. As in the thesis they come from one network and from an ensemble of four:
+# DIM + TIM + SIM with the momentum of MI, with that of NI, and with EM and RE; and plain MI-FGSM beside them. A network
+# without a defence stands beside the nine, and so do the adversarially trained ones, which are no part of the
+# thesis' table. HGD and the ensemble adversarially trained networks saw examples of some of these very sources in
+# training, as their originals did.
+
+# %%
+if ours:
+    surrogates = {name: al.models.load(f"{dataset}/{name}") for name in ("resnet", "densenet", "resnext", "wrn")}
+else:
+    surrogates = al.models.thesis_chapter_2()
+    surrogates = {name: surrogates[name] for name in ("Inc-v3", "Inc-v4", "IncRes-v2", "Res-101")}
+dtype = torch.bfloat16 if bfloat16 else None
+surrogates = {name: al.accelerate(net.to(device), dtype=dtype) for name, net in surrogates.items()}
+sources = {
+    next(iter(surrogates)): next(iter(surrogates.values())),
+    al.results.ensemble_name(surrogates): al.ensemble(list(surrogates.values())),
+}
+attacks = {
+    "MI-FGSM": al.attacks.mi_fgsm,
+    "MI-Composite": al.attacks.composite,
+    "NI-Composite": partial(al.attacks.composite, momentum=al.Elastic(sigma=1.0)),
+    "EM-RE-Composite": partial(al.attacks.composite, **al.EM_RE),
+}
+book = al.report.Experiment("A2", scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+rows = book.measure("2.5", attacks, sources)
+table_2_5 = rows[rows.target.isin(al.secured.NINE)]
+book.show(table_2_5)
+
+# %%
+book.beside("2.5", table_2_5)
+
+# %%
+committed = book.committed("2.5", targets=al.secured.NINE)
+
+# %% [markdown]
+# The same examples, counted over *all* images, with the images that a target got wrong from the start: what an
+# attacked image costs with each defence, and without one.
+
+# %%
+ensemble = list(sources)[1]
+part = rows[(rows.metric == al.evaluation.ALL) & (rows.source == ensemble) & (rows.eps_255 == eps_255[0])]
+fooled = part.pivot(index="target", columns="attack", values="value").loc[list(targets), list(attacks)]
+abstained = rows[(rows.metric == al.evaluation.ABSTAINED) & (rows.source == ensemble) & (rows.eps_255 == eps_255[0])]
+display(Markdown(f"*Wrong answers (%), {dataset}, {scale} scale, {eps_255[0]:g}/255, from {ensemble}, n = {n}*"))
+fooled.insert(0, "clean", [100 - cost[name]["clean (%)"] - cost[name]["abstains (%)"] for name in fooled.index])
+display(fooled.round(1))
+if len(abstained):
+    silent = ", ".join(f"{row.attack} {row.value:.1f} %" for row in abstained.itertuples())
+    display(Markdown(f"RS declines to answer, of the images that count in Table 2.5: {silent}."))
+
+# %%
+CLAIMS = [("EM-RE-Composite", "MI-Composite"), ("EM-RE-Composite", "NI-Composite"), ("NI-Composite", "MI-Composite")]
+
+
+def verdicts(table):
+    """For each claim, wins : losses over sources, defences and budgets, and how many of them are clear."""
+    found = {}
+    for better, worse in CLAIMS:
+        w = al.results.wins(table[table.target != al.results.AVERAGE], better, worse)
+        found[f"{better} > {worse}"] = (
+            f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"
+        )
+    return pd.Series(found)
+
+
+counts = {
+    "paper": verdicts(al.results.published("2.5")),
+    f"ours, {dataset}, {scale} scale": verdicts(table_2_5[table_2_5.metric == al.evaluation.COMMON]),
+}
+if committed is not None:
+    counts["ours, committed run on CIFAR-10"] = verdicts(committed)
+pd.DataFrame(counts)
+
+# %% [markdown]
+# ## A certificate
+#
+# RS is the one of the nine that can prove something: the radius around an image within which no perturbation, measured
+# in $L_2$, changes the answer. `certify` finds it from a vote, with probability $1 - \alpha$.
+
+# %%
+few = images[: setting["certified"]]
+if "RS" in nine:
+    answers, radii = nine["RS"].defence.certify(nine["RS"].model, few.x, setting["copies"], seed)
+    share = {r: 100 * ((answers == few.y) & (radii >= r)).float().mean().item() for r in (0.0, 0.1, 0.25, 0.5)}
+    found = ", ".join(f"{v:.0f} % at {r:g}" for r, v in share.items())
+    conditions = f"{dataset}, n = {len(few)}, {setting['copies']} noisy copies of each image"
+    display(Markdown(f"*{conditions}.* Right, and certified to be within a radius: {found}."))
+    longest = eps * few.x[0].numel() ** 0.5
+    display(Markdown(f"A perturbation within {eps_255[0]:g}/255 of every pixel is up to {longest:.2f} long."))
+
+# %% [markdown]
+# ## White-box honesty: attackers who know
+#
+# Three defences, each attacked by PGD on the network behind it (the attacker does not know of the defence) and by PGD
+# through the defence: straight through the JPEG file as if it were the identity, averaged over the draws of R&P,
+# exactly through HGD's denoiser.
+
+# %%
+guards = {
+    "JPEG": ("straight through", nine["JPEG"]),
+    "R&P": (
+        f"mean of {setting['draws']} draws",
+        al.defenses.RandomResizePad(setting["draws"])(nine["R&P"].model, seed + 1),
+    ),
+    "HGD": ("exact gradient", nine.get("HGD")),
+}
+honest = {}
+for name, (how, guard) in guards.items():
+    if guard is None:
+        continue
+    attack = partial(al.attacks.pgd, x=images.x, y=images.y, eps=eps, steps=2 * steps, seed=seed, index=images.index)
+    shown = {
+        "clean": images.x,
+        "attack on the network": attack(guard.model),
+        "attack through the defence": attack(guard),
+    }
+    honest[f"{name}, {how}"] = {
+        f"{k} (%)": 100 * (nine[name].predict(z) == images.y).float().mean().item() for k, z in shown.items()
+    }
+honest = pd.DataFrame(honest).T
+display(Markdown(f"*Accuracy, {dataset}, {scale} scale, PGD with {2 * steps} steps, {eps_255[0]:g}/255, n = {n}*"))
+honest.round(1)
+
+# %% tags=["nbval-check-output"]
+knowing, unknowing = honest["attack through the defence (%)"], honest["attack on the network (%)"]
+print("whoever knows the defence does at least as well against each:", bool((knowing <= unknowing + 1e-6).all()))
+
+# %% [markdown]
+# ## Summary
+#
+# - A defence wraps a model and is one: `al.defenses.JPEG(quality=75)(model)`; it says whether it is the published
+#   transformation, the published architecture trained by us, or a proxy, and how gradients pass.
+# - What helps against an attacker who does not know of it need not help against one who does.
+#
+# ## Exercises
+#
+# 1. *Turn one knob.* How does the clean accuracy behind `BitReduction(bits)` fall with `bits`, and how much does it
+#    recover from MI-FGSM? Where is the best compromise, and on which images did you choose it?
+# 2. *Derive.* Randomized smoothing with $n = 100$ votes and $\alpha = 0.001$: with how many votes for the second class
+#    does it just not abstain?
+# 3. *Build.* Write a defence that blurs (subclass `Defence`, give `purified`), and attack through it.
+#
+# ## References
+#
+# - A. Madry et al., *Towards deep learning models resistant to adversarial attacks*, ICLR 2018.
+# - F. Tramèr et al., *Ensemble adversarial training: attacks and defenses*, ICLR 2018.
+# - F. Liao et al., *Defense against adversarial attacks using high-level representation guided denoiser* (HGD), CVPR
+#   2018.
+# - C. Xie et al., *Mitigating adversarial effects through randomization* (R&P), ICLR 2018.
+# - A. Thomas, O. Elibol, *Defense against adversarial attacks, 3rd place* (NIPS-r3), github.com/anlthms/nips-2017.
+# - W. Xu et al., *Feature squeezing* (Bit-Red), NDSS 2018.
+# - C. Guo et al., *Countering adversarial images using input transformations* (JPEG), ICLR 2018.
+# - Z. Liu et al., *Feature distillation: DNN-oriented JPEG compression against adversarial examples* (FD), CVPR 2019.
+# - X. Jia et al., *ComDefend: an efficient image compression model to defend adversarial examples*, CVPR 2019.
+# - J. Cohen et al., *Certified adversarial robustness via randomized smoothing* (RS), ICML 2019.
+# - M. Naseer et al., *A self-supervised approach for adversarial robustness* (NRP), CVPR 2020.
+# - A. Athalye et al., *Obfuscated gradients give a false sense of security*, ICML 2018.
