@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import datasets, glance, models, results, run, site
+from . import datasets, glance, models, results, run, secured, site
 from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
@@ -140,9 +140,11 @@ def _missing() -> dict[str, list[str]]:
     listed = models.manifest()
     small = {}
     for name in models.CLASSES:
-        untrained = [family for family in FAMILIES if f"{name}/{family}" not in listed]
-        nets = [f"weights of {', '.join(untrained)} (run A1 --dataset {name})"] if untrained else []
-        small[f"smoke, laptop on {name}"] = files.get(name, []) + nets
+        lacking = files.get(name, []).copy()
+        for notebook, nets in (("A1", FAMILIES), ("A2", secured.OURS)):
+            if untrained := [net for net in nets if f"{name}/{net}" not in listed]:
+                lacking.append(f"weights of {', '.join(untrained)} (run {notebook} --dataset {name})")
+        small[f"smoke, laptop on {name}"] = lacking
     witnesses = [] if any(n.startswith("imagenet/") for n in models.available()) else ["independent weights"]
     paper = {f"paper on {name}": gpu + files.get(name, []) for name in ("cifar10", "cifar100")}
     return {

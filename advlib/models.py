@@ -162,15 +162,16 @@ def _ours(name: str) -> nn.Module:
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
     if entry is None:
-        if size in HARDENED:
-            raise WeightsError(f"{name}: no weights in {WEIGHTS}; advlib.training.train_member({name!r}) trains them")
-        raise WeightsError(
-            f"{name}: no weights in {WEIGHTS}; notebooks/A1_training_the_zoo trains them: "
-            f"python -m advlib run A1 --dataset {dataset}"
-        )
+        raise untrained(name, "A2" if size in HARDENED else "A1")
     model = create(family, "full" if size == "full" else "small", dataset)
     model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return model
+
+
+def untrained(name: str, notebook: str) -> WeightsError:
+    """The error for a net that `notebook` would have trained."""
+    command = f"python -m advlib run {notebook} --dataset {name.partition('/')[0]}"
+    return WeightsError(f"{name}: no weights in {WEIGHTS}; notebook {notebook} trains them: {command}")
 
 
 def _torchvision(name: str) -> nn.Module:

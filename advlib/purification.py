@@ -52,7 +52,7 @@ def load(name: str) -> Purification:
         raise ValueError(f"name={name!r}: expected <dataset>/<one of {', '.join(PURIFIERS)}>")
     entry = models.manifest(WEIGHTS).get(name)
     if entry is None:
-        raise models.WeightsError(f"{name}: no weights in {WEIGHTS}; advlib.purification.train({name!r}) trains them")
+        raise models.untrained(name, "A2")
     net = PURIFIERS[kind]()
     net.load_state_dict(models.read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return Purification(net.eval())

@@ -77,6 +77,8 @@ class CompressionPair(nn.Module):
         self.noise = noise
         self.encoder = self._chain([3, *widths, 12])
         self.decoder = self._chain([12, *widths[1:], widths[0], 3])
+        with torch.no_grad():  # codes far above the noise: training starts from an autoencoder, and not from noise
+            self.encoder[-1].weight.mul_(50 * noise)
 
     @staticmethod
     def _chain(channels: Sequence[int]) -> nn.Sequential:
@@ -107,6 +109,9 @@ class _DenseBlock(nn.Module):
         super().__init__()
         for i in range(5):
             setattr(self, f"conv{i + 1}", nn.Conv2d(width + i * growth, growth if i < 4 else width, 3, padding=1))
+        with torch.no_grad():  # a block adds little at first
+            self.conv5.weight.mul_(0.1)
+            self.conv5.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         seen = [x]
@@ -137,6 +142,12 @@ class NRPNet(nn.Module):
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
         self.RRDB_trunk = nn.Sequential(*(_ResidualInResidual(width, growth) for _ in range(blocks)))
         self.trunk_conv = nn.Conv2d(width, 3, 3, padding=1)
+        # Training starts near the identity: three channels carry the image through, and the blocks add little to it.
+        nn.init.dirac_(self.conv_first.weight[:3].data)
+        nn.init.dirac_(self.trunk_conv.weight)
+        self.trunk_conv.weight.data /= 1.2**blocks  # the gain of the shortcuts
+        nn.init.zeros_(self.conv_first.bias)
+        nn.init.zeros_(self.trunk_conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.trunk_conv(self.RRDB_trunk(self.conv_first(x)))

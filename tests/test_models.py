@@ -143,7 +143,7 @@ def test_unknown_option_of_create_is_refused_by_name(options):
 
 def test_missing_weights_name_the_notebook_that_trains_them(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
-    with pytest.raises(WeightsError, match="A1_training_the_zoo"):
+    with pytest.raises(WeightsError, match="run A1 --dataset"):
         models.load("shapes/resnet")
 
 

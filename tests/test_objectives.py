@@ -194,3 +194,17 @@ def test_published_sizes():
     count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
     assert count(NRPNet(23, 64, 32)) == 16_550_275
     assert CompressionPair((16, 32, 64, 128, 256, 128, 64, 32)).decoder[-1].in_channels == 16
+
+
+@pytest.mark.parametrize("net, tolerance", [(DenoisingUNet, 0.0), (NRPNet, 0.05)])
+def test_training_starts_from_the_identity(net, tolerance):
+    torch.manual_seed(0)
+    x = grid_images(4, 32, 32)
+    assert (net().eval()(x) - x).abs().mean() <= tolerance
+
+
+def test_a_fresh_code_is_far_above_its_noise():
+    torch.manual_seed(0)
+    pair, x = CompressionPair(), grid_images(4, 32, 32)
+    soft, bits = pair.code(x, torch.randn(4, 12, 32, 32)), pair.code(x)
+    assert (soft - bits).abs().mean() < 0.3  # half of the bits would be 0.5
