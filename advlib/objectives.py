@@ -57,14 +57,18 @@ class NoisyClassification:
 class Adversarial:
     """PGD adversarial training: cross-entropy at the end of PGD from a random start, and nowhere else (Madry et al.
     2018). eps, alpha: L-inf radius and step, in [0, 1] units; steps: of the attack, made in eval mode, on a
-    copy with the BatchNorm folded (`models.accelerate`)."""
+    copy with the BatchNorm folded (`models.accelerate`). ramp: epochs in which both grow to what they are; a small
+    network that meets the whole radius at once may not learn anything (Cai et al. 2018, curriculum)."""
 
     eps: float = 8 / 255
     steps: int = 7
     alpha: float = 2 / 255
+    ramp: int = 1
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        options = {"eps": self.eps, "steps": self.steps, "alpha": self.alpha, "seed": _seed(draw), "index": draw.index}
+        grown = min(1.0, (draw.step + 1) / self.ramp)
+        radius = {"eps": grown * self.eps, "alpha": grown * self.alpha}
+        options = {**radius, "steps": self.steps, "seed": _seed(draw), "index": draw.index}
         return _cross_entropy(model(attacks.pgd(models.accelerate(model), x, y, **options)), y)
 
 

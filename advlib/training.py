@@ -169,9 +169,10 @@ def recipe_for(name: str) -> Recipe:
         "ens3": ("vgg", "resnet", "densenet"),
         "ens4": ("vgg", "resnet", "densenet", "wrn"),
     }
-    objectives = {"pgd": Adversarial(), "noise": NoisyClassification()}
+    epochs = max(5, 2 * base.epochs // 3)
+    objectives = {"pgd": Adversarial(ramp=1 + epochs // 2), "noise": NoisyClassification()}
     objectives |= {k: EnsembleAdversarial(tuple(f"{dataset}/{family}" for family in pool)) for k, pool in pools.items()}
-    return replace(base, objective=objectives[variant], epochs=max(5, 2 * base.epochs // 3))
+    return replace(base, objective=objectives[variant], epochs=epochs)
 
 
 def train_member(name: str, recipe: Recipe | None = None, **options: object) -> dict:

@@ -55,6 +55,15 @@ def test_adversarial_loss_is_that_of_the_same_pgd(batch, model):
     assert torch.allclose(found, F.cross_entropy(model(adv), y)) and found > Classification()(model, x, y, draw)
 
 
+def test_the_radius_grows_with_the_epochs(batch, model):
+    x, y, draw = batch
+    ramped, whole = Adversarial(steps=2, ramp=4), Adversarial(steps=2)
+    quarter = Adversarial(eps=2 / 255, steps=2, alpha=0.5 / 255)
+    assert torch.equal(ramped(model, x, y, draw.at(step=0)), quarter(model, x, y, draw.at(step=0)))
+    for epoch in (3, 9):
+        assert torch.equal(ramped(model, x, y, draw.at(step=epoch)), whole(model, x, y, draw.at(step=epoch)))
+
+
 @pytest.mark.parametrize(
     "objective",
     [NoisyClassification(0.5), Adversarial(eps=0.1, steps=1, alpha=0.01), EnsembleAdversarial(("a",), eps=0.1)],
