@@ -45,13 +45,23 @@ import advlib as al
 
 # %%
 SETTINGS = {
-    "smoke": {"n": 6, "n_val": 6, "steps": 2, "r": {"l2": (0.01,), "mean": (0.01,)}, "grid": 5},
+    "smoke": {
+        "n": 6,
+        "n_val": 6,
+        "steps": 2,
+        "r": {"l2": (0.01,), "mean": (0.01,)},
+        "grid": 5,
+        "sources": 2,
+        "long": 4,
+    },
     "laptop": {
         "n": 40,
         "n_val": 40,
         "steps": 10,
         "r": {"l2": (0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)},
         "grid": 21,
+        "sources": 6,
+        "long": 100,
     },
     "paper": {
         "n": 5000,
@@ -59,6 +69,8 @@ SETTINGS = {
         "steps": 100,
         "r": {"l2": (0.001, 0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)},
         "grid": 41,
+        "sources": 4,
+        "long": 100,
     },
 }
 BETAS = (0.2, 0.4, 0.6, 0.8, 1.2, 1.6)
@@ -91,7 +103,8 @@ if dataset == "imagenet":
 else:
     images = al.datasets.load(dataset, "test", n).to(device)
     val = al.datasets.load(dataset, "val", n_val).to(device)
-f = al.accelerate(models[source], dtype=torch.bfloat16 if bfloat16 else None)
+dtype = torch.bfloat16 if bfloat16 else None
+f = al.accelerate(models[source], dtype=dtype)
 print("source:", source, "| targets:", ", ".join(m for m in models if m != source))
 
 # %%
@@ -360,6 +373,54 @@ gain = {
 chosen = max(gain, key=gain.get)
 CHOSEN = dict(grid[chosen].keywords)
 display(Markdown(f"**Chosen**: {chosen} ({gain[chosen]:+.1f} points over the same loss without it)"))
+
+# %% [markdown]
+# ### Other networks, less certainty, more steps
+#
+# One thing is changed at a time, on validation images: the surrogate, its certainty (logits divided by 10), and the
+# number of steps ($T = 100$ is the thesis'). What does the penalty add to I-FGSM *in the same place*?
+
+# %%
+PENALTIES = {
+    "thesis": al.GNP,
+    "l2, r 0.1, rescaled": {"wrap": partial(al.norm_penalty, r=0.1, rescale=True)},
+    "mean, r 0.01, rescaled": {"wrap": partial(al.norm_penalty, r=0.01, unit="mean", rescale=True)},
+}
+
+
+def with_and_without(steps):
+    """I-FGSM alone and with each penalty, each in `steps` steps."""
+    return {
+        name: partial(al.attacks.i_fgsm, steps=steps, **options) for name, options in {"none": {}, **PENALTIES}.items()
+    }
+
+
+probe = al.report.Experiment(
+    "03", scale, dataset, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"}
+)
+others = {name: al.accelerate(models[name], dtype=dtype) for name in [*models][1 : setting["sources"]]}
+places = {source: f, f"{source}, logits / 10": Tempered(f), **others}
+found = {"": probe.measure("3.0", with_and_without(steps), places, stem="other_networks")}
+found[f", T = {setting['long']}"] = probe.measure("3.0", with_and_without(setting["long"]), {source: f}, stem="longer")
+
+# %%
+rows = {}
+for suffix, table in found.items():
+    table = table[(table.metric == "asr") & (table.target != table.source.str.split(",").str[0])]
+    for place, part in table.groupby("source", sort=False):
+        mean = part.groupby("attack").value.mean()
+        row = {"I-FGSM (%)": f"{mean['none']:.1f}"}
+        for name in PENALTIES:
+            w = al.results.wins(part, name, "none")
+            row[name] = f"{mean[name] - mean['none']:+.1f} ({w['clear_wins']} : {w['clear_losses']})"
+        rows[place + suffix] = row
+display(
+    Markdown(
+        f"*Mean black-box success of I-FGSM, and points that GNP adds to it (in brackets: targets on which it is clearly "
+        f"above : below); 8/255, {dataset}, {scale} scale, T = {steps} unless stated, n = {table.n.min()} validation images*"
+    )
+)
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ## 3.4 Tables 3.1 to 3.3

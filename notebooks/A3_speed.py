@@ -236,6 +236,31 @@ tabulate(tables, "model", "attack")
 # The target is at most 1.05; on a busy machine the range is wider than the distance to it, and a single verdict means
 # little.*
 #
+# ## A penalty costs a pass
+#
+# The gradient norm penalty of chapter 3 takes two gradients where the attack takes one. The rest of the loop is shared,
+# so that the price should be 2, and at most 2.05.
+
+# %%
+PENALISED = {"I-FGSM": al.attacks.i_fgsm, "DIM": al.attacks.dim}
+
+
+def price(case, model, x, y, rounds):
+    """Rows: time of an attack with the penalty over that without it, at the same steps."""
+    options = {"steps": setting["steps"], "seed": seed}
+    contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
+    contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
+    seconds = timed(contestants, rounds)
+    return {(case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED}
+
+
+# %%
+prices = {k: v for case, c in CASES.items() for k, v in price(case, *c).items()}
+tabulate(prices, "model", "attack")
+
+# %% [markdown]
+# *Time with GNP over time without it: median, smallest and largest of the rounds.*
+#
 # ## Faster copies of the surrogate
 #
 # `accelerate` makes a copy of a network for the attack loop: every BatchNorm folded into the convolution before it,
@@ -519,7 +544,7 @@ print(f"{len(frame)} rows in {file.relative_to(al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.removeprefix("loop overhead ").str.removeprefix("pass, ").str.removesuffix(" / torchattacks")
+    short = part.what.str.replace(r"^(loop overhead|price of|pass,) | / torchattacks$", "", regex=True)
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
@@ -533,6 +558,7 @@ def bars(ax, part, mark, title):
 # %%
 groups = {
     "Attack over its passes (line: 1.05)": (frame[frame.what.str.startswith("loop")], 1.05),
+    "GNP over the attack without it (line: 2.05)": (frame[frame.what.str.startswith("price")], 2.05),
     "Speed over the plain network (line: 1)": (frame[frame.what.str.startswith("pass")], 1.0),
     "Speed over torchattacks (line: 1)": (frame[frame.what.str.contains("torchattacks")], 1.0),
 }
@@ -554,9 +580,10 @@ fig
 # - The first panel says what the loop costs beyond its passes. A value above the line on the ResNet-50 weighs more than
 #   one on the small network, whose passes are short. A whisker that crosses the line says that this machine was too
 #   busy, or the rounds too few, to tell.
-# - The second says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
+# - The second says what the penalty of chapter 3 costs.
+# - The third says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
 #   conditions) the second gains nothing.
-# - The third mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
+# - The fourth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
 #   belongs to it: a gain at another success rate would be no gain.
 # - Ratios change with the machine, too, if less than seconds do: the number of cores and the memory decide how much of
 #   a pass is arithmetic.

@@ -42,6 +42,16 @@ def test_members_of_the_ensemble_are_white_box_and_a_missing_budget_is_empty(com
     assert " 30.0 [" in row and row.endswith("|  |")
 
 
+def test_rows_that_the_thesis_does_not_have_are_left_out(committed):
+    committed("3.3", [("resnet", a, "JPEG", 16, k) for a, k in (("DIM+TIM", 100), ("DIM+TIM+GNP", 80), ("other", 200))])
+    committed("2.5", [("resnet", "MI-Composite", t, 16, k) for t, k in (("JPEG", 60), ("no defence", 200))])
+    text = glance.markdown()
+    lines = text.splitlines()
+    printed = results.published("3.3").query("attack == 'DIM+TIM'").value.mean()
+    assert any(line.startswith(f"| 3.3, six secured | DIM+TIM | {printed:.1f} | 50.0 [") for line in lines)
+    assert "other" not in text and any("| 2.5, nine defences | MI-Composite | " in x and " 30.0 [" in x for x in lines)
+
+
 def test_only_the_marked_part_of_a_text_changes(committed):
     text = f"before\n{glance.BEGIN}\nold\n{glance.END}\nafter\n"
     new = glance.refreshed(text)
