@@ -74,6 +74,16 @@ def test_beside_pairs_each_budget_of_ours_with_the_nearest_printed_one(book, sho
     assert shown[1].paper.tolist() == [rows.value.item()] and shown[1].n.item() == 4
 
 
+def test_a_table_of_other_networks_is_not_resumed(book):
+    attack = {"MI-FGSM": attacks.mi_fgsm}
+    book.measure("2.1", attack, book.models)
+    other = {"resnet": tiny_model(1)}
+    for changed in (replace(book, models=other).measure("2.1", attack, other), book.measure("2.1", attack, other)):
+        assert len(changed) == 2
+    old = [p.name for p in (book.folder / "tables" / "02").glob("*.old*.csv")]
+    assert len(old) == 2
+
+
 def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", book.folder)
     assert book.committed("2.1") is None
