@@ -146,7 +146,9 @@ class SelfSupervisedPurification:
 
     The loss is the distance of the features, plus `pixel` times the mean squared error, plus `gan` times the
     relativistic loss of a critic, which is trained along. features: the name of a VGG, of which the first `depth`
-    layers are taken; eps, steps: radius of the perturbation and steps of its making, from a random start.
+    layers are taken; eps, steps: the largest radius of the perturbation and the steps of its making, from a random
+    start. The radius is another one from batch to batch, uniform up to eps: a small network that is shown eps alone,
+    as the authors' is, mends clean images too, and spoils them.
     """
 
     features: str
@@ -168,7 +170,7 @@ class SelfSupervisedPurification:
     def perturbed(
         self, features: Callable, x: torch.Tensor, y: torch.Tensor, draw: Draw, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """SSP: within eps of x, as far from `wanted`, its features, as `steps` sign steps lead."""
+        """SSP: within the radius of x, as far from `wanted`, its features, as `steps` sign steps lead."""
 
         def gradient(point: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
             with torch.enable_grad():
@@ -176,8 +178,9 @@ class SelfSupervisedPurification:
                 distance = (features(point).float() - wanted).square().mean((1, 2, 3)).sum()
                 return torch.autograd.grad(distance, point)[0]
 
-        options = {"alpha": 2.5 * self.eps / self.steps, "start": "once", "seed": _seed(draw), "index": draw.index}
-        return attacks.attack(x, y, Gradient(gradient, (), 1), eps=self.eps, steps=self.steps, **options)
+        eps = self.eps * draw.at(index=draw.index[:1], stream=_STREAM).uniform(1).item()
+        options = {"alpha": 2.5 * eps / self.steps, "start": "once", "seed": _seed(draw), "index": draw.index}
+        return attacks.attack(x, y, Gradient(gradient, (), 1), eps=eps, steps=self.steps, **options)
 
 
 @cache

@@ -167,10 +167,14 @@ def test_self_supervised_perturbation_moves_the_features_inside_the_ball(batch, 
     objective = SelfSupervisedPurification("vgg", eps=8 / 255, steps=5)
     features = objectives._first_layers("vgg", objective.depth, x.device)
     wanted = features(x)
-    adv = objective.perturbed(features, x, y, draw, wanted)
-    noise = x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
     distance = lambda z: (features(z) - wanted).square().mean()  # noqa: E731
-    assert (adv - x).abs().max() <= 8 / 255 + 1e-6 and distance(adv) > 2 * distance(noise)
+    radii = []
+    for epoch in range(8):
+        adv = objective.perturbed(features, x, y, draw.at(step=epoch), wanted)
+        radii.append((adv - x).abs().max())
+        noise = x + radii[-1] * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
+        assert radii[-1] <= 8 / 255 + 1e-6 and distance(adv) > 2 * distance(noise)
+    assert torch.stack(radii).std() > 1 / 255
 
 
 def test_the_critic_learns_from_its_own_loss_alone_and_the_purifier_not_from_it(batch, vgg, purified):
