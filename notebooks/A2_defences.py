@@ -105,7 +105,7 @@ rows = {
         "n": e["n"],
         "epochs": e["recipe"]["epochs"],
         "trained on": e["trained_on"],
-        "minimises": e["recipe"]["objective"].split("(")[0],
+        "minimises": e["recipe"].get("objective", "Classification").split("(")[0],
     }
     for name in (*al.nets.FAMILIES, *al.secured.OURS)
     if (e := listed.get(f"{dataset}/{name}"))
@@ -177,7 +177,7 @@ some = images[:6]
 draw = al.draws.Draw(seed, al.draws.content(some.x))
 views = {"image": some.x}
 for name, guard in nine.items():
-    views[name] = guard.defence.purified(some.x, draw)
+    views[name] = guard.defence.purified(some.x, draw).detach()
 fig = al.plotting.gallery(views, side=0.8)
 al.plotting.save(fig, f"fig_A2_views_{dataset}", RUN)
 fig
@@ -195,10 +195,10 @@ for name, target in targets.items():
     started = time.perf_counter()
     answers = al.evaluation.predictions(target, clean)
     seconds = time.perf_counter() - started
-    right, silent = ((answers == wanted).float().mean().item() for wanted in (clean.y, al.defenses.ABSTAIN))
-    low, high = al.results.wilson(round(right * len(clean)), len(clean))
+    hit, silent = ((answers == wanted).float().mean().item() for wanted in (clean.y, al.defenses.ABSTAIN))
+    low, high = al.results.wilson(round(hit * len(clean)), len(clean))
     cost[name] = {
-        "clean (%)": round(100 * right, 1),
+        "clean (%)": round(100 * hit, 1),
         "95 % interval": f"{low:.1f} to {high:.1f}",
         "abstains (%)": round(100 * silent, 1),
         "ms an image": round(1000 * seconds / len(clean), 2),
