@@ -5,6 +5,7 @@ SCALE ?= laptop
 DATASET ?= shapes
 CH ?=
 CELL_TIMEOUT ?= 1200
+JOBS ?= 2
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -35,10 +36,13 @@ reproduce: $(STAMP) ## run the chapters, write tables, figures, notebooks and an
 	@echo "open $$($(PY) -m advlib index --scale $(SCALE) --dataset $(DATASET))"
 	@$(WALL)
 
-test: $(STAMP) ## pytest, then execute and validate every committed notebook with nbval
-	$(PY) -m pytest
+# Processes share the cores: two that each take all of them are slower than one.
+test: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
+test: $(STAMP) ## pytest, then execute and validate every committed notebook with nbval, JOBS at a time
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
-	  $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks/*.ipynb; \
+	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks/*.ipynb; \
 	else echo "notebooks/ holds no executed notebook: nothing for nbval to validate"; fi
 	@$(WALL)
 
