@@ -173,7 +173,7 @@ pd.DataFrame(rows).T
 # What the network behind each of them is shown (of many draws the first; of the team, the first member's view):
 
 # %%
-some = images[:6]
+some = images[:4]
 draw = al.draws.Draw(seed, al.draws.content(some.x))
 views = {"image": some.x}
 for name, guard in nine.items():
