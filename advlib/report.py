@@ -2,7 +2,8 @@
 
 book = Experiment("02", scale, dataset, models, images, eps_255=[8.0])
 rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
-book.show(rows); book.beside("2.1", rows); book.committed("2.1")
+book.show(rows); book.beside("2.1", rows); found = book.committed("2.1")
+book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
 """
 
 from __future__ import annotations
@@ -128,3 +129,46 @@ class Experiment:
             )
             display(results.averages(part).set_index(["role", "attack"]).round(1))
         return rows
+
+    def verdicts(
+        self,
+        claims: Sequence[tuple[str, str, str]],
+        ours: Mapping[str, pd.DataFrame],
+        committed: Mapping[str, pd.DataFrame | None],
+    ) -> pd.DataFrame:
+        """How claims on an ordering, (table, better, worse), fare in the print, in this run and in the committed one.
+
+        ours, committed: rows by table. Where a table is None or lacks one of the two attacks the cell is empty; a claim
+        that no table can answer is left out. A cell counts the black-box cases as `results.wins` does:
+        "wins : losses of cases, clear clear_wins : clear_losses".
+        """
+        runs = {
+            "paper": {t: results.published(t).assign(dataset="ImageNet", scale="paper") for t, _, _ in claims},
+            "this run": ours,
+            "committed run": {table: rows for table, rows in committed.items() if rows is not None},
+        }
+        scores = {
+            _label(name, tables): [_score(tables.get(t), better, worse) for t, better, worse in claims]
+            for name, tables in runs.items()
+            if tables
+        }
+        index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])
+        found = pd.DataFrame(scores, index)
+        return found[(found != "").any(axis=1)]
+
+
+def _label(run: str, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The heading of a column of `Experiment.verdicts`: the run, its data set and scale, and the range of its n."""
+    rows = pd.concat([table[table["metric"] == COMMON] for table in tables.values()])
+    setting = [f"{dataset}, {scale} scale" for dataset, scale in rows[["dataset", "scale"]].drop_duplicates().values]
+    low, high = rows["n"].min(), rows["n"].max()
+    return f"{run}: {', '.join([*setting, f'n = {low}' if low == high else f'n = {low} to {high}'])}"
+
+
+def _score(rows: pd.DataFrame | None, better: str, worse: str) -> str:
+    """One cell of `Experiment.verdicts`."""
+    if rows is None or not {better, worse} <= set(rows["attack"]):
+        return ""
+    cases = ~rows["white_box"] & (rows["target"] != results.AVERAGE) & (rows["metric"] == COMMON)
+    w = results.wins(rows[cases], better, worse)
+    return f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"

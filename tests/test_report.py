@@ -98,3 +98,24 @@ def test_committed_shows_the_largest_scale(book, shown, monkeypatch):
         results.ResultTable(path, "2.1", scale, "cifar10", "cpu", 0, {}).add([one | {"value": value}])
     assert book.committed("2.1").value.tolist() == [75.0]
     assert "paper scale" in shown[0].data
+
+
+def test_verdicts_counts_the_black_box_cases_of_each_run(book):
+    rows = results.published("2.1")
+    ours = rows[rows.attack.isin(["EM-FGSM", "MI-FGSM"])].assign(n=100, dataset="shapes", scale="smoke")
+    swapped = ours.assign(attack=ours.attack.map({"EM-FGSM": "MI-FGSM", "MI-FGSM": "EM-FGSM"}))
+    claims = [("2.1", "EM-FGSM", "MI-FGSM"), ("2.1", "EM-FGSM", "NI-FGSM"), ("2.1", "EM-FGSM", "PGD")]
+    table = book.verdicts(claims, {"2.1": ours}, {"2.1": swapped})
+    setting = "shapes, smoke scale, n = 100"
+    headings = ["paper: ImageNet, paper scale, n = 1000", f"this run: {setting}", f"committed run: {setting}"]
+    assert table.columns.tolist() == headings and len(table) == 2  # nobody has PGD in Table 2.1
+    printed, here, there = table.loc[("2.1", "EM-FGSM > MI-FGSM")]
+    w = results.wins(rows[~rows.white_box], "EM-FGSM", "MI-FGSM")
+    assert printed.startswith(f"{w['wins']} : {w['losses']} of {(~ours.white_box).sum() // 2},")
+    assert here.startswith(f"{w['wins']} : {w['losses']} of") and there.startswith(f"{w['losses']} : {w['wins']} of")
+    assert table.loc[("2.1", "EM-FGSM > NI-FGSM")].tolist()[1:] == ["", ""]
+
+
+def test_verdicts_of_a_run_that_is_not_there_have_no_column(book):
+    table = book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {}, {"2.1": None})
+    assert table.shape == (1, 1)
