@@ -1,0 +1,212 @@
+"""The penalties of chapter 4 on losses whose gradient and Hessian are known, and against double backward."""
+
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+from torch import nn
+
+from advlib import lipschitz
+from advlib.gradients import cross_entropy
+from advlib.lipschitz import local_lipschitz, lrs1, lrs2, lrs_f, point, unit_direction
+from advlib.norms import l2_norm
+
+N = 3 * 8 * 8
+
+
+@pytest.fixture
+def x():
+    return grid_images().double()
+
+
+@pytest.fixture
+def y(x):
+    return torch.zeros(len(x), dtype=torch.int64)
+
+
+@pytest.fixture
+def made_of(monkeypatch):
+    """Puts (logits, y) -> (N,) in the place of the cross-entropy; the "model" is the flattened image."""
+
+    def use(loss):
+        monkeypatch.setattr(lipschitz, "cross_entropy", lambda logits, y: loss(logits.double()))
+        return nn.Flatten()
+
+    return use
+
+
+def randn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("h", [0.01, 0.5])
+def test_lrs1_of_a_linear_loss(made_of, x, y, h):
+    """The squared L2 norm of w, and with sign(w) the squared L1 norm, for every h: a lost 1/h^2 shows."""
+    w = randn(N)
+    model = made_of(lambda z: z @ w)
+    options = {"h": h, "form": "text"}
+    square = w.square().sum().expand(len(x))
+    assert torch.allclose(lrs1(model, x, y, direction="l2", **options), square)
+    assert torch.allclose(lrs1(model, x, y, direction="sign", **options), w.abs().sum().square().expand(len(x)))
+    assert torch.allclose(lrs1(model, x, y, direction="unit_sign", **options), w.abs().sum().square() / N + 0 * square)
+
+
+def quadratic(made_of):
+    """1/2 z'Az + b'z; returns the model, A (symmetric) and b."""
+    a, b = randn(N + 1, N).split([N, 1])
+    a = a + a.T
+    return made_of(lambda z: 0.5 * ((z @ a) * z).sum(1) + z @ b[0]), a, b[0]
+
+
+@pytest.mark.parametrize("h", [0.01, 1.5])
+@pytest.mark.parametrize("direction", lipschitz.DIRECTIONS)
+def test_lrs2_of_a_quadratic_is_the_length_of_the_hessian_times_d(made_of, x, y, h, direction):
+    model, a, b = quadratic(made_of)
+    d = unit_direction((x.flatten(1) @ a + b).view_as(x), direction).flatten(1)
+    length = (d @ a).norm(dim=1)
+    assert torch.allclose(lrs2(model, x, y, h, direction, form="text"), length.square())
+    assert torch.allclose(lrs2(model, x, y, h, direction), h * length / len(x))
+
+
+def test_lrs2_over_random_directions_is_the_frobenius_norm(made_of):
+    """Images at which the gradient is a random unit vector; the Hessian has eigenvalues from 0.5 to 2."""
+    n, count = 12, 4000
+    basis = torch.linalg.qr(randn(n, n))[0]
+    a = basis @ torch.diag(torch.linspace(0.5, 2, n, dtype=torch.float64)) @ basis.T
+    units = torch.nn.functional.normalize(randn(count, n), dim=1)
+    model = made_of(lambda z: 0.5 * ((z @ a) * z).sum(1))
+    images = (units @ torch.linalg.inv(a)).reshape(count, 3, 2, 2)
+    values = lrs2(model, images, torch.zeros(count, dtype=torch.int64), direction="l2", form="text")
+    error = values.std().item() / count**0.5
+    assert abs(values.mean().item() - a.square().sum().item() / n) < 4 * error < 0.1
+
+
+def test_the_reference_form_of_lrs1_is_the_square_of_the_mean_slope(made_of, x, y):
+    a, b = randn(2, N)
+    model = made_of(lambda z: (z @ a).square() + z @ b)
+    here = point(model, x, y)
+    ahead = model(x + 0.1 * unit_direction(here.gradient, "l2"))
+    slopes = ((ahead @ a).square() + ahead @ b - here.loss) / 0.1
+    assert torch.allclose(lrs1(model, x, y, h=0.1, form="text"), slopes.square())
+    assert torch.allclose(lrs1(model, x, y, h=0.1).mean(), 0.5 * 0.2**2 * slopes.mean().square())
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def smooth():
+    """Twice differentiable, unlike a network of ReLUs; in double precision."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(N, 16), nn.Tanh(), nn.Linear(16, 10)).double()
+
+
+def weight_gradient(loss, model):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def exactly(model, x, y):
+    """||g||^2 and ||H d||^2 with d = sign(g) / ||sign(g)|| fixed, by double backward."""
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(cross_entropy(model(leaf), y).sum(), leaf, create_graph=True)
+    d = unit_direction(g, "unit_sign")
+    (turn,) = torch.autograd.grad((g * d).sum(), leaf, create_graph=True)
+    return g.square().sum(), turn.square().sum()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_derivative_by_the_weights_tends_to_that_of_double_backward(smooth, x, y, which):
+    wanted = weight_gradient(exactly(smooth, x, y)[which], smooth)
+
+    def error(h):
+        found = (lrs1, lrs2)[which](smooth, x, y, h, form="text").sum()
+        return ((weight_gradient(found, smooth) - wanted).norm() / wanted.norm()).item()
+
+    errors = [error(h) for h in (4e-3, 2e-3, 1e-3)]
+    assert errors[-1] < 0.01
+    assert [a / b for a, b in zip(errors, errors[1:], strict=False)] == pytest.approx([2, 2], rel=0.1)
+
+
+@pytest.mark.parametrize("form", lipschitz.FORMS)
+def test_where_the_gradient_is_zero_there_is_no_penalty_and_no_nan(x, y, form):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(N, 10)).double()
+    nn.init.zeros_(model[1].weight)
+    total = lrs_f(model, x, y, form=form).sum()
+    assert total.item() == 0 and torch.isfinite(weight_gradient(total, model)).all()
+
+
+@pytest.mark.parametrize("form", lipschitz.FORMS)
+def test_lrs_f_is_the_weighted_sum_and_shares_the_passes(smooth, x, y, form):
+    calls = []
+    smooth.register_forward_hook(lambda *_: calls.append(1))
+    both = lrs_f(smooth, x, y, 0.3, 0.7, 0.02, 0.5, form)
+    assert len(calls) == 3
+    alone = 0.3 * lrs1(smooth, x, y, 0.02, form=form) + 0.7 * lrs2(smooth, x, y, 0.5, form=form)
+    assert len(calls) == 3 + 4
+    assert torch.allclose(both, alone)
+    assert torch.allclose(weight_gradient(both.sum(), smooth), weight_gradient(alone.sum(), smooth))
+
+
+def test_the_literal_second_order_step_leaves_no_image(smooth, x, y):
+    """h = 1.5 along sign(g): nothing of the image is left in [0, 1]; along the unit sign every pixel moves by 1.5 /
+    sqrt(3 H W)."""
+    g = point(smooth, x, y).gradient
+    assert ((x + 1.5 * unit_direction(g, "sign")).clamp(0, 1) * 255).round().unique().numel() == 2
+    step = 1.5 * unit_direction(g, "unit_sign")
+    assert torch.allclose(step.abs(), torch.full_like(step, 1.5 / N**0.5))
+    assert torch.allclose(l2_norm(step), torch.full((len(x), 1, 1, 1), 1.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [({"h": 0.0}, "h="), ({"direction": "l1"}, "direction="), ({"form": "thesis"}, "form=")]
+)
+@pytest.mark.parametrize("penalty", [lrs1, lrs2])
+def test_bad_arguments(smooth, x, y, penalty, options, named):
+    with pytest.raises(ValueError, match=named):
+        penalty(smooth, x, y, **options)
+
+
+def test_lrs2_needs_a_point_with_curvature(smooth, x, y):
+    with pytest.raises(ValueError, match="here"):
+        lrs2(smooth, x, y, here=point(smooth, x, y))
+
+
+# --- the local Lipschitz constant ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_local_lipschitz_of_a_linear_model_is_its_operator_norm(norm):
+    w = randn(N, 10).float()
+    middle = torch.full((3, 3, 8, 8), 0.5)
+    found = local_lipschitz(nn.Sequential(nn.Flatten(), Matrix(w)), middle, 8 / 255, norm=norm)
+    assert torch.allclose(found, torch.linalg.matrix_norm(w, 2).expand(3), rtol=0.01)
+
+
+class Matrix(nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.w = w
+
+    def forward(self, z):
+        return z @ self.w
+
+
+def test_local_lipschitz_is_per_image_and_hands_the_model_back():
+    model, x = tiny_model().train(), grid_images(6)
+    index = torch.arange(6)
+    whole = local_lipschitz(model, x, steps=3, index=index)
+    parts = [local_lipschitz(model, x[i], steps=3, index=i) for i in index.split(2)]
+    assert torch.allclose(whole, torch.cat(parts), rtol=1e-4)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_an_ascent_finds_more_than_its_first_step(x):
+    model = tiny_model()
+    few, more = (local_lipschitz(model, x.float(), steps=s) for s in (1, 20))
+    assert (more > few).all()
+
+
+@pytest.mark.parametrize("options", [{"norm": "l1"}, {"eps": 0.0}, {"steps": 0}])
+def test_local_lipschitz_refuses(options):
+    with pytest.raises(ValueError):
+        local_lipschitz(tiny_model(), grid_images(), **options)
