@@ -8,6 +8,7 @@ book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,8 @@ from torch import nn
 
 from . import results
 from .datasets import Images
-from .evaluation import COMMON, Attack, success_rates
+from .defenses import ABSTAIN, Defended
+from .evaluation import ABSTAINED, COMMON, Attack, predictions, success_rates
 from .models import digest
 from .paths import BUILD
 
@@ -56,11 +58,7 @@ class Experiment:
         (`results.ensemble_name`); stem: the file's name where it is not that table itself.
         """
         networks = {"targets": self.models, "surrogates": surrogates}
-        weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
-        config = {"n": len(self.images), **weights, **self.config}
-        path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
-        device = self.images.labels.device
-        kept = results.ResultTable(path, table, self.scale, self.dataset, device, self.seed, config)
+        kept = self._kept(table, self.images, networks, stem)
         if self.steps is not None:
             attacks = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
         rows = success_rates(
@@ -74,6 +72,39 @@ class Experiment:
             title=stem or f"Table {table}",
         )
         return results.mark_white_box(rows)
+
+    def accuracy(self, table: str, data: Images) -> pd.DataFrame:
+        """Rows of the accuracy of every model on the clean images `data`, metric "accuracy", and of a defence that may
+        decline to answer, "abstained", both over all images; a killed run resumes. Columns as of `measure`."""
+        kept = self._kept(table, data, {"targets": self.models})
+        for name, model in self.models.items():
+            if kept.done(name, "none", 0.0):
+                continue
+            started = time.perf_counter()
+            answers = predictions(model, data)
+            seconds = time.perf_counter() - started
+            counts = {"accuracy": int((answers == data.y).sum())}
+            if isinstance(model, Defended) and model.defence.abstains:
+                counts[ABSTAINED] = int((answers == ABSTAIN).sum())
+            cell = {
+                "source": name,
+                "attack": "none",
+                "target": name,
+                "eps_255": 0.0,
+                "n": len(data),
+                "seconds": seconds,
+            }
+            kept.add(cell | {"metric": metric} | _share(count, len(data)) for metric, count in counts.items())
+        return kept.frame
+
+    def _kept(
+        self, table: str, data: Images, networks: Mapping[str, Mapping[str, nn.Module]], stem: str | None = None
+    ) -> results.ResultTable:
+        """The file of a table of this run; what it was made from is in its fingerprint, the networks by content."""
+        weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
+        config = {"n": len(data), **weights, **self.config}
+        path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
+        return results.ResultTable(path, table, self.scale, self.dataset, data.labels.device, self.seed, config)
 
     def show(self, rows: pd.DataFrame) -> None:
         """Our table in the thesis' layout, one for each budget."""
@@ -109,10 +140,11 @@ class Experiment:
             display(both.set_index(["role", "attack"]).round(1))
 
     def committed(
-        self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None
+        self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None, whole: bool = False
     ) -> pd.DataFrame | None:
-        """Our committed rows of a table on real data, of the largest scale there is, shown by role, or a note that
-        there are none. targets: those that belong to the thesis' table, None for all."""
+        """Our committed rows of a table on real data, of the largest scale there is, shown, or a note that there are
+        none. targets: those that belong to the thesis' table, None for all; whole: show every cell of it besides the
+        means by role."""
         found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
         scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
@@ -128,6 +160,8 @@ class Experiment:
                 )
             )
             display(results.averages(part).set_index(["role", "attack"]).round(1))
+            if whole:
+                display(results.layout(part))
         return rows
 
     def verdicts(
@@ -155,6 +189,11 @@ class Experiment:
         index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])
         found = pd.DataFrame(scores, index)
         return found[(found != "").any(axis=1)]
+
+
+def _share(count: int, n: int) -> dict[str, float]:
+    low, high = results.wilson(count, n)
+    return {"value": 100 * count / n, "ci_low": low, "ci_high": high}
 
 
 def _label(run: str, tables: Mapping[str, pd.DataFrame]) -> str:

@@ -485,7 +485,7 @@ else:
     display(Markdown("*No secured networks on ImageNet below paper scale.*"))
 
 # %%
-cifar_3_3 = book.committed("3.3")
+cifar_3_3 = book.committed("3.3", whole=True)
 
 # %% [markdown]
 # ### The printed averages

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from advlib import attacks, report, results
+from advlib import attacks, defenses, report, results
 from advlib.datasets import Images
 from advlib.evaluation import predictions
 
@@ -37,6 +37,19 @@ def test_measure_writes_the_table_and_resumes(book):
     before = file.stat().st_mtime_ns
     again = book.measure("2.1", attack, book.models)
     assert file.stat().st_mtime_ns == before and again.value.tolist() == rows.value.tolist()
+
+
+def test_accuracy_of_every_model_with_abstentions(book):
+    guarded = defenses.RandomizedSmoothing(sigma=0.25, n=20)(tiny_model(), seed=0)
+    book = replace(book, models={"resnet": book.models["resnet"], "RS": guarded})
+    rows = book.accuracy("A2.1", book.images)
+    assert list(zip(rows.target, rows.metric, strict=True)) == [
+        ("resnet", "accuracy"),
+        ("RS", "accuracy"),
+        ("RS", "abstained"),
+    ]
+    assert rows.value[0] == 100 and rows.value[1] + rows.value[2] <= 100 and set(rows.n) == {4}
+    assert book.accuracy("A2.1", book.images).seconds.tolist() == rows.seconds.tolist()  # resumed
 
 
 def test_attacks_bring_their_own_steps_where_the_experiment_sets_none(book):
@@ -97,7 +110,9 @@ def test_committed_shows_the_largest_scale(book, shown, monkeypatch):
         path = results.result_path("2.1", scale, "cifar10")
         results.ResultTable(path, "2.1", scale, "cifar10", "cpu", 0, {}).add([one | {"value": value}])
     assert book.committed("2.1").value.tolist() == [75.0]
-    assert "paper scale" in shown[0].data
+    assert "paper scale" in shown[0].data and len(shown) == 2
+    book.committed("2.1", whole=True)
+    assert shown[-1].to_dict("index") == {("resnet", "MI-FGSM"): {"vgg": "75.0"}}
 
 
 def test_verdicts_counts_the_black_box_cases_of_each_run(book):
