@@ -7,6 +7,7 @@ dataclass of plain values, so that a recipe that names it can be written down an
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import attacks, models
+from . import attacks, batchnorm, lipschitz, models
 from .draws import Draw
 from .gradients import Gradient
 from .purifiers import Purified
@@ -94,6 +95,52 @@ class EnsembleAdversarial:
         direction = (attacks.fgsm(maker, x, y, eps=self.eps, index=draw.index) - x).sign()
         adv = (x + radius.to(x) * direction).clamp(0, 1)
         return 0.5 * (_cross_entropy(model(x), y) + _cross_entropy(model(adv), y))
+
+
+@dataclass(frozen=True)
+class LipschitzRegularized:
+    """LRS: cross-entropy + lambda1 LRS-1 + lambda2 LRS-2 (thesis eq. 4.5, 4.8). A penalty with lambda 0 is not
+    computed: lambda1 = lambda2 = 0 is `Classification`.
+
+    lambda1, lambda2: weights; h1, h2, direction1, direction2, form: of `lipschitz.lrs1` and `lrs2`. batchnorm: "eval",
+    every pass normalises by the running statistics, so that a difference is one of a single function of the image;
+    "train", each by its own batch, of which only the clean one changes the running statistics.
+    """
+
+    lambda1: float = 5.0
+    lambda2: float = 5.0
+    h1: float = 0.01
+    h2: float = 1.5
+    direction1: str = "l2"
+    direction2: str = "unit_sign"
+    form: str = "reference"
+    batchnorm: str = "eval"
+
+    def __post_init__(self) -> None:
+        if self.batchnorm not in ("eval", "train"):
+            raise ValueError(f"batchnorm={self.batchnorm!r}: expected eval or train")
+        if self.lambda1 < 0 or self.lambda2 < 0:
+            raise ValueError(f"lambda1={self.lambda1}, lambda2={self.lambda2}: expected numbers of at least 0")
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        loss, *penalties = self.terms(model, x, y)
+        return loss + sum(penalties)
+
+    def terms(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The means over the batch of the cross-entropy, lambda1 LRS-1 and lambda2 LRS-2, those that there are."""
+        with batchnorm.fixed(model) if self.batchnorm == "eval" else nullcontext():
+            if not self.lambda1 and not self.lambda2:
+                return (_cross_entropy(model(x), y),)
+            here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
+            terms = [here.loss.mean()]
+            with batchnorm.unrecorded(model):
+                if self.lambda1:
+                    first = lipschitz.lrs1(model, x, y, self.h1, self.direction1, self.form, here)
+                    terms.append(self.lambda1 * first.mean())
+                if self.lambda2:
+                    second = lipschitz.lrs2(model, x, y, self.h2, self.direction2, self.form, here)
+                    terms.append(self.lambda2 * second.mean())
+        return tuple(terms)
 
 
 @cache

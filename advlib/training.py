@@ -22,12 +22,13 @@ from .paths import WEIGHTS, replacing
 
 @dataclass(frozen=True)
 class Recipe:
-    """A one-cycle learning rate (Smith & Topin 2018); the momentum goes the other way, from 0.95 to 0.85 and back.
+    """How a network is trained.
 
-    epochs; batch_size: images a step; lr: the peak; optimizer: "sgd" (with Nesterov momentum) or "adam"; weight_decay:
-    L2 coefficient; augment: names of `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay
-    float32); seed: of the initial weights, the order of the images, the augmentation and the objective's own draws;
-    objective: what is minimised.
+    epochs; batch_size: images a step; lr: the peak; schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the
+    other way, from 0.95 to 0.85 and back) or "constant" (momentum 0.9); optimizer: "sgd" (with Nesterov momentum in
+    one cycle) or "adam"; weight_decay: L2 coefficient; augment: names of `augment.AUGMENTATIONS`, in order; bf16:
+    autocast of the passes (the weights stay float32); seed: of the initial weights, the order of the images, the
+    augmentation and the objective's own draws; objective: what is minimised.
     """
 
     epochs: int = 15
@@ -39,13 +40,15 @@ class Recipe:
     seed: int = 0
     objective: Objective = Classification()
     optimizer: str = "sgd"
+    schedule: str = "one_cycle"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f"optimizer={self.optimizer!r}: expected sgd or adam")
+        for name, known in (("optimizer", ("sgd", "adam")), ("schedule", ("one_cycle", "constant"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(known)}")
         if unknown := set(self.augment) - set(AUGMENTATIONS):
             raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
 
@@ -61,6 +64,9 @@ RECIPES = {
     "cifar100": Recipe(epochs=30),
 }
 
+FINE_TUNING = Recipe(epochs=10, lr=1e-3, schedule="constant")
+"""How a surrogate is fine-tuned (thesis sect. 4.3: SGD with momentum 0.9, weight decay 5e-4, batches of 128)."""
+
 
 def fit(
     model: nn.Module,
@@ -69,8 +75,10 @@ def fit(
     recipe: Recipe,
     checkpoint: Path | None = None,
     report: Callable[[dict], None] = lambda row: None,
+    watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
 ) -> list[dict]:
-    """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds.
+    """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds, and
+    what `watch` measures on the model after it.
 
     checkpoint: written atomically after every epoch; where it exists (same recipe), training goes on from it and ends
     at the weights of a run that never stopped. report is called with every row.
@@ -83,9 +91,7 @@ def fit(
     steps = len(train) // recipe.batch_size
     if steps < 1:
         raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps * recipe.epochs + 1, pct_start=0.3
-    )
+    schedule = _schedule(optimizer, recipe, steps * recipe.epochs + 1)
     history = _resume(checkpoint, model, optimizer, schedule, recipe)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
@@ -96,6 +102,7 @@ def fit(
             "val_accuracy": accuracy(model, val),
             "lr": schedule.get_last_lr()[0],
             "seconds": time.perf_counter() - started,
+            **watch(model),
         }
         history.append(row)
         if checkpoint is not None:
@@ -105,11 +112,34 @@ def fit(
     return history
 
 
+def fine_tune(
+    model: nn.Module,
+    train: Images,
+    val: Images,
+    objective: Objective,
+    checkpoint: Path | None = None,
+    **changes: object,
+) -> list[dict]:
+    """`fit` a trained `model` further by `FINE_TUNING`, in place: 10 epochs of `objective` at a constant learning rate.
+
+    changes: fields of the recipe (epochs, lr, bf16, ...), and `report` and `watch` of `fit`, whose rows are returned.
+    Raises as `fit` and `Recipe` do."""
+    calls = {name: changes.pop(name) for name in ("report", "watch") if name in changes}
+    return fit(model, train, val, replace(FINE_TUNING, objective=objective, **changes), checkpoint, **calls)
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     weights = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(weights, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(weights, recipe.lr, 0.95, weight_decay=recipe.weight_decay, nesterov=True)
+    momentum, nesterov = (0.95, True) if recipe.schedule == "one_cycle" else (0.9, False)
+    return torch.optim.SGD(weights, recipe.lr, momentum, weight_decay=recipe.weight_decay, nesterov=nesterov)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.3)
 
 
 def _epoch(

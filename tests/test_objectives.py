@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import attacks, objectives
+from advlib import attacks, lipschitz, objectives
 from advlib.draws import Draw
 from advlib.models import Normalized
 from advlib.objectives import (
@@ -17,6 +17,7 @@ from advlib.objectives import (
     Compression,
     EnsembleAdversarial,
     GuidedDenoising,
+    LipschitzRegularized,
     NoisyClassification,
     SelfSupervisedPurification,
 )
@@ -221,3 +222,42 @@ def test_a_fresh_code_is_far_above_its_noise():
     pair, x = CompressionPair(), grid_images(4, 32, 32)
     soft, bits = pair.code(x, torch.randn(4, 12, 32, 32)), pair.code(x)
     assert (soft - bits).abs().mean() < 0.3  # half of the bits would be 0.5
+
+
+# --- Lipschitz regularization ----------------------------------------------------------------------------------------
+
+
+def test_lipschitz_regularization_without_weights_is_classification(batch, model):
+    x, y, draw = batch
+    for mode in ("train", "eval"):
+        model.train(mode == "train")
+        statistics = model.net[1].running_mean.clone()
+        found = LipschitzRegularized(0.0, 0.0, batchnorm=mode)(model, x, y, draw)
+        model.net[1].running_mean.copy_(statistics)
+        assert torch.allclose(found, Classification()(model, x, y, draw), atol=1e-6)
+
+
+def test_lipschitz_regularization_is_the_loss_and_the_penalties(batch, model):
+    x, y, draw = batch
+    found = LipschitzRegularized(0.3, 0.7, 0.02, 0.5, form="text")(model.train(), x, y, draw)
+    penalty = lipschitz.lrs_f(model.eval(), x, y, 0.3, 0.7, 0.02, 0.5, "text").mean()
+    assert torch.allclose(found, F.cross_entropy(model(x), y) + penalty, rtol=1e-4)
+
+
+def test_only_the_clean_pass_changes_the_running_statistics(batch, model):
+    x, y, draw = batch
+    objective = LipschitzRegularized(batchnorm="train")
+    wanted = copy.deepcopy(model).train()
+    Classification()(wanted, x, y, draw)
+    objective(model.train(), x, y, draw)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), wanted.buffers(), strict=True))
+    LipschitzRegularized()(model, x, y, draw)
+    assert (
+        all(torch.equal(a, b) for a, b in zip(model.buffers(), wanted.buffers(), strict=True)) and model.net[1].training
+    )
+
+
+@pytest.mark.parametrize("options", [{"batchnorm": "batch"}, {"lambda1": -1.0}])
+def test_lipschitz_regularization_refuses(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        LipschitzRegularized(**options)

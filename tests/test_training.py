@@ -7,7 +7,8 @@ from conftest import grid_images, tiny_model
 from advlib import datasets
 from advlib.augment import cutout, random_crop, random_flip
 from advlib.draws import Draw
-from advlib.training import Recipe, accuracy, fit
+from advlib.objectives import LipschitzRegularized
+from advlib.training import FINE_TUNING, Recipe, accuracy, fine_tune, fit
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05, augment=("crop", "flip", "cutout"), bf16=False)
 
@@ -63,7 +64,16 @@ def test_training_twice_gives_the_same_weights(data):
 
 
 @pytest.mark.parametrize(
-    "change", [{"lr": 0.1}, {"weight_decay": 0.1}, {"augment": ()}, {"seed": 1}, {"batch_size": 24}, {"bf16": True}]
+    "change",
+    [
+        {"lr": 0.1},
+        {"weight_decay": 0.1},
+        {"augment": ()},
+        {"seed": 1},
+        {"batch_size": 24},
+        {"bf16": True},
+        {"schedule": "constant"},
+    ],
 )
 def test_every_option_of_the_recipe_has_an_effect(data, change):
     assert not equal(trained(data), trained(data, Recipe(**{**SHORT.__dict__, **change})))
@@ -74,6 +84,36 @@ def test_history_has_a_row_an_epoch_and_the_model_ends_in_eval_mode(data):
     history = fit(model, *data, SHORT, report=rows.append)
     assert history == rows and not model.training
     assert set(rows[0]) == {"epoch", "loss", "val_accuracy", "lr", "seconds"} and 0 <= rows[0]["val_accuracy"] <= 1
+
+
+def test_constant_schedule_is_plain_sgd_with_momentum(data):
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.05, augment=(), bf16=False, schedule="constant", weight_decay=0.01)
+    model, wanted = tiny_model(scale=1.0), tiny_model(scale=1.0).train()
+    rates = [row["lr"] for row in fit(model, *data, recipe)]
+    optimizer = torch.optim.SGD(wanted.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+    for epoch in range(2):
+        for part in torch.randperm(48, generator=torch.Generator().manual_seed(epoch)).split(16):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(wanted(data[0][part].x), data[0][part].y).backward()
+            optimizer.step()
+    assert rates == [0.05, 0.05]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
+
+
+def test_watch_adds_what_it_measures_to_every_row(data):
+    history = fit(tiny_model(), *data, SHORT, watch=lambda model: {"training": float(model.training)})
+    assert [set(row) - {"epoch", "loss", "val_accuracy", "lr", "seconds"} for row in history] == [{"training"}] * 2
+
+
+def test_fine_tuning_has_the_constants_of_the_thesis_and_takes_changes(data, tmp_path):
+    model, objective = tiny_model(), LipschitzRegularized(lambda2=0.0)
+    rows = []
+    history = fine_tune(model, *data, objective, tmp_path / "net.pt", epochs=1, batch_size=24, report=rows.append)
+    recipe = torch.load(tmp_path / "net.pt", weights_only=True)["recipe"]
+    assert recipe == Recipe(1, 24, 1e-3, objective=objective, schedule="constant").facts() and rows == history
+    assert FINE_TUNING == Recipe(10, 128, 1e-3, 5e-4, schedule="constant")
+    with pytest.raises(TypeError, match="rate"):
+        fine_tune(model, *data, objective, rate=1)
 
 
 def test_small_net_learns_64_shapes():
@@ -92,7 +132,7 @@ def test_accuracy_counts_and_puts_the_mode_back(data):
     assert model.training and torch.equal(model.net[1].running_mean, statistics)
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"augment": ("mixup",)}])
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"augment": ("mixup",)}, {"schedule": "cosine"}])
 def test_bad_recipe_is_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Recipe(**options)
