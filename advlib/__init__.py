@@ -9,12 +9,15 @@ adv = al.attacks.mi_fgsm(f, data.x, data.y, eps=8/255)
 from . import (
     attacks,
     augment,
+    backward,
     checkpoints,
     datasets,
     defenses,
     draws,
     evaluation,
+    features,
     images,
+    lipschitz,
     models,
     paths,
     plotting,
@@ -27,11 +30,12 @@ from . import (
     transforms,
 )
 from .attacks import EM_RE, GNP, Elastic, attack
+from .backward import linear_backward, skip_gradient
 from .carlini_wagner import carlini_wagner
-from .gradients import Gradient, gradient, norm_penalty, smoothed
+from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
 from .images import save_images
 from .models import accelerate, ensemble
-from .transforms import InputDiversity, RandomErasure, ScaleCopies
+from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 __all__ = [
     "EM_RE",
@@ -39,21 +43,28 @@ __all__ = [
     "Elastic",
     "Gradient",
     "InputDiversity",
+    "MixedImages",
     "RandomErasure",
     "ScaleCopies",
     "accelerate",
     "attack",
     "attacks",
     "augment",
+    "backward",
     "carlini_wagner",
     "checkpoints",
+    "cycled",
     "datasets",
     "defenses",
     "draws",
     "ensemble",
     "evaluation",
+    "features",
     "gradient",
     "images",
+    "integrated",
+    "linear_backward",
+    "lipschitz",
     "models",
     "norm_penalty",
     "paths",
@@ -61,9 +72,11 @@ __all__ = [
     "purification",
     "report",
     "results",
+    "reverse_perturbed",
     "save_images",
     "secured",
     "shapes",
+    "skip_gradient",
     "smoothed",
     "training",
     "transforms",

@@ -11,16 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from . import checks
 from .draws import Draw
-from .gradients import Gradient, Loss, Transform, gradient, norm_penalty, smoothed
+from .gradients import (
+    Gradient,
+    Loss,
+    Transform,
+    cycled,
+    gradient,
+    integrated,
+    norm_penalty,
+    reverse_perturbed,
+    smoothed,
+)
 from .models import Model, frozen
 from .models import accelerate as accelerated
 from .norms import NORMS, divided, l2_norm
-from .transforms import InputDiversity, RandomErasure, ScaleCopies
+from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 _START_STREAM = 1  # transforms use 16 and above
 
@@ -360,6 +371,68 @@ def composite(
     """DIM, TIM and SIM together on MI-FGSM (thesis Table 2.4); what `transform` holds comes first."""
     chain = _chain(transform, ScaleCopies(), InputDiversity())
     return _run(model, x, y, eps, momentum, transform=chain, kernel=kernel, **options)
+
+
+def admix(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    pool: torch.Tensor,
+    transform: Transform | Sequence[Transform] = (),
+    eta: float = 0.2,
+    mixed: int = 3,
+    copies: int = 5,
+    momentum: Elastic = Elastic(),
+    **options: object,
+) -> torch.Tensor:
+    """Admix on MI-FGSM: `mixed` images of `pool` are mixed in, each sum at `copies` scales (Wang et al. 2021); what
+    `transform` holds comes first. eta = 0 is SIM."""
+    chain = _chain(transform, MixedImages(pool, eta, mixed), ScaleCopies(copies))
+    return _run(model, x, y, eps, momentum, transform=chain, **options)
+
+
+def taig(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    points: int = 20,
+    noise: float = 0.0,
+    loss: str | Loss = "logit",
+    chunk: int = 1,
+    wrap: Callable[[Gradient], Gradient] | None = None,
+    **options: object,
+) -> torch.Tensor:
+    """TAIG-S: I-FGSM along integrated gradients of the true class's logit (Huang & Kong 2022); noise=eps is TAIG-R.
+    points, noise, chunk: of `integrated`; wrap: what is done to the gradient at each point."""
+    path = partial(integrated, points=points, noise=noise, chunk=chunk)
+    return _run(model, x, y, eps, PLAIN, loss=loss, wrap=lambda g: path(wrap(g) if wrap else g), **options)
+
+
+def rap(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 16 / 255,
+    *,
+    steps: int = 400,
+    late: int = 100,
+    **options: object,
+) -> torch.Tensor:
+    """RAP on I-FGSM, reverse perturbations of radius eps from step `late` on (Qin et al. 2022; thesis sect. 1.2.3)."""
+    reverse = partial(reverse_perturbed, eps=eps, start=late, ascend="target" not in options)
+    return _run(model, x, y, eps, PLAIN, steps=steps, wrap=reverse, **options)
+
+
+def lgv(
+    checkpoints: Sequence[Model], x: torch.Tensor, y: torch.Tensor, eps: float = 16 / 255, **options: object
+) -> torch.Tensor:
+    """LGV: I-FGSM, each step on another network of `checkpoints`, collected along a fine-tuning at a high learning rate
+    (Gubri et al. 2022; thesis sect. 1.2.3). options: of `attack`. One network is I-FGSM."""
+    return attack(x, y, cycled([gradient(model) for model in checkpoints]), eps=eps, **options)
 
 
 EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": ERASURE}

@@ -25,6 +25,7 @@ Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _STREAMS = 16  # hash streams reserved for each transform of a chain
+_PATH_STREAM = 2  # attacks start on 1, transforms use 16 and above
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return other - of_y
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def lost_logit(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(N,) minus the logit of y."""
+    return -logits.gather(1, y[:, None])[:, 0]
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "logit": lost_logit}
 
 
 def gradient(
@@ -170,3 +176,69 @@ def norm_penalty(g: Gradient, r: float = 0.01, beta: float = 0.8, unit: str = "l
         return torch.lerp(here, ahead, -beta)
 
     return Gradient(function, g.models, 2 * g.passes, descends=r < 0)
+
+
+def integrated(g: Gradient, points: int = 20, reference: float = 0.0, noise: float = 0.0, chunk: int = 1) -> Gradient:
+    """TAIG: the integrated gradient (x - x0) * mean of g along the straight line from x0 to x (Huang & Kong 2022).
+
+    points: how many of the line, at x0 + k / points (x - x0), k = 1 .. points, and the passes of `g` that a call takes;
+    reference: x0, a grey value; noise: half-width of the uniform noise on every point, per image, point and step: 0 is
+    TAIG-S, eps TAIG-R. chunk: how many points go through the network at once; memory grows with it, the result does
+    not change.
+    Raises ValueError for points < 1, chunk < 1 or noise < 0.
+    """
+    if points < 1 or chunk < 1 or noise < 0:
+        raise ValueError(f"points={points}, chunk={chunk}, noise={noise}: expected at least 1, 1 and 0")
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        for first in range(0, points, chunk):
+            k = min(chunk, points - first)
+            point = torch.arange(first, first + k, device=x.device).repeat_interleave(len(x))
+            share = ((point + 1) / points).to(x.dtype)[:, None, None, None]
+            line = reference + share * (x.repeat(k, 1, 1, 1) - reference)
+            rows = draw.at(index=draw.index.repeat(k), copy=point)
+            if noise:
+                line = line + noise * (2 * rows.at(stream=_PATH_STREAM).uniform(*x.shape[1:]).to(x) - 1)
+            total += g(line, y.repeat(k), rows).unflatten(0, (k, len(x))).sum(0)
+        return (x - reference) * total / points
+
+    return Gradient(function, g.models, points * g.passes, g.descends)
+
+
+def reverse_perturbed(
+    g: Gradient, eps: float = 16 / 255, steps: int = 8, start: int = 100, ascend: bool = True
+) -> Gradient:
+    """RAP: g at x + n, n the reverse perturbation that lowers the loss most near x: `steps` sign steps of eps / steps
+    against g, from 0 (Qin et al. 2022; constants of its untargeted attacks). What still has a high loss there lies on a
+    flat top.
+
+    eps: L-inf radius of n; start: the step of the attack at which it begins ("late start"), until then it is `g`.
+    ascend: False in a targeted attack, whose loss n then raises. The passes of `g` times (steps + 1), from `start` on.
+    Raises ValueError for eps < 0 or steps < 1.
+    """
+    if eps < 0 or steps < 1:
+        raise ValueError(f"eps={eps}, steps={steps}: expected at least 0 and 1")
+    down = -eps / steps if ascend else eps / steps
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        point = x
+        for _ in range(steps if draw.step >= start else 0):
+            point = point + down * g(point, y, draw).sign()
+        return g(point, y, draw)
+
+    return Gradient(function, g.models, (steps + 1) * g.passes, descends=not ascend)
+
+
+def cycled(gradients: Sequence[Gradient]) -> Gradient:
+    """LGV: another of `gradients` in each step, in an order drawn from the seed, and then in that order again (Gubri et
+    al. 2022, whose networks are collected along one training run). Raises ValueError if there is none."""
+    if not gradients:
+        raise ValueError("gradients: expected at least one")
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        order = torch.randperm(len(gradients), generator=torch.Generator().manual_seed(draw.seed))
+        return gradients[order[draw.step % len(gradients)]](x, y, draw)
+
+    models = tuple(dict.fromkeys(model for g in gradients for model in g.models))
+    return Gradient(function, models, max(g.passes for g in gradients), gradients[0].descends)

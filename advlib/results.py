@@ -219,11 +219,13 @@ def fingerprint(config: Mapping[str, object]) -> str:
 # What may change a number without a parameter changing: rows of an older version are not continued.
 _ATTACKING = (
     "attacks",
+    "backward",
     "carlini_wagner",
     "datasets",
     "defenses",
     "draws",
     "evaluation",
+    "features",
     "gradients",
     "models",
     "nets",

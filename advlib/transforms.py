@@ -1,4 +1,4 @@
-"""Input transforms of transfer attacks: input diversity, scaled copies, random erasure.
+"""Input transforms of transfer attacks: input diversity, scaled copies, mixed images, random erasure.
 
 A transform maps images x (N, C, H, W) to images of the same shape, differentiably, random per image. It has `copies`:
 how many transformed versions of an image the gradient averages over. `copy`, int64 (N,), says which of them each row
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .draws import Draw
+from .draws import Draw, content
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,37 @@ class ScaleCopies:
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         scale = torch.exp2(-copy.to(x.dtype))[:, None, None, None]
         return self.origin + (x - self.origin) * scale if self.origin else x * scale
+
+
+@dataclass(frozen=True, eq=False)
+class MixedImages:
+    """Admix before its scaled copies: x + eta x', x' an image of `pool`, drawn per image and copy (Wang et al. 2021).
+
+    pool: float (P, C, H, W) in [0, 1], of the size of x, on its device. Where the paper draws x' from other classes,
+    and its published code from the batch, here it is any image of a pool that no batch changes.
+    eta: weight of x'. Nothing is clipped, as there. Raises ValueError for an empty pool or eta < 0.
+    """
+
+    pool: torch.Tensor
+    eta: float = 0.2
+    copies: int = 3
+
+    def __post_init__(self) -> None:
+        _check_copies(self.copies)
+        if self.pool.dim() != 4 or not len(self.pool):
+            raise ValueError(f"pool: expected images (P, C, H, W), got {tuple(self.pool.shape)}")
+        if self.eta < 0:
+            raise ValueError(f"eta={self.eta}: expected a number of at least 0")
+
+    def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        # The draw is one of this copy and not of the chain's: the scaled copies that follow share their image.
+        which = (draw.at(copy=copy).uniform(1)[:, 0] * len(self.pool)).long()
+        return x + self.eta * self.pool[which].to(x.dtype)
+
+    def __repr__(self) -> str:
+        """With a hash of the pool, since a table that is resumed knows its attacks by their description."""
+        images = int(content(self.pool).sum())
+        return f"MixedImages(pool={len(self.pool)} images {images}, eta={self.eta}, copies={self.copies})"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from advlib import (
 )
 from advlib.attacks import L2Ball, LinfBall
 from advlib.draws import Draw
-from advlib.gradients import Gradient
+from advlib.gradients import Gradient, integrated
 from advlib.norms import l2_norm
 
 EPS, STEPS = 8 / 255, 5
@@ -46,6 +46,11 @@ PRESETS = {
     "em_re_sim": partial(attacks.sim, **EM_RE, chunk=25),
     "em_re_composite": partial(attacks.composite, **EM_RE, chunk=25),
     "em_re": partial(attacks.re_fgsm, momentum=Elastic(sigma=2.0)),
+    "admix": partial(attacks.admix, pool=grid_images(6, seed=5), chunk=15),
+    "taig_s": partial(attacks.taig, points=5, chunk=5),
+    "taig_r": partial(attacks.taig, points=5, noise=EPS, chunk=5),
+    "rap": partial(attacks.rap, steps=8, late=3),
+    "lgv": lambda model, x, y, eps: attacks.lgv([model, tiny_model(1)], x, y, eps),
 }
 
 
@@ -120,6 +125,31 @@ def test_trivial_options_of_the_composites_give_the_plain_attack(model, x, y):
     assert torch.equal(attacks.sim(model, x, y, EPS, copies=1, steps=STEPS), plain)
     off = [InputDiversity(p=0.0), RandomErasure(copies=1)]
     assert torch.equal(attacks.mi_fgsm(model, x, y, EPS, transform=off, steps=STEPS), plain)
+
+
+def test_admix_without_weight_is_sim(model, x, y):
+    sim = attacks.sim(model, x, y, EPS, steps=STEPS)
+    assert torch.equal(attacks.admix(model, x, y, EPS, pool=grid_images(6), eta=0.0, mixed=1, steps=STEPS), sim)
+    three = attacks.admix(model, x, y, EPS, pool=grid_images(6), eta=0.0, steps=STEPS)
+    assert ((three - sim).abs() > 1e-6).float().mean() < 0.01  # the mean of three equal gradients, rounded
+
+
+def test_lgv_of_one_network_and_rap_before_it_starts_are_i_fgsm(model, x, y):
+    plain = attacks.i_fgsm(model, x, y, EPS, steps=STEPS)
+    assert torch.equal(attacks.lgv([model], x, y, EPS, steps=STEPS), plain)
+    assert torch.equal(attacks.rap(model, x, y, EPS, steps=STEPS, late=STEPS), plain)
+
+
+def test_taig_takes_a_wrapped_gradient_at_each_point(model, x, y):
+    penalised = attacks.taig(model, x, y, EPS, points=3, steps=2, wrap=norm_penalty)
+    g = integrated(norm_penalty(gradient(model, loss="logit")), points=3)
+    assert torch.equal(penalised, attack(x, y, g, eps=EPS, steps=2))
+
+
+def test_targeted_rap_descends(model, x, y):
+    target = (y + 1) % 10
+    adv = attacks.rap(model, x, y, EPS, steps=STEPS, late=1, target=target)
+    assert F.cross_entropy(model(adv), target) < F.cross_entropy(model(x), target)
 
 
 def test_callable_that_is_no_module_is_a_model(model, x, y):

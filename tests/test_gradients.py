@@ -19,7 +19,7 @@ from advlib import (
     smoothed,
 )
 from advlib.draws import Draw
-from advlib.gradients import Gradient, margin
+from advlib.gradients import Gradient, cycled, integrated, margin, reverse_perturbed
 from advlib.models import members
 
 ERASE, DIVERSE, SCALE = RandomErasure(copies=3), InputDiversity(), ScaleCopies(3)
@@ -230,3 +230,60 @@ def test_any_composition_is_valid_and_does_not_depend_on_the_batch(combo):
     shuffled[order] = run(order)
     for other in (shuffled, torch.cat([run(rows) for rows in torch.arange(6).split([1, 2, 3])])):
         assert ((other - adv).abs() < 1e-4).float().mean() >= 0.99
+
+
+# --- integrated gradients, reverse perturbations, cycles -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_integrated_gradient_of_a_linear_model_is_its_weight_times_the_way(x, y, draw, noise):
+    w = torch.randn(x[0].numel(), 10, generator=torch.Generator().manual_seed(0))
+    g = integrated(gradient(lambda z: z.flatten(1) @ w, loss="logit"), points=7, reference=0.25, noise=noise)
+    assert torch.allclose(g(x, y, draw), -(x - 0.25) * w.T[y].view_as(x), atol=1e-5)
+
+
+def test_integrated_gradient_adds_up_to_the_difference_of_the_loss(model, x, y, draw):
+    """Completeness: the sum over the pixels tends to loss(x) - loss(x0)."""
+    loss = -model(x).gather(1, y[:, None])[:, 0] + model(torch.zeros_like(x)).gather(1, y[:, None])[:, 0]
+    g = gradient(model, loss="logit")
+    errors = [(integrated(g, points)(x, y, draw).sum((1, 2, 3)) - loss).abs().max() for points in (5, 500)]
+    assert errors[1] < 0.02 * loss.abs().max() and errors[1] < errors[0]
+
+
+def test_integrated_gradient_does_not_depend_on_its_chunks(model, x, y, draw):
+    whole, parts = (integrated(gradient(model, DIVERSE), 7, noise=0.1, chunk=c)(x, y, draw) for c in (7, 3))
+    assert torch.allclose(whole, parts, atol=1e-6)
+    assert torch.allclose(integrated(gradient(model), 1)(x, y, draw), x * gradient(model)(x, y, draw))
+
+
+def test_reverse_perturbation_of_a_quadratic_is_the_gradient_behind(x, y, draw):
+    """Loss 1/2 ||z||^2: the gradient is the point itself, and the point goes down by the signs."""
+    g = gradient(torch.nn.Flatten(), loss=lambda z, y: 0.5 * z.square().sum(1))
+    x = x + 1.0
+    assert torch.allclose(reverse_perturbed(g, eps=0.5, steps=4, start=0)(x, y, draw), x - 0.5)
+    assert torch.allclose(reverse_perturbed(g, eps=0.5, steps=4, start=0, ascend=False)(x, y, draw), x + 0.5)
+    assert torch.equal(reverse_perturbed(g, start=1)(x, y, draw), x)
+
+
+def test_cycle_takes_each_in_turn_and_one_alone_is_plain(model, x, y, draw):
+    several = [gradient(tiny_model(seed)) for seed in range(3)]
+    cycle = cycled(several)
+    seen = [cycle(x, y, draw.at(step=t)) for t in range(6)]
+    wanted = [g(x, y, draw) for g in several]
+    order = [next(k for k, w in enumerate(wanted) if torch.equal(w, found)) for found in seen]
+    assert sorted(order[:3]) == [0, 1, 2] and order[:3] == order[3:]
+    assert torch.equal(cycled(several[:1])(x, y, draw.at(step=5)), wanted[0]) and len(cycle.models) == 3
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda g: integrated(g, points=0),
+        lambda g: integrated(g, noise=-1.0),
+        lambda g: reverse_perturbed(g, steps=0),
+        lambda g: cycled([]),
+    ],
+)
+def test_bad_wrappers_are_refused(model, wrap):
+    with pytest.raises(ValueError):
+        wrap(gradient(model))

@@ -111,7 +111,7 @@ def test_fine_tuning_has_the_constants_of_the_thesis_and_takes_changes(data, tmp
     history = fine_tune(model, *data, objective, tmp_path / "net.pt", epochs=1, batch_size=24, report=rows.append)
     recipe = torch.load(tmp_path / "net.pt", weights_only=True)["recipe"]
     assert recipe == Recipe(1, 24, 1e-3, objective=objective, schedule="constant").facts() and rows == history
-    assert FINE_TUNING == Recipe(10, 128, 1e-3, 5e-4, schedule="constant")
+    assert Recipe(10, 128, 1e-3, 5e-4, schedule="constant") == FINE_TUNING
     with pytest.raises(TypeError, match="rate"):
         fine_tune(model, *data, objective, rate=1)
 

@@ -5,7 +5,7 @@ import torch
 from conftest import grid_images
 
 from advlib.draws import Draw
-from advlib.transforms import InputDiversity, RandomErasure, ScaleCopies
+from advlib.transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 N = 4096
 
@@ -228,3 +228,40 @@ def test_grey_origin_is_halving_in_the_range_from_minus_one_to_one():
 def test_bad_argument_is_refused_by_name(kind, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         kind(**options)
+
+
+# --- mixed images ---------------------------------------------------------------------------------------------------
+
+
+def test_mixed_images_add_a_share_of_one_image_of_the_pool():
+    x, pool = grid_images(8), grid_images(5, seed=9)
+    added = (MixedImages(pool, eta=0.5)(x, drawn(8), copies(8)) - x) / 0.5
+    distance = (added[:, None] - pool).abs().amax((2, 3, 4))
+    assert (distance.amin(1) < 1e-5).all()
+
+
+def test_the_partner_depends_on_image_step_and_own_copy_alone():
+    x, mix = grid_images(64), MixedImages(grid_images(50, seed=9))
+    out, rows = mix(x, drawn(64), copies(64)), torch.tensor([40, 3, 17])
+    assert torch.equal(mix(x[rows], drawn(64).at(index=rows), copies(3)), out[rows])
+    scaled = drawn(64).at(copy=copies(64, 7))  # the same copy of a longer chain
+    assert torch.equal(mix(x, scaled, copies(64)), out)
+    for other in (mix(x, drawn(64), copies(64, 2)), mix(x, drawn(64).at(step=1), copies(64))):
+        assert (other != out).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_every_image_of_the_pool_is_drawn():
+    pool = torch.linspace(0, 1, 7).reshape(7, 1, 1, 1).expand(7, 3, 2, 2)
+    out = MixedImages(pool, eta=1.0)(torch.zeros(1000, 3, 2, 2), drawn(1000), copies(1000))
+    assert len(out[:, 0, 0, 0].unique()) == 7
+
+
+def test_mixed_images_describe_their_pool():
+    one, other = grid_images(3), grid_images(3, seed=1)
+    assert repr(MixedImages(one)) == repr(MixedImages(one.clone())) != repr(MixedImages(other))
+
+
+@pytest.mark.parametrize("options", [{"pool": torch.zeros(0, 3, 2, 2)}, {"eta": -0.1}, {"copies": 0}])
+def test_mixed_images_refuse(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MixedImages(**{"pool": grid_images(2)} | options)
