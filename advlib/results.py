@@ -54,7 +54,8 @@ DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
 
 
 def published(table: str) -> pd.DataFrame:
-    """The thesis' table ("2.1") as printed: table, source, attack, target, eps_255, metric, value, white_box, n.
+    """The thesis' table ("2.1") as printed: table, source, attack, target, eps_255 (NaN where there is none), metric,
+    value, white_box, n.
 
     Raises FileNotFoundError, with the list of tables there are, when it was not transcribed.
     """
@@ -62,7 +63,7 @@ def published(table: str) -> pd.DataFrame:
     if not path.is_file():
         there = [p.stem.removeprefix("table_").replace("_", ".") for p in sorted(PUBLISHED.glob("table_*.csv"))]
         raise FileNotFoundError(f"no table {table!r} ({path}); there are {there}")
-    return pd.read_csv(path, dtype={"table": str}, keep_default_na=False)
+    return pd.read_csv(path, dtype={"table": str}, keep_default_na=False, na_values={"eps_255": [""]})
 
 
 def result_path(table: str, scale: str, dataset: str) -> Path:

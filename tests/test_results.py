@@ -19,8 +19,13 @@ DEFENCES = {"HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS",
 ELEVEN = {"ResNet50", "VGG19", "ResNet152", "Inc-v3", "DenseNet", "MobileNet", "SENet", "ResNeXt", "WRN", "PNASNet"}
 ELEVEN |= {"MNASNet", "Average"}
 SECURED = {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1", "JPEG", "R&P", "NRP"}
+SMALL = {"DenseNet", "VGG19", "ResNet18", "WRN", "ResNeXt", "PyramidNet", "Average"}
 NAMED = {"2.5": DEFENCES, "3.1": ELEVEN, "3.2": ELEVEN, "3.3": SECURED}
+NAMED |= {"4.1": SMALL, "4.2": ELEVEN, "4.3": SMALL, "4.4": SECURED - {"FD"} | {"Average"}}
 ROWS = {"2.1": 84, "2.2": 112, "2.3": 21, "2.4": 56, "2.5": 60, "3.1": 144, "3.2": 144, "3.3": 12}
+ROWS |= {"4.1": 56, "4.2": 120, "4.3": 84, "4.4": 56}
+IMAGES = {"2": 1000, "3": 5000, "4.1": 10_000, "4.2": 5000, "4.3": 10_000, "4.4": 5000}
+BUDGETS = {"3.1": {4, 8, 16}, "3.2": {4, 8, 16}, "4.1": {4, 8}, "4.2": {8}, "4.3": {4}}
 # Typed from the thesis' pages, not from the files.
 PRINTED_AT = [
     ("3.1", "I-FGSM+GNP", "VGG19", 16, 75.96),
@@ -29,6 +34,13 @@ PRINTED_AT = [
     ("3.1", "MI-FGSM+GNP", "Average", 8, 52.20),
     ("3.2", "DIM+GNP", "SENet", 8, 56.24),
     ("3.2", "TIM", "Average", 16, 73.34),
+    ("4.1", "PGD", "ResNeXt", 4, 69.41),
+    ("4.1", "PGD+LRS-F", "PyramidNet", 8, 95.46),
+    ("4.2", "TAIG", "MNASNet", 8, 54.90),
+    ("4.2", "PGD+LRS-2", "Inc-v3", 8, 46.14),
+    ("4.2", "ILA++", "ResNet50", 8, 99.96),
+    ("4.3", "Admix+LRS-1", "Average", 4, 71.05),
+    ("4.4", "TIM+LRS-F", "NRP", 16, 40.3),
 ]
 PRINTED = [
     ("2.1", "Inc-v3", "EM-FGSM", "Inc-v4", 55.0),
@@ -79,10 +91,9 @@ def test_published_table_is_whole(table):
     frame = results.published(table)
     assert len(frame) == ROWS[table] and not frame.duplicated(["source", "attack", "target", "eps_255"]).any()
     assert list(frame) == ["table", "source", "attack", "target", "eps_255", "metric", "value", "white_box", "n"]
-    chapter_3 = table.startswith("3")
-    for name, value in {"table": table, "metric": "asr", "n": 5000 if chapter_3 else 1000}.items():
+    for name, value in {"table": table, "metric": "asr", "n": IMAGES.get(table, IMAGES.get(table[0]))}.items():
         assert (frame[name] == value).all()
-    assert set(frame["eps_255"]) == ({4, 8, 16} if table in ("3.1", "3.2") else {16})
+    assert set(frame["eps_255"]) == BUDGETS.get(table, {16})
     assert frame["value"].between(0, 100).all()
     assert set(frame["target"]) == NAMED.get(table, TARGETS)
     white = (frame["source"] == frame["target"]) | ((frame["source"] == "Ensemble") & frame["target"].isin(MEMBERS))
@@ -106,16 +117,25 @@ def test_printed_averages_match_their_rows():
     assert (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs().max() < 0.05
 
 
-@pytest.mark.parametrize(("table", "misprints"), [("3.1", 4), ("3.2", 9)])
-def test_printed_averages_of_chapter_3_that_miss_their_rows_are_as_many_as_the_readme_lists(table, misprints):
+@pytest.mark.parametrize(
+    ("table", "misprints"), [("3.1", 4), ("3.2", 9), ("4.1", 1), ("4.2", 3), ("4.3", 7), ("4.4", 0)]
+)
+def test_printed_averages_that_miss_their_rows_are_as_many_as_the_readme_lists(table, misprints):
     frame = results.published(table)
     frame = frame[~frame["white_box"]].pivot(index=["attack", "eps_255"], columns="target", values="value")
     off = (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs() > 0.05
     assert off.sum() == misprints
 
 
+def test_published_lipschitz_constants_have_no_budget():
+    frame = results.published("4.5")
+    assert frame["eps_255"].isna().all() and set(frame["metric"]) == {"local_lipschitz"}
+    wide = frame.pivot(index="attack", columns="target", values="value")
+    assert wide.loc["original"].tolist() == [5.53, 976.59] and wide.loc["LRS-F"].tolist() == [0.59, 49.64]
+
+
 def test_unknown_table_names_the_known_ones():
-    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*3\.3"):
+    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*4\.5"):
         results.published("9.9")
 
 
