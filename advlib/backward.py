@@ -79,6 +79,9 @@ class _LinearBackward(_Rewired):
         super().__init__(model)
         self.layer = layer
 
+    def extra_repr(self) -> str:
+        return f"layer={self.layer!r}"
+
     @contextmanager
     def rewired(self) -> Iterator[None]:
         mode = _LinearReLU()
@@ -140,6 +143,9 @@ class _SkipGradient(_Rewired):
     def __init__(self, model: nn.Module, layers: tuple[str, ...], gamma: float) -> None:
         super().__init__(model)
         self.layers, self.gamma = layers, gamma
+
+    def extra_repr(self) -> str:
+        return f"layers={self.layers}, gamma={self.gamma}"
 
     @contextmanager
     def rewired(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from .datasets import Images
 from .defenses import ABSTAIN, Defended
-from .models import Ensemble, frozen
+from .models import Ensemble, digest, frozen
 from .progress import Progress
 from .results import ResultTable, wilson
 
@@ -55,12 +55,33 @@ class PassCounter:
     rows: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Cushioned:
+    """`attack`, run on `network` whatever surrogate it is called with: how a transformed surrogate, or one with another
+    backward pass, stands in a table as a row of the surrogate that it was made from (thesis chapter 4)."""
+
+    attack: Attack
+    network: nn.Module
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, **options: object) -> torch.Tensor:
+        return self.attack(self.network, x, y, **options)
+
+
+def _network(attack: Attack, surrogate: nn.Module) -> nn.Module:
+    """What an attack called with `surrogate` runs on."""
+    while isinstance(attack, partial):
+        attack = attack.func
+    return attack.network if isinstance(attack, Cushioned) else surrogate
+
+
 def described(attack: object) -> str:
     """What an attack is: the function and the keywords it was given, and the source of a function that is not in this
     package. What such a function takes from outside is not seen: give it as a keyword, with functools.partial."""
     if isinstance(attack, partial):
         given = [*map(described, attack.args), *(f"{k}={described(v)}" for k, v in sorted(attack.keywords.items()))]
         return f"{described(attack.func)}({', '.join(given)})"
+    if isinstance(attack, Cushioned):
+        return f"{described(attack.attack)} on {digest(attack.network)}"
     if not isinstance(attack, FunctionType):
         return repr(attack)
     if attack.__module__.startswith(f"{__package__}."):
@@ -154,7 +175,7 @@ def _cell(
     seconds, rows = 0.0, 0
     for batch in data.batches(batch_size):
         started = time.perf_counter()
-        with counting(surrogate) as counter:
+        with counting(_network(attack, surrogate)) as counter:
             adv = attack(surrogate, batch.x, batch.y, eps=eps / 255, seed=seed, index=batch.index)
         _finish(adv)
         seconds += time.perf_counter() - started

@@ -9,9 +9,9 @@ import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import RandomErasure, attacks, ensemble
+from advlib import RandomErasure, attacks, ensemble, linear_backward
 from advlib.datasets import Images
-from advlib.evaluation import described, matrix, predictions, success_rates
+from advlib.evaluation import Cushioned, described, matrix, predictions, success_rates
 from advlib.progress import Progress
 from advlib.results import ResultTable, wilson
 
@@ -245,3 +245,22 @@ def test_slow_progress_speaks_in_between(capsys, monkeypatch):
     with Progress("slow", 3) as bar:
         bar.advance()
     assert capsys.readouterr().out.startswith("slow: 1/3")
+
+
+def test_a_cushioned_attack_runs_on_its_network_and_stands_under_the_surrogate(small, tmp_path):
+    f, other = tiny_model(), tiny_model(1)
+    attacks_of = {"PGD": attacks.pgd, "PGD+other": partial(Cushioned(attacks.pgd, other), steps=3)}
+    rows = success_rates(attacks_of, {"f": f}, {"f": f, "other": other}, small, [16])
+    directly = success_rates(
+        {"PGD": partial(attacks.pgd, steps=3)}, {"other": other}, {"f": f, "other": other}, small, [16]
+    )
+    cushioned = rows[rows.attack == "PGD+other"]
+    assert set(cushioned.source) == {"f"} and set(cushioned.passes) == {3.0}
+    assert cushioned.value.tolist() == directly.value.tolist()
+
+
+def test_the_description_of_a_cushioned_attack_changes_with_its_network():
+    one, same, other = (described(Cushioned(attacks.pgd, tiny_model(seed))) for seed in (0, 0, 1))
+    linear = described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.2")))
+    assert one == same and len({one, other, linear}) == 3
+    assert linear != described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.5")))
