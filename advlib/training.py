@@ -16,7 +16,14 @@ from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
-from .objectives import Adversarial, Classification, EnsembleAdversarial, NoisyClassification, Objective
+from .objectives import (
+    Adversarial,
+    Classification,
+    EnsembleAdversarial,
+    LipschitzRegularized,
+    NoisyClassification,
+    Objective,
+)
 from .paths import WEIGHTS, replacing
 
 
@@ -66,6 +73,10 @@ RECIPES = {
 
 FINE_TUNING = Recipe(epochs=10, lr=1e-3, schedule="constant")
 """How a surrogate is fine-tuned (thesis sect. 4.3: SGD with momentum 0.9, weight decay 5e-4, batches of 128)."""
+
+
+_ROW = ("epoch", "loss", "val_accuracy", "lr", "seconds")
+"""What `fit` says of every epoch."""
 
 
 def fit(
@@ -184,14 +195,26 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     return hits.item() / len(data)
 
 
+_TUNING: dict[str, Objective] = {
+    "tuned": LipschitzRegularized(lambda1=0.0, lambda2=0.0),
+    "lrs1": LipschitzRegularized(lambda2=0.0),
+    "lrs2": LipschitzRegularized(lambda1=0.0),
+    "lrsf": LipschitzRegularized(),
+    "adv": Adversarial(eps=1 / 255, steps=3, alpha=0.5 / 255),
+}
+
+
 def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, with the objective that a suffix of HARDENED names. Since
-    an epoch of those costs several, there are fewer: two thirds with PGD, else half, and at least 5.
+    """The recipe of a net of the zoo: that of its data set, or `FINE_TUNING` with a suffix of TUNED. Such a suffix, or
+    one of HARDENED, names the objective. An epoch of the hardened costs several, so that they have fewer: two thirds
+    with PGD, else half, and at least 5.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
     """
     dataset, _, net = name.partition("/")
     base, variant = RECIPES[dataset], net.partition("-")[2]
+    if variant in models.TUNED:
+        return replace(FINE_TUNING, augment=base.augment, objective=_TUNING[variant])
     if variant not in models.HARDENED:
         return base
     pools = {
@@ -206,7 +229,8 @@ def recipe_for(name: str) -> Recipe:
 
 
 def train_member(name: str, recipe: Recipe | None = None, **options: object) -> dict:
-    """Train the zoo's net `name` ("shapes/resnet", "cifar10/wrn-full", "cifar10/vgg-pgd"), test it once and save it.
+    """Train the zoo's net `name` ("shapes/resnet", "cifar10/wrn-full", "cifar10/vgg-pgd"), or train the net without the
+    suffix further ("cifar10/densenet-lrs1"), test it once and save it.
 
     recipe: `recipe_for(name)` if None; options: those of `train_and_save`, whose entry is returned. Raises as
     `models.create` does.
@@ -214,7 +238,10 @@ def train_member(name: str, recipe: Recipe | None = None, **options: object) -> 
     dataset, _, net = name.partition("/")
     family, _, size = net.partition("-")
     recipe = recipe or recipe_for(name)
-    model = models.create(family, "small" if size in models.HARDENED else size or "small", dataset, recipe.seed)
+    if size in models.TUNED:
+        model = models.load(f"{dataset}/{family}")
+    else:
+        model = models.create(family, "small" if size in models.HARDENED else size or "small", dataset, recipe.seed)
     return train_and_save(name, model, model, recipe, **options)
 
 
@@ -227,17 +254,19 @@ def train_and_save(
     folder: Path = WEIGHTS,
     device: torch.device | str = "cpu",
     report: Callable[[dict], None] = lambda row: None,
+    watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
 ) -> dict:
     """Fit `model` on the data set that `name` begins with, test it once and save `saved`, the model or a part of it.
 
-    checkpoints: a folder to resume from; folder: where the weights go. Returns the manifest's entry: accuracy on the
-    whole test split, n, parameters, recipe, curve of the validation accuracy, seed, date.
+    checkpoints: a folder to resume from; folder: where the weights go; watch: of `fit`. Returns the manifest's entry:
+    accuracy on the whole test split, n, parameters, recipe, curve of the validation accuracy, and of whatever was
+    watched, seed, date.
     """
     dataset, _, net = name.partition("/")
     model.to(device)
     train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
     checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
-    history = fit(model, train, val, recipe, checkpoint, report)
+    history = fit(model, train, val, recipe, checkpoint, report, watch)
     test = datasets.load(dataset, "test").to(device)
     facts = {
         "accuracy": round(accuracy(model, test), 4),
@@ -248,6 +277,7 @@ def train_and_save(
         "recipe": recipe.facts(),
         "seed": recipe.seed,
         "curve": [round(row["val_accuracy"], 4) for row in history],
+        **{name: [round(row[name], 4) for row in history] for name in history[0] if name not in _ROW},
         "date": date.today().isoformat(),
         "torch": torch.__version__,
     }

@@ -1,14 +1,16 @@
 """Training that resumes to the same bits, heeds its recipe and learns; augmentation as geometry."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import datasets
+from advlib import datasets, models
 from advlib.augment import cutout, random_crop, random_flip
 from advlib.draws import Draw
 from advlib.objectives import LipschitzRegularized
-from advlib.training import FINE_TUNING, Recipe, accuracy, fine_tune, fit
+from advlib.training import FINE_TUNING, Recipe, accuracy, fine_tune, fit, recipe_for, train_member
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05, augment=("crop", "flip", "cutout"), bf16=False)
 
@@ -141,6 +143,27 @@ def test_bad_recipe_is_refused_by_name(options):
 def test_batch_larger_than_the_set_is_refused(data):
     with pytest.raises(ValueError, match="batch_size"):
         fit(tiny_model(), *data, Recipe(batch_size=49))
+
+
+def test_a_tuned_net_has_its_recipe_and_an_error_that_says_who_trains_it(monkeypatch):
+    monkeypatch.setattr(models, "manifest", lambda folder: {})
+    for variant in models.TUNED:
+        with pytest.raises(models.WeightsError, match="run 04 --dataset shapes"):
+            models.load(f"shapes/wrn-{variant}")
+        assert recipe_for(f"shapes/wrn-{variant}").schedule == "constant"
+    assert recipe_for("shapes/densenet-lrs2").objective == LipschitzRegularized(lambda1=0.0)
+
+
+@pytest.mark.skipif(
+    "shapes/resnet" not in models.available(), reason="data/weights has no shapes/resnet: run notebook A1"
+)
+def test_a_tuned_net_starts_from_the_trained_one(tmp_path, monkeypatch):
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda name, split, n=100: load(name, split, n))
+    recipe = replace(recipe_for("shapes/resnet-tuned"), epochs=1, batch_size=16, lr=1e-12, bf16=False)
+    facts = train_member("shapes/resnet-tuned", recipe, folder=tmp_path, watch=lambda model: {"one": 1.0})
+    untouched = accuracy(models.load("shapes/resnet"), load("shapes", "test", 100))
+    assert facts["accuracy"] == round(untouched, 4) and facts["one"] == [1.0] and facts["n"] == 100
 
 
 # --- augmentation ---------------------------------------------------------------------------------------------------
