@@ -102,9 +102,10 @@ class LipschitzRegularized:
     """LRS: cross-entropy + lambda1 LRS-1 + lambda2 LRS-2 (thesis eq. 4.5, 4.8). A penalty with lambda 0 is not
     computed: lambda1 = lambda2 = 0 is `Classification`.
 
-    lambda1, lambda2: weights; h1, h2, direction1, direction2, form: of `lipschitz.lrs1` and `lrs2`. batchnorm: "eval",
-    every pass normalises by the running statistics, so that a difference is one of a single function of the image;
-    "train", each by its own batch, of which only the clean one changes the running statistics.
+    lambda1, lambda2: weights; h1, h2, direction1, direction2, form: of `lipschitz.lrs1` and `lrs2`. batchnorm: "train",
+    as in any training, every pass normalises by its own batch, of which only the clean one changes the running
+    statistics; "eval", by the running statistics, so that a difference is one of a single function of the image. The
+    thesis' constants need the first: without the batch's statistics nothing undoes the shrinking of the weights.
     """
 
     lambda1: float = 5.0
@@ -114,7 +115,7 @@ class LipschitzRegularized:
     direction1: str = "l2"
     direction2: str = "unit_sign"
     form: str = "reference"
-    batchnorm: str = "eval"
+    batchnorm: str = "train"
 
     def __post_init__(self) -> None:
         if self.batchnorm not in ("eval", "train"):

@@ -239,14 +239,14 @@ def test_lipschitz_regularization_without_weights_is_classification(batch, model
 
 def test_lipschitz_regularization_is_the_loss_and_the_penalties(batch, model):
     x, y, draw = batch
-    found = LipschitzRegularized(0.3, 0.7, 0.02, 0.5, form="text")(model.train(), x, y, draw)
+    found = LipschitzRegularized(0.3, 0.7, 0.02, 0.5, form="text", batchnorm="eval")(model.train(), x, y, draw)
     penalty = lipschitz.lrs_f(model.eval(), x, y, 0.3, 0.7, 0.02, 0.5, "text").mean()
     assert torch.allclose(found, F.cross_entropy(model(x), y) + penalty, rtol=1e-4)
 
 
 def test_only_the_clean_pass_changes_the_running_statistics(batch, model):
     x, y, draw = batch
-    objective = LipschitzRegularized(batchnorm="train")
+    objective = LipschitzRegularized()
     wanted = copy.deepcopy(model).train()
     Classification()(wanted, x, y, draw)
     objective(model.train(), x, y, draw)
