@@ -1,5 +1,5 @@
-"""BatchNorm while a loss takes several passes: whose statistics normalise, which passes they are taken from, and a form
-that is quick to differentiate twice."""
+"""BatchNorm while a loss takes several passes: whose statistics normalise, which passes they remember, and a form that
+is quick to differentiate twice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def fixed(model: nn.Module) -> Iterator[None]:
     try:
         for layer, _ in modes:
             layer.eval()
-        with _Affine():
-            yield
+        yield
     finally:
         for layer, mode in modes:
             layer.train(mode)
@@ -47,27 +46,36 @@ def unrecorded(model: nn.Module) -> Iterator[None]:
             layer.num_batches_tracked.copy_(batches)
 
 
-class _Affine(TorchFunctionMode):
-    """BatchNorm with running statistics as what it is, one multiplication and one addition. The second derivative of
-    the fused operation is put together from a dozen passes over its input; of this one there is next to none."""
+class Differentiable(TorchFunctionMode):
+    """In this mode BatchNorm is what it is, one multiplication and one addition per channel. The second derivative of
+    the fused operation is put together from two dozen passes over its input; that of this one costs half as much or
+    less."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is F.batch_norm and not kwargs.get("training"):
-            return _affine(*args, **kwargs)
-        return function(*args, **kwargs)
+        if function is F.batch_norm:
+            return _affine(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
 
 
 def _affine(
     x: torch.Tensor,
-    mean: torch.Tensor,
-    var: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
+    """`F.batch_norm`, with its effect on the running statistics."""
+    mean, var = running_mean, running_var
+    if training:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        var, mean = (value.to(exact) for value in torch.var_mean(x, (0, *range(2, x.dim())), correction=0))
+        if running_mean is not None and momentum:
+            count = x.numel() / x.shape[1]
+            running_mean.lerp_(mean.detach().to(running_mean), momentum)
+            running_var.lerp_(var.detach().to(running_var) * count / (count - 1), momentum)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = (1, -1, *[1] * (x.dim() - 2))

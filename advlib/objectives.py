@@ -132,6 +132,10 @@ class LipschitzRegularized:
         with batchnorm.fixed(model) if self.batchnorm == "eval" else nullcontext():
             if not self.lambda1 and not self.lambda2:
                 return (_cross_entropy(model(x), y),)
+            return self._penalised(model, x, y)
+
+    def _penalised(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with batchnorm.Differentiable() if self.lambda2 else nullcontext():
             here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
             terms = [here.loss.mean()]
             with batchnorm.unrecorded(model):

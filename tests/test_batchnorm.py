@@ -43,21 +43,30 @@ def test_everything_is_put_back_after_an_error(model, context):
     assert model.net[1].training and model.net[1].momentum == 0.1
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_affine_form_has_the_same_derivatives_of_both_orders(affine):
-    torch.manual_seed(0)
-    layer = nn.BatchNorm2d(3, affine=affine).double().eval()
-    layer.running_mean.normal_()
-    layer.running_var.uniform_(0.5, 2)
+def test_the_differentiable_form_has_the_same_derivatives_of_both_orders_and_statistics(affine, training):
     x = grid_images().double().requires_grad_()
-    inputs = [x, *layer.parameters()]
 
     def derivatives():
+        torch.manual_seed(0)
+        layer = nn.BatchNorm2d(3, affine=affine).double().train(training)
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 2)
+        inputs = [x, *layer.parameters()]
         out = (layer(x) ** 3).sum()
         first = torch.autograd.grad(out, inputs, create_graph=True)
-        return out, *first, *torch.autograd.grad(first[0].square().sum(), inputs)
+        second = torch.autograd.grad(first[0].square().sum(), inputs)
+        return out, *first, *second, layer.running_mean, layer.running_var
 
-    native = derivatives()
-    with batchnorm.fixed(layer):
-        held = derivatives()
-    assert all(torch.allclose(a, b) for a, b in zip(native, held, strict=True))
+    fused = derivatives()
+    with batchnorm.Differentiable():
+        ours = derivatives()
+    assert all(torch.allclose(a, b) for a, b in zip(fused, ours, strict=True))
+
+
+def test_the_differentiable_form_keeps_to_half_precision(model, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = model(x).float()
+        with batchnorm.Differentiable(), batchnorm.unrecorded(model):
+            assert torch.allclose(model(x).float(), fused, atol=0.1 * fused.std().item())
