@@ -38,7 +38,6 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
 import advlib as al
 
@@ -467,34 +466,11 @@ CLAIMS = [
     *(("2.4", f"EM-RE-{b}", b) for b in baselines),
 ]
 
-
-def verdicts(tables, label):
-    """For each claim, wins : losses among the black-box cases, and how many of them are clear."""
-    rows = {}
-    for t, better, worse in CLAIMS:
-        if tables.get(t) is not None:
-            w = al.results.wins(tables[t][~tables[t].white_box], better, worse)
-            score = f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"
-            rows[t, f"{better} > {worse}"] = score
-    return pd.Series(rows, name=label).rename_axis(["table", "claim"]).to_frame()
-
-
-# %%
-paper = verdicts({t: al.results.published(t) for t in ("2.1", "2.2", "2.3", "2.4")}, "paper")
-ours = {
-    t: r[r.metric == "asr"] for t, r in (("2.1", table_2_1), ("2.2", table_2_2), ("2.3", table_2_3), ("2.4", table_2_4))
-}
-display(Markdown(f"**This run**: {dataset}, {scale} scale, n = {min(r.n.min() for r in ours.values())}"))
-paper.join(verdicts(ours, "ours"))
-
-# %%
+tables = {"2.1": table_2_1, "2.2": table_2_2, "2.3": table_2_3, "2.4": table_2_4}
 cifar = {"2.1": cifar_2_1, "2.2": cifar_2_2, "2.3": cifar_2_3, "2.4": cifar_2_4}
-if any(rows is not None for rows in cifar.values()):
-    display(Markdown("**Committed run**: CIFAR-10"))
-    display(paper.join(verdicts(cifar, "ours")))
+book.verdicts(CLAIMS, tables, cifar)
 
 # %% tags=["nbval-check-output"]
-tables = {"2.1": table_2_1, "2.2": table_2_2, "2.3": table_2_3, "2.4": table_2_4}
 assert all(((r.ci_low <= r.value) & (r.value <= r.ci_high)).all() for r in tables.values())
 print(
     "passes per image and network of the ensemble:",

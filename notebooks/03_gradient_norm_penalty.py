@@ -485,7 +485,7 @@ else:
     display(Markdown("*No secured networks on ImageNet below paper scale.*"))
 
 # %%
-cifar_3_3 = book.committed("3.3")
+cifar_3_3 = book.committed("3.3", whole=True)
 
 # %% [markdown]
 # ### The printed averages
@@ -628,32 +628,8 @@ CLAIMS = [
     )
 ]
 
-
-def verdicts(tables, label):
-    """For each claim, wins : losses among the black-box cases (pairs and budgets), and how many of them are clear."""
-    rows = {}
-    for t, better, worse in CLAIMS:
-        if tables.get(t) is not None and {better, worse} <= set(tables[t].attack):
-            w = al.results.wins(
-                tables[t][~tables[t].white_box & (tables[t].target != al.results.AVERAGE)], better, worse
-            )
-            rows[t, f"{better} > {worse}"] = (
-                f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"
-            )
-    return pd.Series(rows, name=label).rename_axis(["table", "claim"]).to_frame()
-
-
-paper = verdicts({t: al.results.published(t) for t in ("3.1", "3.2", "3.3")}, "paper")
-ours = {"3.1": table_3_1, "3.2": table_3_2} | ({"3.3": table_3_3} if secured else {})
-ours = {t: rows[rows.metric == "asr"] for t, rows in ours.items()}
-display(Markdown(f"**This run**: {dataset}, {scale} scale, T = {steps}, n = {ours['3.1'].n.min()}"))
-verdicts(ours, "ours").join(paper).fillna("")
-
-# %%
-cifar = {"3.1": cifar_3_1, "3.2": cifar_3_2, "3.3": cifar_3_3}
-if any(rows is not None for rows in cifar.values()):
-    display(Markdown("**Committed run**: CIFAR-10"))
-    display(verdicts(cifar, "ours").join(paper).fillna(""))
+tables = {"3.1": table_3_1, "3.2": table_3_2} | ({"3.3": table_3_3} if secured else {})
+book.verdicts(CLAIMS, tables, {"3.1": cifar_3_1, "3.2": cifar_3_2, "3.3": cifar_3_3})
 
 # %% tags=["nbval-check-output"]
 cost = table_3_1.groupby("attack", sort=False).passes.first()

@@ -31,7 +31,6 @@ bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast wh
 checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/checkpoints.py names them)
 
 # %%
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -190,21 +189,31 @@ fig
 # %%
 clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
-cost = {}
-for name, target in targets.items():
-    started = time.perf_counter()
-    answers = al.evaluation.predictions(target, clean)
-    seconds = time.perf_counter() - started
-    hit, silent = ((answers == wanted).float().mean().item() for wanted in (clean.y, al.defenses.ABSTAIN))
-    low, high = al.results.wilson(round(hit * len(clean)), len(clean))
-    cost[name] = {
-        "clean (%)": round(100 * hit, 1),
-        "95 % interval": f"{low:.1f} to {high:.1f}",
-        "abstains (%)": round(100 * silent, 1),
-        "ms an image": round(1000 * seconds / len(clean), 2),
-    }
-display(Markdown(f"*{dataset}, n = {len(clean)} test images*"))
-pd.DataFrame(cost).T
+book = al.report.Experiment("A2", scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+
+
+def costs(rows):
+    """Rows of clean accuracy, a line for each network."""
+    hits, silent = (rows[rows.metric == m].set_index("target") for m in ("accuracy", al.evaluation.ABSTAINED))
+    return pd.DataFrame(
+        {
+            "clean (%)": hits.value.round(1),
+            "95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in zip(hits.ci_low, hits.ci_high, strict=True)],
+            "abstains (%)": silent.value.reindex(hits.index).fillna(0).round(1),
+            "ms an image": (1000 * hits.seconds / hits.n).round(2),
+        }
+    )
+
+
+cost = costs(book.accuracy("A2.1", clean))
+display(Markdown(f"**This run**: {dataset}, n = {len(clean)} test images"))
+cost
+
+# %%
+found = al.results.committed("A2.1", "laptop", "cifar10")
+if found is not None:
+    display(Markdown(f"**Committed run**: cifar10, laptop scale, n = {found.n.min()} test images"))
+    display(costs(found))
 
 # %% [markdown]
 # ### Table 2.5: what they recover
@@ -233,7 +242,6 @@ attacks = {
     "NI-Composite": partial(al.attacks.composite, momentum=al.Elastic(sigma=1.0)),
     "EM-RE-Composite": partial(al.attacks.composite, **al.EM_RE),
 }
-book = al.report.Experiment("A2", scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
 rows = book.measure("2.5", attacks, sources)
 table_2_5 = rows[rows.target.isin(al.secured.NINE)]
 book.show(table_2_5)
@@ -242,46 +250,44 @@ book.show(table_2_5)
 book.beside("2.5", table_2_5)
 
 # %%
-committed = book.committed("2.5", targets=al.secured.NINE)
+committed = book.committed("2.5", targets=al.secured.NINE, whole=True)
 
 # %% [markdown]
 # The same examples, counted over *all* images, with the images that a target got wrong from the start: what an
 # attacked image costs with each defence, and without one.
 
+
 # %%
-ensemble = list(sources)[1]
-part = rows[(rows.metric == al.evaluation.ALL) & (rows.source == ensemble) & (rows.eps_255 == eps_255[0])]
-fooled = part.pivot(index="target", columns="attack", values="value").loc[list(targets), list(attacks)]
-abstained = rows[(rows.metric == al.evaluation.ABSTAINED) & (rows.source == ensemble) & (rows.eps_255 == eps_255[0])]
-display(Markdown(f"*Wrong answers (%), {dataset}, {scale} scale, {eps_255[0]:g}/255, from {ensemble}, n = {n}*"))
-fooled.insert(0, "clean", [100 - cost[name]["clean (%)"] - cost[name]["abstains (%)"] for name in fooled.index])
-display(fooled.round(1))
+def fooled(rows, cost):
+    """Wrong answers (%) of every network under every attack from the ensemble, at the first budget."""
+    part = rows[(rows.metric == al.evaluation.ALL) & (rows.source == rows.source.iloc[-1])]
+    part = part[part.eps_255 == part.eps_255.iloc[0]]
+    wide = part.pivot(index="target", columns="attack", values="value").loc[cost.index, part.attack.unique()]
+    wide.insert(0, "clean", 100 - cost["clean (%)"] - cost["abstains (%)"])
+    setting = f"{part.dataset.iloc[0]}, {part.scale.iloc[0]} scale, {part.eps_255.iloc[0]:g}/255"
+    display(Markdown(f"*Wrong answers (%), {setting}, from {part.source.iloc[0]}, n = {part.n.min()}*"))
+    display(wide.round(1))
+
+
+fooled(rows, cost)
+abstained = rows[(rows.metric == al.evaluation.ABSTAINED) & (rows.source == list(sources)[1])]
 if len(abstained):
     silent = ", ".join(f"{row.attack} {row.value:.1f} %" for row in abstained.itertuples())
     display(Markdown(f"RS declines to answer, of the images that count in Table 2.5: {silent}."))
 
 # %%
-CLAIMS = [("EM-RE-Composite", "MI-Composite"), ("EM-RE-Composite", "NI-Composite"), ("NI-Composite", "MI-Composite")]
+everything = al.results.committed("2.5", "laptop", "cifar10")
+if everything is not None and found is not None:
+    display(Markdown("**Committed run**"))
+    fooled(everything, costs(found))
 
-
-def verdicts(table):
-    """For each claim, wins : losses over sources, defences and budgets, and how many of them are clear."""
-    found = {}
-    for better, worse in CLAIMS:
-        w = al.results.wins(table[table.target != al.results.AVERAGE], better, worse)
-        found[f"{better} > {worse}"] = (
-            f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"
-        )
-    return pd.Series(found)
-
-
-counts = {
-    "paper": verdicts(al.results.published("2.5")),
-    f"ours, {dataset}, {scale} scale": verdicts(table_2_5[table_2_5.metric == al.evaluation.COMMON]),
-}
-if committed is not None:
-    counts["ours, committed run on CIFAR-10"] = verdicts(committed)
-pd.DataFrame(counts)
+# %%
+CLAIMS = [
+    ("2.5", "EM-RE-Composite", "MI-Composite"),
+    ("2.5", "EM-RE-Composite", "NI-Composite"),
+    ("2.5", "NI-Composite", "MI-Composite"),
+]
+book.verdicts(CLAIMS, {"2.5": table_2_5}, {"2.5": committed})
 
 # %% [markdown]
 # ## A certificate
