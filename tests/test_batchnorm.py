@@ -45,8 +45,9 @@ def test_everything_is_put_back_after_an_error(model, context):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_differentiable_form_has_the_same_derivatives_of_both_orders_and_statistics(affine, training):
-    x = grid_images().double().requires_grad_()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_differentiable_form_has_the_same_derivatives_of_both_orders_and_statistics(affine, training, layout):
+    x = grid_images().double().contiguous(memory_format=layout).requires_grad_()
 
     def derivatives():
         torch.manual_seed(0)
@@ -54,7 +55,7 @@ def test_the_differentiable_form_has_the_same_derivatives_of_both_orders_and_sta
         layer.running_mean.normal_()
         layer.running_var.uniform_(0.5, 2)
         inputs = [x, *layer.parameters()]
-        out = (layer(x) ** 3).sum()
+        out = (torch.cat([layer(x), x], 1) ** 3).sum()  # as in a DenseNet: the gradient is a slice
         first = torch.autograd.grad(out, inputs, create_graph=True)
         second = torch.autograd.grad(first[0].square().sum(), inputs)
         return out, *first, *second, layer.running_mean, layer.running_var
