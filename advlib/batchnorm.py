@@ -48,8 +48,8 @@ def unrecorded(model: nn.Module) -> Iterator[None]:
 
 
 class Differentiable(TorchFunctionMode):
-    """In this mode BatchNorm is what it is, and cheap to differentiate twice: the second derivative of the fused operation
-    is put together from two dozen passes over its input, that of this one takes four."""
+    """In this mode BatchNorm is what it is, and cheap to differentiate twice: the second derivative of the fused
+    operation is put together from two dozen passes over its input, that of this one takes four."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.batch_norm:
@@ -126,8 +126,8 @@ class _Backward(torch.autograd.Function):
 
 
 def _fused(dy, x, weight, mean, r, wanted=(True, True, True)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dx, dw and db of `_Backward`, in one or two passes over the data, and in twenty times the time if dy, as the slice
-    of a concatenation has it, is laid out otherwise than x."""
+    """dx, dw and db of `_Backward`, in one or two passes over the data; if dy were laid out otherwise than x, as the
+    slice of a concatenation is, in twenty times the time."""
     if dy.stride() != x.stride():
         dy = torch.empty_like(x).copy_(dy)
     return torch.ops.aten.native_batch_norm_backward(dy, x, weight, None, None, mean, r, True, 0.0, wanted)
