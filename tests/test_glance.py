@@ -12,7 +12,8 @@ def committed(tmp_path, monkeypatch):
 
     def write(table, cells, dataset="cifar10"):
         path = results.result_path(table, "laptop", dataset)
-        kept = results.ResultTable(path, table, "laptop", dataset, "cpu", 0, {}, key=("source", "attack", "target"))
+        key = ("source", "attack", "target", "eps_255")
+        kept = results.ResultTable(path, table, "laptop", dataset, "cpu", 0, {}, key=key)
         for source, attack, target, eps, k in cells:
             row = {"source": source, "attack": attack, "target": target, "eps_255": eps, "metric": "asr"}
             kept.add([row | {"value": k / 2, "n": 200}])
@@ -29,7 +30,7 @@ def test_row_is_the_mean_over_black_box_targets_beside_the_print(committed):
     committed("2.1", [("resnet", "MI-FGSM", t, 8, k) for t, k in (("resnet", 200), ("vgg", 80), ("wrn", 100))])
     low, high = results.wilson(90, 200)
     printed = results.black_box(results.published("2.1")).value["MI-FGSM"]
-    row = f"| 2.1, one source | MI-FGSM | {printed:.1f} | 45.0 [{low:.1f}, {high:.1f}] |"
+    row = f"| 2.1, one source | MI-FGSM | {printed:.1f} | ImageNet, 16/255 | 45.0 [{low:.1f}, {high:.1f}] |"
     assert row in glance.markdown().splitlines() and "n = 200 images" in glance.markdown()
 
 
@@ -48,8 +49,23 @@ def test_rows_that_the_thesis_does_not_have_are_left_out(committed):
     text = glance.markdown()
     lines = text.splitlines()
     printed = results.published("3.3").query("attack == 'DIM+TIM'").value.mean()
-    assert any(line.startswith(f"| 3.3, six secured | DIM+TIM | {printed:.1f} | 50.0 [") for line in lines)
+    assert any(
+        line.startswith(f"| 3.3, six secured | DIM+TIM | {printed:.1f} | ImageNet, 16/255 | 50.0 [") for line in lines
+    )
     assert "other" not in text and any("| 2.5, nine defences | MI-Composite | " in x and " 30.0 [" in x for x in lines)
+
+
+def test_each_table_stands_beside_the_budget_and_the_data_of_the_thesis(committed):
+    committed(
+        "4.1", [("densenet", "PGD+LRS-F", t, eps, k) for t in ("densenet", "vgg") for eps, k in ((4, 60), (8, 80))]
+    )
+    low, high = results.wilson(80, 200)
+    printed = results.published("4.1").query("attack == 'PGD+LRS-F' and eps_255 == 8 and target != 'Average'")
+    mean = printed[~printed.white_box].value.mean()
+    row = f"| 4.1, transformed surrogates | PGD+LRS-F | {mean:.1f} | CIFAR-10, 8/255 | 30.0 ["
+    assert any(
+        x.startswith(row) and x.endswith(f" 40.0 [{low:.1f}, {high:.1f}] |") for x in glance.markdown().splitlines()
+    )
 
 
 def test_only_the_marked_part_of_a_text_changes(committed):
