@@ -407,7 +407,7 @@ found = {"": probe.measure("3.0", with_and_without(steps), places, stem="other_n
 found[f", T = {long_steps}"] = probe.measure("3.0", with_and_without(long_steps), {source: f}, stem="longer")
 
 # %%
-rows = {}
+rows, least = {}, min(table.n.min() for table in found.values())
 for suffix, table in found.items():
     table = table[(table.metric == "asr") & (table.target != table.source.str.split(",").str[0])]
     for place, part in table.groupby("source", sort=False):
@@ -420,7 +420,7 @@ for suffix, table in found.items():
 display(
     Markdown(
         f"*Mean black-box success of I-FGSM, and points that GNP adds to it (in brackets: targets on which it is clearly "
-        f"above : below); 8/255, {dataset}, {scale} scale, T = {steps} unless stated, n = {table.n.min()} validation images*"
+        f"above : below); 8/255, {dataset}, {scale} scale, T = {steps} unless stated, n = {least} validation images*"
     )
 )
 pd.DataFrame(rows).T
@@ -652,6 +652,23 @@ print("passes with GNP over passes without:", ratios)
 # The thesis reports gains in all of 126 cases. It has $T = 100$, ImageNet networks and 5,000 images, and this page has
 # not: it cannot refute them. What it can say is that the gain does not come with the formula, and what a run that
 # shows it should print beside it: $r \cdot s$ of its networks, the share of downhill steps, and the row with $2T$ steps.
+#
+# *On photographs: the committed run (CIFAR-10, laptop scale, small networks, $T = 10$; n = 737 of 1,000 test images for
+# Tables 3.1 and 3.2, 626 for Table 3.3, and 376 or 377 of 500 validation images for the rest).* None of the orders of Tables
+# 3.1 to 3.3 holds.
+#
+# - *The thesis' form.* GNP is behind its own baseline in 73 of the 102 cases, and ahead in 11; behind the baseline with
+#   twice the steps in 87, and ahead in 2. Three of them are clear (the intervals do not meet), all against it. What it
+#   loses is little: up to 3.5 points on average over the targets at 4/255, less than one at 8 and 16/255.
+# - *The other sign.* Look-ahead is ahead of the baseline in 55 cases and behind it in 25, none of them clear, by less
+#   than a point: no more than twice the steps give for the same price.
+# - *Any other form.* Of 24 forms on validation images (two losses, two units, three lengths, with and without
+#   rescaling) every one is below the same loss without a penalty. The one that lost least, 0.3 points, is the form
+#   *chosen* in the tables (margin loss, $L_2$, $r = 0.01$, rescaled): behind in 85 of the 102 cases, and ahead in 2.
+# - *Other networks, more steps.* From five other small networks the thesis' form takes 0.8 to 3.5 points from I-FGSM, and
+#   at $T = 100$ it takes 1.0. From ResNet-20*, which nobody here trained and whose margins are the steepest, it does
+#   what section 3.2 predicts: there $r \cdot s$ is above 0.81 on 96.6 % of the images (on ours at most 9.4 %), and
+#   black-box success falls from 65.1 to 1.5 %, white-box success from 100 to 4.0 %.
 #
 # Two more things to keep in mind.
 #
