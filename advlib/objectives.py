@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import attacks, batchnorm, lipschitz, models
+from . import attacks, batchnorm, lipschitz, models, second_order
 from .draws import Draw
 from .gradients import Gradient
 from .purifiers import Purified
@@ -135,7 +135,7 @@ class LipschitzRegularized:
             return self._penalised(model, x, y)
 
     def _penalised(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with batchnorm.Differentiable() if self.lambda2 else nullcontext():
+        with second_order.SecondOrder() if self.lambda2 else nullcontext():
             here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
             terms = [here.loss.mean()]
             with batchnorm.unrecorded(model):

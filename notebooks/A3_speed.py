@@ -276,7 +276,7 @@ tabulate(prices, "model", "attack")
 # | LRS-F | 3 | 2 + 3 | 3 | 4 | 15 | 5 |
 #
 # A DenseNet has a BatchNorm for each convolution, and torch puts its second derivative together from two dozen
-# passes over the features. `advlib.batchnorm.Differentiable` has it in closed form; *LRS-2, torch's* is the same step
+# passes over the features. `advlib.second_order` has it in closed form; *LRS-2, torch's* is the same step
 # without it.
 
 # %%
@@ -296,7 +296,7 @@ def training_step(objective, bf16):
 
 def with_torchs(objective, bf16):
     """The same step with torch's own BatchNorm."""
-    with patch.object(al.batchnorm, "Differentiable", nullcontext):
+    with patch.object(al.second_order, "SecondOrder", nullcontext):
         training_step(objective, bf16)
 
 

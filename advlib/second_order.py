@@ -1,0 +1,140 @@
+"""Operations in forms that are quick to differentiate twice, as a penalty on gradients needs it (LRS-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+
+class SecondOrder(TorchFunctionMode):
+    """In this mode BatchNorm and concatenation are what they are, and cheap to differentiate twice. Torch puts the
+    second derivative of a BatchNorm together from two dozen passes over its input, where this one takes four; and that
+    of a concatenation of k parts from k sums over all of it, where this one takes one pass."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        ours = {F.batch_norm: _batch_norm, torch.cat: _cat}.get(function, function)
+        return ours(*args, **(kwargs or {}))
+
+
+# --- BatchNorm -------------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(
+    x: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """`F.batch_norm`, with its effect on the running statistics."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    weight = x.new_ones(x.shape[1], dtype=exact) if weight is None else weight.to(exact)
+    bias = x.new_zeros(x.shape[1], dtype=exact) if bias is None else bias.to(exact)
+    if training:
+        return _Normalise.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+    scale = weight * torch.rsqrt(running_var + eps)
+    return _combined((x, scale), constant=bias - running_mean * scale)
+
+
+class _Normalise(torch.autograd.Function):
+    """y = w z + b, where z = (x - mean) r is x normalised by its batch, r = (var + eps)^-1/2."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        y, *ctx.statistics = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        return *_Backward.apply(dy, *ctx.saved_tensors, *ctx.statistics), None, None, None, None
+
+
+class _Backward(torch.autograd.Function):
+    """dx = w r P(dy), dw = sum(dy z), db = sum(dy), per channel, with m values each and
+    P(u) = u - mean(u) - z mean(u z)."""
+
+    @staticmethod
+    def forward(ctx, dy, x, weight, mean, r):
+        dx, dw, db = _fused(dy, x, weight, mean, r)
+        ctx.save_for_backward(dy, x, weight, mean, r, dw, db)
+        ctx.set_materialize_grads(False)
+        return dx, dw, db
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, u, to_dw, to_db):
+        """Gradients of <u, dx> + to_dw dw + to_db db: P is symmetric, and dz/dx = r P, dr/dx = -r^2 z / m."""
+        dy, x, weight, mean, r, dw, db = ctx.saved_tensors
+        m = x.numel() / x.shape[1]
+        u = torch.zeros_like(x) if u is None else u
+        of_image_alone = to_dw is None and to_db is None
+        to_dw, to_db = (torch.zeros_like(dw) if g is None else g for g in (to_dw, to_db))
+        along, uz, total = _fused(u, x, weight, mean, r)
+        still, unit = torch.zeros_like(mean), torch.ones_like(r)
+        product = _fused(u, dy, unit, still, unit, wanted=(False, True, False))[1]
+        product = product - (total * db + uz * dw) / m  # <u, P(dy)>
+        k = -weight * r.square() / m
+        of_u, of_dy = k * dw, k * uz + to_dw * r
+        of_z = k * product - (of_u * uz + of_dy * dw) / m
+        rest = -(of_u * total + of_dy * db) / m - of_z * r * mean
+        to_x = _combined((u, of_u), (dy, of_dy), (x, of_z * r), constant=rest)
+        if not of_image_alone:
+            along = along + _combined((x, to_dw * r), constant=to_db - to_dw * r * mean)
+        return along, to_x, r * product, None, None
+
+
+def _fused(dy, x, weight, mean, r, wanted=(True, True, True)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dx, dw and db of `_Backward`, in one or two passes over the data; if dy were laid out otherwise than x, as the
+    slice of a concatenation is, in twenty times the time."""
+    if dy.stride() != x.stride():
+        dy = torch.empty_like(x).copy_(dy)
+    return torch.ops.aten.native_batch_norm_backward(dy, x, weight, None, None, mean, r, True, 0.0, wanted)
+
+
+def _combined(*terms: tuple[torch.Tensor, torch.Tensor], constant: torch.Tensor) -> torch.Tensor:
+    """The sum of tensors, each times a factor per channel, and a constant per channel."""
+    (x, factor), *others = terms
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    total = torch.addcmul(constant.to(x.dtype).view(shape), x, factor.to(x.dtype).view(shape))
+    for value, factor in others:
+        total = total.addcmul_(value, factor.to(x.dtype).view(shape))
+    return total
+
+
+# --- concatenation ---------------------------------------------------------------------------------------------------
+
+
+def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """`torch.cat`."""
+    return _Concatenate.apply(dim, *tensors)
+
+
+class _Concatenate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dim, *tensors):
+        ctx.dim, ctx.sizes = dim, [t.shape[dim] for t in tensors]
+        return torch.cat(tensors, dim)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, *_Split.apply(gradient, ctx.dim, ctx.sizes)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, whole, dim, sizes):
+        ctx.dim = dim
+        return tuple(part.clone() for part in whole.split(sizes, dim))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        return torch.cat(gradients, ctx.dim), None, None
