@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
@@ -40,3 +41,25 @@ def unrecorded(model: nn.Module) -> Iterator[None]:
         for layer, (momentum, batches) in zip(layers, before, strict=True):
             layer.momentum = momentum
             layer.num_batches_tracked.copy_(batches)
+
+
+@contextmanager
+def unrecorded_anywhere() -> Iterator[None]:
+    """`unrecorded` for every BatchNorm that runs inside, whatever model it belongs to."""
+    quiet = []
+
+    def before(layer: nn.Module, inputs: tuple) -> None:
+        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats:
+            layer.track_running_stats = False  # in train mode: normalise by the batch and update nothing
+            quiet.append(layer)
+
+    def after(layer: nn.Module, inputs: tuple, output: object) -> None:
+        if quiet and layer is quiet[-1]:
+            quiet.pop().track_running_stats = True
+
+    hooks = [register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

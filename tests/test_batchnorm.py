@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_model
+from torch import nn
 
 from advlib import batchnorm
 
@@ -40,3 +41,18 @@ def test_everything_is_put_back_after_an_error(model, context):
     with pytest.raises(RuntimeError), context(model):
         model(torch.zeros(1, 5, 8, 8))
     assert model.net[1].training and model.net[1].momentum == 0.1
+
+
+def test_unrecorded_anywhere_is_unrecorded_for_every_model(model, x):
+    other, before = tiny_model(1).train(), statistics(model)
+    with batchnorm.unrecorded_anywhere():
+        found = model(x)
+        other(x)
+    assert same(statistics(model), before) and same(statistics(other), statistics(tiny_model(1)))
+    assert torch.equal(found, model(x)) and not same(statistics(model), before)
+
+
+def test_unrecorded_anywhere_puts_back_after_an_error(model):
+    with pytest.raises(RuntimeError), batchnorm.unrecorded_anywhere():
+        nn.Sequential(model.net[1])(torch.zeros(1, 5, 8, 8))
+    assert model.net[1].track_running_stats

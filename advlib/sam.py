@@ -1,0 +1,353 @@
+"""Sharpness-aware optimizers: SAM, Random SAM and CR-SAM (thesis chapter 5) around any optimizer of torch.
+
+    optimizer = CRSAM(net.parameters(), torch.optim.SGD, rho=0.1, alpha=0.1, beta=0.01, lr=0.1, momentum=0.9)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+
+The closure runs two or three times a step, at different weights, which come back bit for bit, also after an error. The
+statistics of BatchNorm see the first pass only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+
+from .batchnorm import unrecorded_anywhere
+from .curvature import filter_normalized, norm, restored
+
+Tensors = Sequence[torch.Tensor]
+Closure = Callable[[], torch.Tensor]
+Local = Callable[[], AbstractContextManager]
+
+
+# --- the arithmetic --------------------------------------------------------------------------------------------------
+
+
+def sam_perturbation(
+    weights: Tensors, gradients: Tensors, rho: Sequence[float], adaptive: bool = False
+) -> list[torch.Tensor]:
+    """rho g / ||g||, the norm over all tensors together (thesis eq. 5.2); zero where all gradients are.
+
+    rho: one for each tensor; adaptive: rho w^2 g / ||w g||, which no rescaling of the weights changes (ASAM, Kwon et
+    al. 2021)."""
+    scaled = gradients if not adaptive else torch._foreach_mul(torch._foreach_abs(list(weights)), list(gradients))
+    length = norm(scaled)
+    step = torch._foreach_div(list(scaled), length.clamp(min=torch.finfo(length.dtype).tiny))
+    if adaptive:
+        torch._foreach_mul_(step, torch._foreach_abs(list(weights)))
+    torch._foreach_mul_(step, list(rho))
+    return step
+
+
+def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, beta: float) -> list[torch.Tensor]:
+    """CR-SAM, linear: g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-), of the gradients at w, w + rho v and w - rho v; the
+    first bracket is the curvature's, zero on a quadratic loss, the second the slope's."""
+    return _combined(g0, plus, minus, alpha, beta)
+
+
+def crsam_gradient_log(
+    g0: Tensors, plus: Tensors, minus: Tensors, losses: Tensors, *, alpha: float, beta: float, floor: float = 1e-6
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-).
+
+    losses: L0, L+, L-. The first log is not defined where the curvature is not positive: below `floor` both are that of
+    the floor, and have no gradient. Returns the gradient, and which of the two was below it, bool (2,)."""
+    l0, l_plus, l_minus = (loss.detach() for loss in losses)
+    brackets = torch.stack([l_plus + l_minus - 2 * l0, l_plus - l_minus])
+    below = brackets < floor
+    weight = torch.where(below, 0.0, brackets.clamp(min=floor).reciprocal())
+    return _combined(g0, plus, minus, alpha * weight[0], beta * weight[1]), below
+
+
+def _combined(
+    g0: Tensors, plus: Tensors, minus: Tensors, alpha: float | torch.Tensor, beta: float | torch.Tensor
+) -> list[torch.Tensor]:
+    total = torch._foreach_mul(list(plus), 1 + alpha + beta)
+    torch._foreach_add_(total, torch._foreach_mul(list(minus), alpha - beta))
+    torch._foreach_sub_(total, torch._foreach_mul(list(g0), 2 * alpha))
+    return total
+
+
+# --- the optimizers --------------------------------------------------------------------------------------------------
+
+
+class _SharpnessAware(torch.optim.Optimizer):
+    """What they share: the optimizer `base`, with the same parameter groups and state, and passes at other weights.
+
+    Options of a subclass (rho, ...) lie in the parameter groups beside those of the base, so that schedulers and
+    `state_dict` know them. Clip gradients in a step pre-hook of `base`, which sees the final ones."""
+
+    def __init__(
+        self,
+        params: Iterable,
+        base: Callable[..., torch.optim.Optimizer],
+        own: dict[str, object],
+        adaptive: bool,
+        same_draws: bool,
+        local: Local | None,
+        options: dict[str, object],
+    ) -> None:
+        if own["rho"] < 0:
+            raise ValueError(f"rho={own['rho']}: expected at least 0")
+        super().__init__(params, own)
+        self.adaptive, self.same_draws, self.local = adaptive, same_draws, local
+        self.base = base(self.param_groups, **options)
+        self.defaults = {**self.base.defaults, **own}
+        self._buffers: list[torch.Tensor] = []
+        self._share()
+
+    def _share(self) -> None:
+        self.base.param_groups, self.base.state = self.param_groups, self.state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As of any optimizer; the base goes on from it too."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Closure, scaler: torch.amp.GradScaler | None = None) -> torch.Tensor:
+        """All passes, and a step of the base. Returns the loss of the first pass.
+
+        closure: zero the gradients, forward, backward, return the loss; with a scaler the backward pass is that of the
+        scaled loss, and `scaler.update()` is left to the caller."""
+        again = _draws(self._all()) if self.same_draws else lambda: None
+        loss = self._passes(self._alone(torch.enable_grad()(closure)), again)
+        self.base.step() if scaler is None else scaler.step(self.base)
+        return loss.detach()
+
+    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
+        """Run them, leave the gradient to step along, and return the first loss."""
+        raise NotImplementedError
+
+    def _alone(self, closure: Closure) -> Closure:
+        """The closure in the context `local`."""
+
+        def alone() -> torch.Tensor:
+            with self.local() if self.local else nullcontext():
+                return closure()
+
+        return alone
+
+    def _all(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _taken(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The weights with a gradient, and those gradients, which the next pass cannot write over any more."""
+        weights = [p for p in self._all() if p.grad is not None]
+        gradients = [p.grad for p in weights]
+        for p in weights:
+            p.grad = None
+        return weights, gradients
+
+    def _at(
+        self, weights: Tensors, delta: Tensors, closure: Closure, again: Callable[[], None]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Loss and gradients at weights + delta, with the draws of the first pass if they are to be the same."""
+        if [b.shape for b in self._buffers] != [w.shape for w in weights]:
+            self._buffers = [torch.empty_like(w) for w in weights]
+        with restored(weights, self._buffers), unrecorded_anywhere():
+            torch._foreach_add_(weights, delta)
+            again()
+            loss = closure()
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        for p in weights:
+            p.grad = None
+        return loss, found
+
+    def _perturbation(self, weights: Tensors, gradients: Tensors) -> list[torch.Tensor]:
+        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
+        rho = [group_of[id(p)]["rho"] for p in weights]
+        return sam_perturbation(weights, gradients, rho, self.adaptive)
+
+
+class SAM(_SharpnessAware):
+    """SAM (Foret et al. 2021; thesis eq. 5.2): the gradient at w + rho g / ||g||. Two passes.
+
+    params, options: of `base`; rho: radius, of a parameter group if it has one; adaptive: ASAM; same_draws: dropout and
+    whatever else draws from torch's generators draw the same in every pass. rho = 0 is the base.
+    local: under DistributedDataParallel, `net.no_sync`: every process perturbs along the gradient of its own share of
+    the batch, and they exchange gradients once a step; without it, along the averaged one."""
+
+    def __init__(
+        self,
+        params: Iterable,
+        base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        rho: float = 0.05,
+        adaptive: bool = False,
+        same_draws: bool = False,
+        local: Local | None = None,
+        **options: object,
+    ) -> None:
+        super().__init__(params, base, {"rho": rho}, adaptive, same_draws, local, options)
+
+    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
+        loss = closure()
+        weights, g0 = self._taken()
+        _, gradients = self._at(weights, self._perturbation(weights, g0), closure, again)
+        _set(weights, _averaged(gradients) if self.local else gradients)
+        return loss
+
+
+class RandomSAM(SAM):
+    """Random SAM (Liu et al. 2022; R-SAM of thesis Table 5.4): SAM's ascent step starts from a random perturbation of
+    the weights, which stays in. Two passes, both at other weights: the loss that a step returns is that at the random
+    ones.
+
+    sigma: standard deviation of the perturbation, normal, relative to the length of the filter that a weight belongs to
+    (`curvature.filter_normalized`); drawn from torch's generator, so seed all processes alike. The others: as of `SAM`,
+    which sigma = 0 is. Raises ValueError for sigma < 0."""
+
+    def __init__(
+        self,
+        params: Iterable,
+        base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        rho: float = 0.05,
+        sigma: float = 0.01,
+        **options: object,
+    ) -> None:
+        if sigma < 0:
+            raise ValueError(f"sigma={sigma}: expected at least 0")
+        super().__init__(params, base, rho, **options)
+        self.sigma = sigma
+
+    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
+        everything = [p for p in self._all() if p.requires_grad]
+        noise = self._noise(everything)
+        with restored(everything):
+            torch._foreach_add_(everything, noise)
+            loss = closure()
+        weights, g0 = self._taken()
+        noise_of = {id(p): n for p, n in zip(everything, noise, strict=True)}
+        delta = torch._foreach_add(self._perturbation(weights, g0), [noise_of[id(p)] for p in weights])
+
+        def after_the_noise() -> None:
+            if self.same_draws:
+                again()
+                self._noise(everything)
+
+        _, gradients = self._at(weights, delta, closure, after_the_noise)
+        _set(weights, _averaged(gradients) if self.local else gradients)
+        return loss
+
+    def _noise(self, weights: Tensors) -> list[torch.Tensor]:
+        return torch._foreach_mul(filter_normalized(weights), self.sigma)
+
+
+class CRSAM(_SharpnessAware):
+    """CR-SAM (thesis Alg. 4): SAM and a penalty on curvature and slope, `crsam_gradient` or, with form="log",
+    `crsam_gradient_log`. Three passes.
+
+    alpha, beta: weights of the penalty, of a parameter group if it has them; alpha = beta = 0 is SAM. form: "linear",
+    which the constants of Table 5.1 fit, or "log", eq. 5.9 as printed; floored: how often each of its two logs was
+    below the floor, (2,). The others: as of `SAM`.
+    Under DistributedDataParallel keep `gradient_as_bucket_view=False`: views would be written over by the next pass.
+    side_by_side: of each two processes that are given the same batch, one computes the gradient at w + rho v and the
+    other that at w - rho v (Fig. 5.3), so that a step takes the time of two passes. It needs torch.distributed with
+    an even number of processes, and `local`: `net.no_sync`, or nullcontext for a net that nobody wraps.
+    Raises ValueError for an unknown form, rho < 0, or side_by_side without what it needs."""
+
+    def __init__(
+        self,
+        params: Iterable,
+        base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        rho: float = 0.1,
+        alpha: float = 0.1,
+        beta: float = 0.01,
+        form: str = "linear",
+        side_by_side: bool = False,
+        adaptive: bool = False,
+        same_draws: bool = False,
+        local: Local | None = None,
+        **options: object,
+    ) -> None:
+        if form not in ("linear", "log"):
+            raise ValueError(f"form={form!r}: expected linear or log")
+        if side_by_side and not (local and dist.is_initialized() and dist.get_world_size() % 2 == 0):
+            raise ValueError("side_by_side: needs torch.distributed with an even number of processes, and `local`")
+        own = {"rho": rho, "alpha": alpha, "beta": beta}
+        super().__init__(params, base, own, adaptive, same_draws, local, options)
+        self.form, self.side_by_side = form, side_by_side
+        self.floored = torch.zeros(2, dtype=torch.int64, device=self._all()[0].device)
+
+    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
+        loss = closure()
+        weights, g0 = self._taken()
+        if self.side_by_side:
+            loss, *g0 = _averaged([loss, *g0])
+        step = self._perturbation(weights, g0)
+        both = self._each if not self.side_by_side else self._one_each
+        (above, *plus), (below, *minus) = both(weights, step, closure, again)
+        if self.local and not self.side_by_side:
+            loss, above, below, *rest = _averaged([loss, above, below, *g0, *plus, *minus])
+            g0, plus, minus = rest[: len(g0)], rest[len(g0) : -len(g0)], rest[-len(g0) :]
+        triples = {id(p): triple for p, *triple in zip(weights, g0, plus, minus, strict=True)}
+        for group in self.param_groups:
+            members = [p for p in group["params"] if id(p) in triples]
+            if members:
+                gradients = zip(*(triples[id(p)] for p in members), strict=True)
+                _set(members, self._combined(gradients, (loss, above, below), group))
+        return loss
+
+    def _each(
+        self, weights: Tensors, step: Tensors, closure: Closure, again: Callable[[], None]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Loss and gradients at weights + step and at weights - step, one after the other."""
+        above, plus = self._at(weights, step, closure, again)
+        below, minus = self._at(weights, torch._foreach_neg(step), closure, again)
+        return [above, *plus], [below, *minus]
+
+    def _one_each(
+        self, weights: Tensors, step: Tensors, closure: Closure, again: Callable[[], None]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """`_each`, where processes of even rank take the first and the others the second."""
+        even = dist.get_rank() % 2 == 0
+        loss, gradients = self._at(weights, step if even else torch._foreach_neg(step), closure, again)
+        found = [2 * loss, *torch._foreach_mul(gradients, 2.0)]  # half of the processes bring zeros to the mean
+        zeros = torch._foreach_mul(found, 0.0)
+        mean = _averaged([*found, *zeros] if even else [*zeros, *found])
+        return mean[: len(found)], mean[len(found) :]
+
+    def _combined(self, gradients: Iterable[Tensors], losses: Tensors, group: dict) -> list[torch.Tensor]:
+        weights = {"alpha": group["alpha"], "beta": group["beta"]}
+        if self.form == "linear":
+            return crsam_gradient(*gradients, **weights)
+        combined, below = crsam_gradient_log(*gradients, losses, **weights)
+        self.floored += below
+        return combined
+
+
+def _averaged(tensors: Tensors) -> list[torch.Tensor]:
+    """The means over all processes, in one exchange."""
+    flat = torch.cat([t.detach().flatten() for t in tensors])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([t.numel() for t in tensors])
+    return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def _set(weights: Tensors, gradients: Tensors) -> None:
+    for p, g in zip(weights, gradients, strict=True):
+        p.grad = g
+
+
+def _draws(weights: Tensors) -> Callable[[], None]:
+    """A function that puts torch's generators, on the processor and on the devices of the weights, back to where they
+    are now."""
+    here = torch.get_rng_state()
+    there = {device: torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}}
+
+    def again() -> None:
+        torch.set_rng_state(here)
+        for device, state in there.items():
+            torch.cuda.set_rng_state(state, device)
+
+    return again

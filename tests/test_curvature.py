@@ -1,0 +1,213 @@
+"""Curvature against exact Hessians, quadratics and other closed forms."""
+
+import math
+
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+from torch import nn
+
+from advlib import curvature, datasets
+from advlib.curvature import (
+    approximation_ratio,
+    filter_normalized,
+    gradient,
+    hutchinson_trace,
+    hvp,
+    loss_surface,
+    mean_loss,
+    normalized_trace,
+    restored,
+    top_eigenvalue,
+    value,
+)
+
+
+@pytest.fixture
+def net():
+    """conv, BatchNorm, softplus, linear, in double precision: 3 classes, fewer than 300 weights."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(16, 3)
+    ).double()
+    net[1].running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+@pytest.fixture
+def data(net):
+    images = (grid_images(12) * 255).round().to(torch.uint8)
+    return datasets.Images(images, torch.arange(12) % 3, torch.arange(12), ("a", "b", "c"), "shapes", "test")
+
+
+@pytest.fixture
+def loss(net, data):
+    return mean_loss(lambda x: net(x.double()), data)
+
+
+@pytest.fixture
+def weights(net):
+    return curvature.weights(net)
+
+
+def flat(tensors):
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def exact_hessian(loss, weights):
+    (part,) = loss()
+    first = torch.autograd.grad(part, weights, create_graph=True)
+    rows = [
+        torch.autograd.grad(g, weights, retain_graph=True, materialize_grads=True) for t in first for g in t.flatten()
+    ]
+    return torch.stack([flat(row) for row in rows])
+
+
+def quadratic(hessian, at):
+    """A loss of one vector of weights with this Hessian, and the weights."""
+    w = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    h = torch.tensor(hessian, dtype=torch.float64)
+    return (lambda: [0.5 * w @ h @ w]), [w]
+
+
+def test_products_are_those_of_the_exact_hessian_for_several_vectors_at_once(loss, weights):
+    vectors = [[torch.randn_like(w) for w in weights] for _ in range(3)]
+    exact = exact_hessian(loss, weights)
+    assert len(exact) < 2000
+    for v, product in zip(vectors, hvp(loss, weights, vectors), strict=True):
+        assert torch.allclose(flat(product), exact @ flat(v))
+
+
+def test_batches_add_up_to_the_whole(net, data, weights, loss):
+    parts = mean_loss(lambda x: net(x.double()), data, batch_size=5)
+    v = [[torch.randn_like(w) for w in weights]]
+    assert len(list(parts())) == 3 and torch.allclose(value(parts), value(loss))
+    assert torch.allclose(flat(gradient(parts, weights)), flat(gradient(loss, weights)))
+    assert torch.allclose(flat(hvp(parts, weights, v)[0]), flat(hvp(loss, weights, v)[0]))
+
+
+def test_linear_loss_has_no_curvature_and_unused_weights_have_none():
+    w, unused = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    loss, probe = (lambda: [2 * w.sum()]), [[torch.ones(3, dtype=torch.float64)] * 2]
+    assert flat(gradient(loss, [w, unused])).tolist() == [2, 2, 2, 0, 0, 0]
+    assert not flat(hvp(loss, [w, unused], probe)[0]).any()
+    assert hutchinson_trace(loss, [w, unused], probes=2).value == 0
+
+
+def test_one_probe_gives_the_trace_of_a_diagonal_hessian():
+    loss, w = quadratic([[3.0, 0, 0], [0, 5, 0], [0, 0, -1]], [1.0, 2, 3])
+    trace = hutchinson_trace(loss, w, probes=1)
+    assert trace.value == pytest.approx(7) and trace.probes == 1 and trace.standard_error == math.inf
+
+
+def test_trace_is_within_its_standard_error_and_the_error_is_the_one_theory_gives(loss, weights):
+    exact, probes = exact_hessian(loss, weights), 400
+    found = hutchinson_trace(loss, weights, probes, per_graph=100)
+    variance = 2 * (exact.square().sum() - exact.diagonal().square().sum()).item()
+    assert abs(found.value - exact.trace().item()) < 4 * found.standard_error
+    assert found.standard_error == pytest.approx((variance / probes) ** 0.5, rel=0.2)
+
+
+def test_trace_stops_at_the_requested_error_and_depends_on_the_seed_alone(loss, weights):
+    found = hutchinson_trace(loss, weights, probes=1000, tolerance=0.1, per_graph=20)
+    assert found.standard_error <= 0.1 * found.value and found.probes < 1000 and not found.probes % 20
+    same = hutchinson_trace(loss, weights, probes=found.probes, per_graph=7)
+    assert same.value == pytest.approx(found.value)
+    assert hutchinson_trace(loss, weights, probes=20, seed=1).value != found.value
+
+
+def test_top_eigenvalue_is_the_exact_one(loss, weights):
+    exact = torch.linalg.eigvalsh(exact_hessian(loss, weights))[-1].item()
+    found = top_eigenvalue(loss, weights, tolerance=1e-6)
+    assert found.converged and found.value == pytest.approx(exact, rel=1e-6)
+    assert found.residual <= 1e-6 * exact and found.steps < len(flat(weights))
+
+
+def test_top_eigenvalue_is_the_largest_and_not_the_largest_in_size():
+    loss, w = quadratic([[-9.0, 0], [0, 4]], [1.0, 1])
+    assert top_eigenvalue(loss, w).value == pytest.approx(4)
+
+
+def test_top_eigenvalue_says_that_it_has_not_converged(loss, weights):
+    found = top_eigenvalue(loss, weights, tolerance=1e-9, steps=2)
+    assert not found.converged and found.steps == 2 and found.residual > 0
+
+
+def test_normalized_trace_of_a_quadratic():
+    loss, w = quadratic([[2.0, 0], [0, 6]], [2.0, 0.5])
+    found = normalized_trace(loss, w, probes=2)
+    assert found.value == pytest.approx(8 / 5) and found.standard_error == pytest.approx(0)
+
+
+def test_one_step_finds_all_there_is_on_a_plane_and_in_a_round_bowl():
+    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    for part in (lambda: 3 * w.sum(), lambda: 2 * w.square().sum()):
+        ratio = approximation_ratio([lambda part=part: [part()]], [w], rho=0.1)
+        assert ratio.of_means == pytest.approx(1) and ratio.n == 1
+
+
+def test_ratio_in_a_valley_is_the_one_of_a_scan_of_the_circle():
+    loss, w = quadratic([[1.0, 0], [0, 30]], [1.0, 0.005])
+    angle = torch.linspace(0, 2 * math.pi, 100_001, dtype=torch.float64)
+    x, y = 1 + 0.3 * angle.cos(), 0.005 + 0.3 * angle.sin()
+    start = 0.5 + 15 * 0.005**2
+    best = (0.5 * x**2 + 15 * y**2).max().item() - start
+    step = torch.tensor([1.0, 0.15], dtype=torch.float64)
+    x, y = torch.tensor([1.0, 0.005], dtype=torch.float64) + 0.3 * step / step.norm()
+    one = (0.5 * x**2 + 15 * y**2).item() - start
+    found = approximation_ratio([loss], w, rho=0.3).of_means
+    assert one / best <= found < 1.1 * one / best < 0.5  # an ascent finds a lower bound of the best
+
+
+def test_ratio_of_means_and_mean_of_ratios_differ(loss, weights, net, data):
+    losses = [mean_loss(lambda x: net(x.double()), data[i : i + 4]) for i in (0, 4, 8)]
+    alone = [approximation_ratio([one], weights, rho=2.0).of_means for one in losses]
+    ratio = approximation_ratio(losses, weights, rho=2.0)
+    assert ratio.mean_of_ratios == pytest.approx(sum(alone) / 3) and ratio.n == 3
+    assert min(alone) < ratio.of_means < max(alone) and max(alone) <= 1
+
+
+def test_weights_come_back_bit_for_bit(loss, weights):
+    before = flat(weights).clone()
+    approximation_ratio([loss], weights, rho=1.0, steps=3)
+    direction = filter_normalized(weights, seed=0)
+    loss_surface(loss, weights, direction, direction, torch.tensor([-1.0, 1.0]))
+    with pytest.raises(RuntimeError), restored(weights), torch.no_grad():
+        weights[0].add_(1)
+        raise RuntimeError
+    assert torch.equal(flat(weights), before)
+
+
+def test_directions_have_filters_as_long_as_those_of_the_weights(weights):
+    for w, d in zip(weights, filter_normalized(weights, seed=0), strict=True):
+        lengths = (t.detach().flatten(1).norm(dim=1) if t.dim() > 1 else t.detach().abs() for t in (w, d))
+        wanted, found = lengths
+        assert torch.allclose(found, wanted) if w.dim() > 1 else not found.any()
+
+
+def test_surface_of_a_quadratic_and_of_an_input():
+    loss, w = quadratic([[2.0, 0], [0, 6]], [0.0, 0])
+    across, ahead = torch.tensor([1.0, 0], dtype=torch.float64), torch.tensor([0.0, 1], dtype=torch.float64)
+    axis = torch.tensor([-1.0, 0.0, 2.0])
+    rows = loss_surface(loss, w, [across], [ahead], axis)
+    assert torch.allclose(rows, axis.double()[:, None] ** 2 + 3 * axis.double()[None] ** 2)
+    model, x = tiny_model(), grid_images(1)
+    start = model(x).square().sum().item()
+    seen = loss_surface(lambda: [model(x).square().sum()], [x], [torch.ones_like(x)], [torch.ones_like(x)], axis)
+    assert seen[1, 1].item() == pytest.approx(start, rel=1e-5) and not torch.allclose(seen, seen[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda loss, w: hvp(loss, w, [w[1:]]), "vectors"),
+        (lambda loss, w: hutchinson_trace(loss, w, probes=0), "probes=0"),
+        (lambda loss, w: hutchinson_trace(loss, w, tolerance=-1), "tolerance=-1"),
+        (lambda loss, w: top_eigenvalue(loss, w, steps=0), "steps=0"),
+        (lambda loss, w: approximation_ratio([loss], w, rho=0), "rho=0"),
+        (lambda loss, w: approximation_ratio([], w), "losses"),
+    ],
+)
+def test_bad_input_is_refused(loss, weights, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(loss, weights)
