@@ -254,7 +254,7 @@ committed = book.committed("2.5", targets=al.secured.NINE, whole=True)
 
 # %% [markdown]
 # The same examples, counted over *all* images, with the images that a target got wrong from the start: what an
-# attacked image costs with each defence, and without one.
+# attacked image costs with each defence, and without one. *clean* is what the table of costs above leaves over.
 
 
 # %%
