@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -169,6 +170,8 @@ def _from_torchvision(
         data = kind(str(folder), train=part == "train", download=download)
     except (OSError, RuntimeError, EOFError) as error:
         if download:
+            with suppress(OSError):
+                folder.rmdir()  # an empty one would pass for data that is there
             raise DataError(f"{_how_to_get_cifar(name, part)} The download failed: {error}") from error
         raise DataError(f"{folder / _BATCHES[name]}: {error}") from error
     return data.data, np.asarray(data.targets, dtype=np.int64), tuple(data.classes)

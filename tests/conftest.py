@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -13,14 +11,9 @@ from advlib.paths import data_roots
 
 
 def needs_data(*parts: str) -> pytest.MarkDecorator:
-    """Skip unless every file or folder of `parts` is in $ADVLIB_DATA or data/cache; pytest -ra prints the reason. An
-    empty folder, as a download that failed leaves it, does not count."""
-    missing = [p for p in parts if not any(_holds(root / p) for root in data_roots())]
+    """Skip unless every file or folder of `parts` is in $ADVLIB_DATA or data/cache; pytest -ra prints the reason."""
+    missing = [p for p in parts if not any((root / p).exists() for root in data_roots())]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not in $ADVLIB_DATA or data/cache")
-
-
-def _holds(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def tiny_model(seed: int = 0, classes: int = 10, scale: float = 4.0) -> Normalized:

@@ -2,11 +2,13 @@
 
 import csv
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from conftest import needs_data
 from PIL import Image
 
@@ -159,6 +161,17 @@ def test_missing_cifar_names_folder_files_and_command(root):
         datasets.load("cifar10", download=False)
     for part in (str(root / "cifar10"), "cifar-10-batches-py", "parquet", "python -m advlib download cifar10"):
         assert part in str(error.value)
+
+
+def test_a_download_that_fails_leaves_no_folder_behind(root, monkeypatch):
+    def cut_off(folder, **_):
+        Path(folder).mkdir(parents=True)
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", cut_off)
+    with pytest.raises(DataError, match="python -m advlib download cifar10.* no network"):
+        datasets.load("cifar10", download=True)
+    assert not list(root.rglob("cifar10"))
 
 
 def test_truncated_parquet_is_named(root):
