@@ -27,8 +27,10 @@ seed: int = 0  # of every random draw
 # %%
 import copy
 import os
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
+from unittest.mock import patch
 
 # %%
 import matplotlib.pyplot as plt
@@ -260,6 +262,89 @@ tabulate(prices, "model", "attack")
 
 # %% [markdown]
 # *Time with GNP over time without it: median, smallest and largest of the rounds.*
+#
+# ## A Lipschitz penalty costs derivatives of derivatives
+#
+# A step of training goes through the network three times: forward, back to the features, back to the weights. The penalties
+# of chapter 4 add to that. In passes of the same three kinds, the derivative of a backward pass counted as two:
+#
+# | step | forward | back to the image | back to the weights | derivative of the way back | sum | over 3 |
+# |---|---|---|---|---|---|---|
+# | plain | 1 | 1 | 1 | | 3 | 1 |
+# | LRS-1 | 2 | 1 + 2 | 2 | | 7 | 2.3 |
+# | LRS-2 | 2 | 2 + 2 | 2 | 4 | 12 | 4 |
+# | LRS-F | 3 | 2 + 3 | 3 | 4 | 15 | 5 |
+#
+# A DenseNet has a BatchNorm for each convolution, and torch puts its second derivative together from two dozen
+# passes over the features. `advlib.second_order` has it in closed form; *LRS-2, torch's* is the same step
+# without it.
+
+# %%
+NONE, LRS = (0.0, 0.0), al.objectives.LipschitzRegularized
+OBJECTIVES = {"plain": LRS(*NONE), "LRS-1": LRS(5.0, 0.0), "LRS-2": LRS(0.0, 5.0), "LRS-F": LRS()}
+EXPECTED = {"LRS-1": 7 / 3, "LRS-2": 4.0, "LRS-F": 5.0}
+surrogate = network(f"{dataset}/densenet").train().requires_grad_(True).to(memory_format=NHWC)
+
+
+def training_step(objective, bf16):
+    """Loss and weight gradients of one batch, as in `training.fit`."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = objective(surrogate, x.contiguous(memory_format=NHWC), y, al.draws.Draw(seed, images.index[: len(x)]))
+    surrogate.zero_grad(set_to_none=True)
+    loss.backward()
+
+
+def with_torchs(objective, bf16):
+    """The same step with torch's own BatchNorm."""
+    with patch.object(al.second_order, "SecondOrder", nullcontext):
+        training_step(objective, bf16)
+
+
+def steps_of_training(bf16):
+    """Rows: time of a step with a penalty over that of a plain step."""
+    contestants = {name: partial(training_step, objective, bf16) for name, objective in OBJECTIVES.items()}
+    contestants["LRS-2, torch's"] = partial(with_torchs, OBJECTIVES["LRS-2"], bf16)
+    seconds, form = timed(contestants, setting["deep_rounds"]), "bfloat16" if bf16 else "float32"
+    ratios = {name: seconds[name] / seconds["plain"] for name in contestants if name != "plain"}
+    return {(form, k): record(f"step of {k}, {form}", "small DenseNet", len(x), v) for k, v in ratios.items()}
+
+
+# %%
+table = tabulate(steps_of_training(False) | steps_of_training(True), "passes in", "step")
+table.assign(expected=[EXPECTED.get(name.partition(",")[0]) for _, name in table.index]).round(2)
+
+# %% [markdown]
+# *Time of a step over that of a plain one: median, smallest and largest of the rounds.* LRS-1 costs what its passes
+# cost. The second order costs more than its passes: they count the work of convolutions, and the way back through the
+# rest (BatchNorm, ReLU, the concatenations of a DenseNet) is bound by memory, and has more and more passes of that kind
+# the more often it is differentiated. The faster the convolutions, the more this shows: in bfloat16 more than in
+# float32.
+#
+# ## Integrated gradients in one go
+#
+# TAIG takes the gradient at 20 points of a path for every step. Ours goes over images and points together; the loop goes
+# image by image, with all points of an image at once.
+
+# %%
+BATCH, POINTS = min(32, len(x)), 20
+alone = [partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)]
+options = {"eps": 8 / 255, "steps": 1, "points": POINTS, "seed": seed}
+together = partial(al.attacks.taig, small, x[:BATCH], y[:BATCH], index=images.index[:BATCH], **options)
+
+
+def image_by_image():
+    """The same examples, one image at a time."""
+    return torch.cat([one(chunk=POINTS, **options) for one in alone])
+
+
+same = (together() == image_by_image()).float().mean().item()
+seconds = timed({"together": together, "loop": image_by_image}, setting["rounds"])
+taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
+print(f"{same:.1%} of the pixels are the same in both")
+tabulate(taig, "model", "attack")
+
+# %% [markdown]
+# *Time of the loop over time of the batch, 32 images at laptop scale: median, smallest and largest of the rounds.*
 #
 # ## Faster copies of the surrogate
 #
@@ -544,7 +629,7 @@ print(f"{len(frame)} rows in {file.relative_to(al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(r"^(loop overhead|price of|pass,) | / torchattacks$", "", regex=True)
+    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,) | / torchattacks$", "", regex=True)
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
@@ -559,6 +644,7 @@ def bars(ax, part, mark, title):
 groups = {
     "Attack over its passes (line: 1.05)": (frame[frame.what.str.startswith("loop")], 1.05),
     "GNP over the attack without it (line: 2.05)": (frame[frame.what.str.startswith("price")], 2.05),
+    "A step of fine-tuning over a plain one (line: 1)": (frame[frame.what.str.startswith("step of")], 1.0),
     "Speed over the plain network (line: 1)": (frame[frame.what.str.startswith("pass")], 1.0),
     "Speed over torchattacks (line: 1)": (frame[frame.what.str.contains("torchattacks")], 1.0),
 }
@@ -581,9 +667,10 @@ fig
 #   one on the small network, whose passes are short. A whisker that crosses the line says that this machine was too
 #   busy, or the rounds too few, to tell.
 # - The second says what the penalty of chapter 3 costs.
-# - The third says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
-#   conditions) the second gains nothing.
-# - The fourth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
+# - The third says what a step of chapter 4's fine-tuning costs.
+# - The fourth says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
+#   conditions) the latter gains nothing.
+# - The fifth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
 #   belongs to it: a gain at another success rate would be no gain.
 # - Ratios change with the machine, too, if less than seconds do: the number of cores and the memory decide how much of
 #   a pass is arithmetic.
