@@ -205,16 +205,17 @@ _TUNING: dict[str, Objective] = {
 
 
 def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, or `FINE_TUNING` with a suffix of TUNED. Such a suffix, or
-    one of HARDENED, names the objective. An epoch of the hardened costs several, so that they have fewer: two thirds
-    with PGD, else half, and at least 5.
+    """The recipe of a net of the zoo: that of its data set, or `FINE_TUNING` with a suffix of TUNED, for as many epochs
+    as the net was trained if those are fewer. Such a suffix, or one of HARDENED, names the objective. An epoch of the
+    hardened costs several, so that they have fewer: two thirds with PGD, else half, and at least 5.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
     """
     dataset, _, net = name.partition("/")
     base, variant = RECIPES[dataset], net.partition("-")[2]
     if variant in models.TUNED:
-        return replace(FINE_TUNING, augment=base.augment, objective=_TUNING[variant])
+        epochs = min(FINE_TUNING.epochs, base.epochs)
+        return replace(FINE_TUNING, epochs=epochs, augment=base.augment, objective=_TUNING[variant])
     if variant not in models.HARDENED:
         return base
     pools = {
