@@ -1,4 +1,4 @@
-"""Training augmentation in batch, on the device: random crop, flip and Cutout, random per image.
+"""Training augmentation, random per image: crop, flip and Cutout in batch, on the device; AutoAugment image by image.
 
 Every function maps images (N, C, H, W) to images of the same shape and type; `draw` says where the randomness comes
 from (step = epoch).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import v2
 
 from .draws import Draw
 
@@ -38,4 +39,16 @@ def cutout(x: torch.Tensor, draw: Draw, side: int = 16) -> torch.Tensor:
     return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None], 0)
 
 
-AUGMENTATIONS = {"crop": random_crop, "flip": random_flip, "cutout": cutout}
+def autoaugment(x: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """torchvision's AutoAugment with the policy learned on CIFAR-10 (Cubuk et al. 2019). x: uint8."""
+    policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    seeds = (draw.at(stream=104).uniform(1)[:, 0] * 2**24).long().tolist()
+    rows = []
+    with torch.random.fork_rng(devices=[]):  # it draws from torch's generator, on the processor
+        for image, seed in zip(x, seeds, strict=True):
+            torch.manual_seed(seed)
+            rows.append(policy(image))
+    return torch.stack(rows)
+
+
+AUGMENTATIONS = {"crop": random_crop, "flip": random_flip, "cutout": cutout, "autoaugment": autoaugment}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from . import models, training
+from . import models, recipes, training
 from .defenses import Defence
 from .draws import Draw
 from .objectives import Compression, GuidedDenoising, SelfSupervisedPurification
@@ -58,11 +58,11 @@ def load(name: str) -> Purification:
     return Purification(net.eval())
 
 
-def recipe_for(name: str) -> training.Recipe:
+def recipe_for(name: str) -> recipes.Recipe:
     """How `train` trains a purifier: Adam in place of SGD, the objective of its paper, no weight decay, a third of the
     epochs of the classifier."""
     dataset, _, kind = name.partition("/")
-    base = training.RECIPES[dataset]
+    base = recipes.RECIPES[dataset]
     guide = f"{dataset}/{CLASSIFIER}"
     objective = {
         "hgd": GuidedDenoising((guide, f"{dataset}/resnet")),
@@ -73,7 +73,7 @@ def recipe_for(name: str) -> training.Recipe:
     return replace(base, optimizer="adam", lr=2e-3, weight_decay=0.0, objective=objective, epochs=epochs)
 
 
-def train(name: str, recipe: training.Recipe | None = None, **options: object) -> dict:
+def train(name: str, recipe: recipes.Recipe | None = None, **options: object) -> dict:
     """Train the purifier `name` in front of the classifier that it guards and save it; options and entry are those of
     `training.train_and_save`. The accuracy is that of the classifier behind it, on clean images."""
     dataset, _, kind = name.partition("/")

@@ -1,79 +1,25 @@
-"""One training loop: data on the device, bf16, one-cycle schedule, atomic checkpoints that resume to the same
-result."""
+"""One training loop: data on the device, bf16, any of the optimizers of chapter 5, atomic checkpoints that resume to
+the same result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import datasets, models
 from .augment import AUGMENTATIONS
 from .datasets import Images
 from .draws import Draw
-from .objectives import (
-    Adversarial,
-    Classification,
-    EnsembleAdversarial,
-    LipschitzRegularized,
-    NoisyClassification,
-    Objective,
-)
+from .objectives import Objective
 from .paths import WEIGHTS, replacing
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    epochs; batch_size: images a step; lr: the peak; schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the
-    other way, from 0.95 to 0.85 and back) or "constant" (momentum 0.9); optimizer: "sgd" (with Nesterov momentum in
-    one cycle) or "adam"; weight_decay: L2 coefficient; augment: names of `augment.AUGMENTATIONS`, in order; bf16:
-    autocast of the passes (the weights stay float32); seed: of the initial weights, the order of the images, the
-    augmentation and the objective's own draws; objective: what is minimised.
-    """
-
-    epochs: int = 15
-    batch_size: int = 128
-    lr: float = 0.1
-    weight_decay: float = 5e-4
-    augment: tuple[str, ...] = ("crop", "flip")
-    bf16: bool = True
-    seed: int = 0
-    objective: Objective = Classification()
-    optimizer: str = "sgd"
-    schedule: str = "one_cycle"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name, known in (("optimizer", ("sgd", "adam")), ("schedule", ("one_cycle", "constant"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(known)}")
-        if unknown := set(self.augment) - set(AUGMENTATIONS):
-            raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
-
-    def facts(self) -> dict[str, object]:
-        """The recipe in plain values."""
-        return {**asdict(self), "objective": repr(self.objective)}
-
-
-# One recipe for each data set, at the small size; nothing in it was chosen on test images.
-RECIPES = {
-    "shapes": Recipe(epochs=5, batch_size=64, lr=0.1, augment=("flip",)),
-    "cifar10": Recipe(epochs=15),
-    "cifar100": Recipe(epochs=30),
-}
-
-FINE_TUNING = Recipe(epochs=10, lr=1e-3, schedule="constant")
-"""How a surrogate is fine-tuned (thesis sect. 4.3: SGD with momentum 0.9, weight decay 5e-4, batches of 128)."""
-
+from .recipes import FINE_TUNING, SCHEDULES, Recipe, recipe_for
 
 _ROW = ("epoch", "loss", "val_accuracy", "lr", "seconds")
 """What `fit` says of every epoch."""
@@ -87,40 +33,67 @@ def fit(
     checkpoint: Path | None = None,
     report: Callable[[dict], None] = lambda row: None,
     watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+    watch_at: Collection[int] | None = None,
 ) -> list[dict]:
     """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds, and
     what `watch` measures on the model after it.
 
     checkpoint: written atomically after every epoch; where it exists (same recipe), training goes on from it and ends
-    at the weights of a run that never stopped. report is called with every row.
+    at the weights of a run that never stopped. report is called with every row. watch_at: the epochs, counted from 1,
+    after which `watch` is called; all if None.
     Raises ValueError if the checkpoint belongs to another recipe.
     """
     device = next(model.parameters()).device
     train, val = train.to(device), val.to(device)
     model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, recipe)
     steps = len(train) // recipe.batch_size
     if steps < 1:
         raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
-    schedule = _schedule(optimizer, recipe, steps * recipe.epochs + 1)
-    history = _resume(checkpoint, model, optimizer, schedule, recipe)
+    state = _State(model, recipe, steps * recipe.epochs + 1)
+    history = _resume(checkpoint, state, recipe)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
-        loss = _epoch(model, train, optimizer, schedule, recipe, epoch, steps)
+        loss = _epoch(state, train, recipe, epoch, steps)
+        kept = state.kept()
         row = {
             "epoch": epoch + 1,
             "loss": loss,
-            "val_accuracy": accuracy(model, val),
-            "lr": schedule.get_last_lr()[0],
+            "val_accuracy": accuracy(kept, val),
+            "lr": state.schedule.get_last_lr()[0],
             "seconds": time.perf_counter() - started,
-            **watch(model),
+            **(watch(kept) if watch_at is None or epoch + 1 in watch_at else {}),
         }
         history.append(row)
         if checkpoint is not None:
-            _save(checkpoint, model, optimizer, schedule, recipe, history)
+            _save(checkpoint, state, recipe, history)
         report(row)
+    if state.average is not None:
+        model.load_state_dict(state.average.module.state_dict())
     model.eval()
     return history
+
+
+class _State:
+    """What training changes: the model, its moving average if there is one, the optimizer and the schedule."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
+        self.model = model
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
+        )
+        self.optimizer = _optimizer(model, recipe)
+        self.schedule = SCHEDULES[recipe.schedule](self.optimizer, recipe.lr, steps)
+
+    def kept(self) -> nn.Module:
+        """The network that is validated."""
+        return self.model if self.average is None else self.average.module
+
+    def parts(self) -> dict[str, object]:
+        """By the name under which a checkpoint has them."""
+        found = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return found if self.average is None else {**found, "average": self.average}
 
 
 def fine_tune(
@@ -140,47 +113,50 @@ def fine_tune(
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.requires_grad]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(weights, recipe.lr, weight_decay=recipe.weight_decay)
-    momentum, nesterov = (0.95, True) if recipe.schedule == "one_cycle" else (0.9, False)
-    return torch.optim.SGD(weights, recipe.lr, momentum, weight_decay=recipe.weight_decay, nesterov=nesterov)
+    params = [p for p in model.parameters() if p.requires_grad]
+    base = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        momentum, nesterov = (0.95, True) if recipe.schedule == "one_cycle" else (0.9, False)
+        options |= {"momentum": momentum, "nesterov": nesterov}
+    return base(params, **options) if recipe.around is None else recipe.around(params, base, **options)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.schedule == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.3)
-
-
-def _epoch(
-    model: nn.Module,
-    train: Images,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    recipe: Recipe,
-    epoch: int,
-    steps: int,
-) -> float:
-    """One pass over the data in an order that depends on (seed, epoch) alone; returns the mean loss."""
-    model.train()
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed * 100_003 + epoch))
-    order = order.to(train.labels.device)
+def _epoch(state: _State, train: Images, recipe: Recipe, epoch: int, steps: int) -> float:
+    """One pass over the data in an order, and with draws, that depend on (seed, epoch) alone; returns the mean loss."""
+    state.model.train()
+    run = torch.compile(state.model) if recipe.compile else state.model
+    seed = recipe.seed * 100_003 + epoch
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.labels.device)
     total = torch.zeros((), device=order.device)
-    for step in range(steps):
-        batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
-        x = batch.images
-        for name in recipe.augment:
-            x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
-        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        for step in range(steps):
+            batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
+            total += state.optimizer.step(_closure(run, batch, state.optimizer, recipe, epoch)).detach()
+            state.schedule.step()
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+    return (total / steps).item()
+
+
+def _closure(
+    model: nn.Module, batch: Images, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
+) -> Callable[[], torch.Tensor]:
+    """The loss of a batch, augmented once, and its gradients, for however many passes the optimizer takes."""
+    x = batch.images
+    for name in recipe.augment:
+        x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
+    x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
             loss = recipe.objective(model, x, batch.labels, Draw(recipe.seed, batch.index, epoch))
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-    return (total / steps).item()
+        return loss
+
+    return closure
 
 
 @torch.no_grad()
@@ -193,44 +169,6 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
         hits += (model(batch.x.contiguous(memory_format=torch.channels_last)).argmax(1) == batch.y).sum()
     model.train(was_training)
     return hits.item() / len(data)
-
-
-_TUNING: dict[str, Objective] = {
-    "tuned": LipschitzRegularized(lambda1=0.0, lambda2=0.0),
-    "lrs1": LipschitzRegularized(lambda2=0.0),
-    "lrs2": LipschitzRegularized(lambda1=0.0),
-    "lrsf": LipschitzRegularized(),
-}
-
-
-# Radius of "adv": of 1, 2 and 4/255 the largest that keeps LRS-F's accuracy on validation images (CIFAR-100: as CIFAR-10).
-_LIGHT = {"shapes": 4 / 255, "cifar10": 2 / 255, "cifar100": 2 / 255}
-
-
-def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, or `FINE_TUNING` with a suffix of TUNED, for as many epochs
-    as the net was trained if those are fewer. Such a suffix, or one of HARDENED, names the objective. An epoch of the
-    hardened costs several, so that they have fewer: two thirds with PGD, else half, and at least 5.
-
-    The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
-    """
-    dataset, _, net = name.partition("/")
-    base, variant = RECIPES[dataset], net.partition("-")[2]
-    if variant in models.TUNED:
-        epochs, radius = min(FINE_TUNING.epochs, base.epochs), _LIGHT[dataset]
-        objectives = {**_TUNING, "adv": Adversarial(radius, steps=3, alpha=radius / 2)}
-        return replace(FINE_TUNING, epochs=epochs, augment=base.augment, objective=objectives[variant])
-    if variant not in models.HARDENED:
-        return base
-    pools = {
-        "ens1": ("pyramidnet",),
-        "ens3": ("vgg", "resnet", "densenet"),
-        "ens4": ("vgg", "resnet", "densenet", "wrn"),
-    }
-    epochs = max(5, 2 * base.epochs // 3 if variant == "pgd" else base.epochs // 2)
-    objectives = {"pgd": Adversarial(ramp=1 + epochs // 2), "noise": NoisyClassification()}
-    objectives |= {k: EnsembleAdversarial(tuple(f"{dataset}/{family}" for family in pool)) for k, pool in pools.items()}
-    return replace(base, objective=objectives[variant], epochs=epochs)
 
 
 def train_member(name: str, recipe: Recipe | None = None, **options: object) -> dict:
@@ -272,6 +210,7 @@ def train_and_save(
     train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
     checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
     history = fit(model, train, val, recipe, checkpoint, report, watch)
+    watched = dict.fromkeys(name for row in history for name in row if name not in _ROW)
     test = datasets.load(dataset, "test").to(device)
     facts = {
         "accuracy": round(accuracy(model, test), 4),
@@ -282,7 +221,7 @@ def train_and_save(
         "recipe": recipe.facts(),
         "seed": recipe.seed,
         "curve": [round(row["val_accuracy"], 4) for row in history],
-        **{name: [round(row[name], 4) for row in history] for name in history[0] if name not in _ROW},
+        **{name: [round(row[name], 4) for row in history if name in row] for name in watched},
         "date": date.today().isoformat(),
         "torch": torch.__version__,
     }
@@ -290,38 +229,18 @@ def train_and_save(
     return facts
 
 
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    recipe: Recipe,
-    history: list[dict],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "recipe": recipe.facts(),
-        "history": history,
-    }
+def _save(path: Path, state: _State, recipe: Recipe, history: list[dict]) -> None:
+    saved = {name: part.state_dict() for name, part in state.parts().items()}
     with replacing(path) as partial:
-        torch.save(state, partial)
+        torch.save({**saved, "recipe": recipe.facts(), "history": history}, partial)
 
 
-def _resume(
-    path: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    recipe: Recipe,
-) -> list[dict]:
+def _resume(path: Path | None, state: _State, recipe: Recipe) -> list[dict]:
     if path is None or not path.is_file():
         return []
-    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-    if state["recipe"] != recipe.facts():
-        raise ValueError(f"{path} belongs to another recipe: {state['recipe']}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["history"]
+    saved = torch.load(path, map_location=next(state.model.parameters()).device, weights_only=True)
+    if saved["recipe"] != recipe.facts():
+        raise ValueError(f"{path} belongs to another recipe: {saved['recipe']}")
+    for name, part in state.parts().items():
+        part.load_state_dict(saved[name])
+    return saved["history"]

@@ -274,7 +274,7 @@ listed = al.models.manifest()
 missing = [v for v in VARIANTS.values() if v in retrain or f"{dataset}/{source}-{v}" not in listed]
 for variant in missing if scale != "smoke" else []:
     name = f"{dataset}/{source}-{variant}"
-    recipe = al.training.recipe_for(name)
+    recipe = al.recipes.recipe_for(name)
     recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
     options = {"checkpoints": RUN / "checkpoints", "device": device, "report": partial(tell, name), "watch": watched}
     al.training.train_member(name, recipe, **options)

@@ -67,7 +67,7 @@ al.plotting.gallery({dataset: train.x[first]}, [train.classes[k] for k in range(
 # flips, passes in bfloat16, the last epoch's weights. No setting was chosen on test images, and no epoch either.
 
 # %%
-recipe = replace(al.training.RECIPES[dataset], seed=seed)
+recipe = replace(al.recipes.RECIPES[dataset], seed=seed)
 recipe = replace(recipe, epochs=epochs) if epochs else recipe
 pd.Series(vars(recipe), name="recipe").astype(str).to_frame()
 

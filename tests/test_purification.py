@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import attacks, datasets, models, purification, training
+from advlib import attacks, datasets, models, objectives, purification, recipes, training
 from advlib.models import WeightsError
 from advlib.purification import PURIFIERS, Purification
 
@@ -25,7 +25,7 @@ def small(tmp_path, monkeypatch):
 def test_trained_is_loaded(kind, small):
     name = f"shapes/{kind}"
     recipe = purification.recipe_for(name)
-    recipe = training.Recipe(**{**vars(recipe), "epochs": 1, "batch_size": 16, "bf16": False})
+    recipe = recipes.Recipe(**{**vars(recipe), "epochs": 1, "batch_size": 16, "bf16": False})
     facts = purification.train(name, recipe, folder=small)
     defence = purification.load(name)
     assert defence.kind == "retrained" and not defence.net.training and facts["n"] == 32
@@ -59,6 +59,6 @@ def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them
     for variant in models.HARDENED:
         with pytest.raises(WeightsError, match="run A2 --dataset shapes"):
             models.load(f"shapes/vgg-{variant}")
-        assert training.recipe_for(f"shapes/vgg-{variant}").objective != training.Classification()
-    assert training.recipe_for("shapes/vgg-ens3").objective.pool == ("shapes/vgg", "shapes/resnet", "shapes/densenet")
-    assert training.recipe_for("cifar10/vgg") == training.RECIPES["cifar10"]
+        assert recipes.recipe_for(f"shapes/vgg-{variant}").objective != objectives.Classification()
+    assert recipes.recipe_for("shapes/vgg-ens3").objective.pool == ("shapes/vgg", "shapes/resnet", "shapes/densenet")
+    assert recipes.recipe_for("cifar10/vgg") == recipes.RECIPES["cifar10"]

@@ -1,16 +1,22 @@
 """Training that resumes to the same bits, heeds its recipe and learns; augmentation as geometry."""
 
+import json
+import math
+import shutil
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import datasets, models
-from advlib.augment import cutout, random_crop, random_flip
+from advlib import datasets, models, sam
+from advlib.augment import autoaugment, cutout, random_crop, random_flip
 from advlib.draws import Draw
 from advlib.objectives import LipschitzRegularized
-from advlib.training import FINE_TUNING, Recipe, accuracy, fine_tune, fit, recipe_for, train_member
+from advlib.recipes import FINE_TUNING, Recipe, recipe_for
+from advlib.training import accuracy, fine_tune, fit, train_member
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05, augment=("crop", "flip", "cutout"), bf16=False)
 
@@ -33,18 +39,30 @@ def equal(a, b):
 # --- the loop -------------------------------------------------------------------------------------------------------
 
 
-def test_killed_training_goes_on_to_the_same_weights(data, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"around": sam.SAM, "schedule": "cosine"},
+        {"around": partial(sam.RandomSAM, sigma=0.1)},
+        {"around": partial(sam.CRSAM, rho=0.2), "optimizer": "adamw", "lr": 1e-3},
+        {"ema": 0.5},
+    ],
+    ids=str,
+)
+def test_killed_training_goes_on_to_the_same_weights(data, tmp_path, change):
     def kill(row):
         raise KeyboardInterrupt
 
+    recipe = replace(SHORT, **change)
     checkpoint, model = tmp_path / "deep" / "net.pt", tiny_model(scale=1.0)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, *data, SHORT, checkpoint, kill)
+        fit(model, *data, recipe, checkpoint, kill)
     assert checkpoint.is_file() and not list(tmp_path.rglob("*.partial"))
     resumed, rows = tiny_model(seed=9, scale=1.0), []
-    history = fit(resumed, *data, SHORT, checkpoint, rows.append)
+    history = fit(resumed, *data, recipe, checkpoint, rows.append)
     assert [r["epoch"] for r in rows] == [2] and [r["epoch"] for r in history] == [1, 2]
-    assert equal(resumed.state_dict(), trained(data))
+    assert equal(resumed.state_dict(), trained(data, recipe))
 
 
 def test_finished_training_is_not_run_again(data, tmp_path):
@@ -75,7 +93,15 @@ def test_training_twice_gives_the_same_weights(data):
         {"batch_size": 24},
         {"bf16": True},
         {"schedule": "constant"},
+        {"schedule": "cosine"},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"around": sam.SAM},
+        {"around": sam.RandomSAM},
+        {"around": sam.CRSAM},
+        {"ema": 0.9},
     ],
+    ids=str,
 )
 def test_every_option_of_the_recipe_has_an_effect(data, change):
     assert not equal(trained(data), trained(data, Recipe(**{**SHORT.__dict__, **change})))
@@ -102,9 +128,67 @@ def test_constant_schedule_is_plain_sgd_with_momentum(data):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
 
 
+def test_cosine_schedule_goes_from_the_peak_to_nothing(data):
+    recipe = replace(SHORT, epochs=4, schedule="cosine", augment=())
+    rates = [row["lr"] for row in fit(tiny_model(), *data, recipe)]
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * 3 * k / 13)) / 2 for k in (1, 2, 3, 4)])
+
+
+@pytest.mark.parametrize(
+    ("around", "plain"),
+    [
+        (partial(sam.SAM, rho=0.0), None),
+        (partial(sam.CRSAM, rho=0.1, alpha=0.0, beta=0.0), partial(sam.SAM, rho=0.1)),
+        (partial(sam.RandomSAM, rho=0.1, sigma=0.0), partial(sam.SAM, rho=0.1)),
+    ],
+    ids=["SAM without a radius is SGD", "CR-SAM without penalties is SAM", "Random SAM without noise is SAM"],
+)
+def test_limits_of_the_optimizers(data, around, plain):
+    assert equal(trained(data, replace(SHORT, around=around)), trained(data, replace(SHORT, around=plain)))
+
+
+def test_facts_of_a_recipe_are_plain_values():
+    recipe = Recipe(around=partial(sam.CRSAM, rho=0.2))
+    assert recipe.facts()["around"] == {"name": "CRSAM", "rho": 0.2}
+    assert Recipe(around=sam.SAM).facts()["around"] == {"name": "SAM"} and Recipe().facts()["around"] is None
+    assert json.loads(json.dumps(recipe.facts()))["objective"] == "Classification()"
+
+
+def test_moving_average_is_that_of_the_weights_after_each_step(data):
+    seen, recipe = [], replace(SHORT, epochs=3, batch_size=48, ema=0.75)
+    kept = trained(data, recipe)
+    plain = replace(recipe, ema=0.0)
+    fit(model := tiny_model(scale=1.0), *data, plain, watch=lambda m: seen.append(deepcopy(m.state_dict())) or {})
+    average = seen[0]["net.0.weight"]
+    for state in seen[1:]:
+        average = 0.75 * average + 0.25 * state["net.0.weight"]
+    assert torch.allclose(kept["net.0.weight"], average, atol=1e-6)
+    assert not equal(kept, model.state_dict())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_training_ends_at_the_same_weights_up_to_rounding(data):
+    recipe = replace(SHORT, epochs=1)
+    compiled, plain = trained(data, replace(recipe, compile=True)), trained(data, recipe)
+    assert all(torch.allclose(compiled[k].float(), plain[k].float(), atol=1e-4) for k in plain)
+
+
+def test_training_leaves_the_generator_of_torch_alone(data):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    trained(data, replace(SHORT, around=sam.RandomSAM))
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_watch_adds_what_it_measures_to_every_row(data):
     history = fit(tiny_model(), *data, SHORT, watch=lambda model: {"training": float(model.training)})
     assert [set(row) - {"epoch", "loss", "val_accuracy", "lr", "seconds"} for row in history] == [{"training"}] * 2
+
+
+def test_watch_looks_at_the_chosen_epochs_only(data):
+    rows = fit(tiny_model(), *data, replace(SHORT, epochs=3), watch=lambda model: {"seen": 1.0}, watch_at=(1, 3))
+    assert ["seen" in row for row in rows] == [True, False, True]
 
 
 def test_fine_tuning_has_the_constants_of_the_thesis_and_takes_changes(data, tmp_path):
@@ -134,7 +218,17 @@ def test_accuracy_counts_and_puts_the_mode_back(data):
     assert model.training and torch.equal(model.net[1].running_mean, statistics)
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"augment": ("mixup",)}, {"schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"augment": ("mixup",)},
+        {"schedule": "steps"},
+        {"optimizer": "lion"},
+        {"ema": 1.0},
+    ],
+)
 def test_bad_recipe_is_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Recipe(**options)
@@ -179,7 +273,7 @@ def draw():
     return Draw(0, torch.arange(64), step=3)
 
 
-@pytest.mark.parametrize("augment", [random_crop, random_flip, cutout])
+@pytest.mark.parametrize("augment", [random_crop, random_flip, cutout, autoaugment])
 def test_augmentation_keeps_shape_and_type_and_does_not_depend_on_the_batch(augment, images, draw):
     out = augment(images, draw)
     assert out.shape == images.shape and out.dtype == torch.uint8
