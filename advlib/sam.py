@@ -78,6 +78,15 @@ def _combined(
     return total
 
 
+def orthogonal(gradients: Tensors, along: Tensors) -> list[torch.Tensor]:
+    """The part of `gradients` at right angles to `along`, all tensors together; all of it where `along` is zero."""
+    dot, square = (
+        torch.stack([(a * b).sum() for a, b in zip(x, along, strict=True)]).sum() for x in (gradients, along)
+    )
+    share = dot / square.clamp(min=torch.finfo(square.dtype).tiny)
+    return torch._foreach_sub(list(gradients), torch._foreach_mul(list(along), share))
+
+
 # --- the optimizers --------------------------------------------------------------------------------------------------
 
 
@@ -193,9 +202,65 @@ class SAM(_SharpnessAware):
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
         weights, g0 = self._taken()
-        _, gradients = self._at(weights, self._perturbation(weights, g0), closure, again)
-        _set(weights, _averaged(gradients) if self.local else gradients)
+        _set(weights, self._above(weights, g0, closure, again))
         return loss
+
+    def _above(self, weights: Tensors, g0: Tensors, closure: Closure, again: Callable[[], None]) -> list[torch.Tensor]:
+        """The gradients at the end of the ascent step, those of all processes."""
+        _, gradients = self._at(weights, self._perturbation(weights, g0), closure, again)
+        return _averaged(gradients) if self.local else gradients
+
+
+class LookSAM(SAM):
+    """LookSAM (Liu et al. 2022, Alg. 1): SAM in every `every`-th step and one pass in the others, which reuse what SAM
+    added there: the part of its gradient at right angles to the plain one, at `alpha` times the plain one's length.
+
+    every = 1 is `SAM`. alpha: of a parameter group if it has one; the others: as of `SAM`. Raises ValueError for
+    every < 1 or rho < 0."""
+
+    def __init__(
+        self,
+        params: Iterable,
+        base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        rho: float = 0.05,
+        alpha: float = 0.7,
+        every: int = 5,
+        **options: object,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every={every}: expected at least 1")
+        super().__init__(params, base, rho, **options)
+        self.every = every
+        for group in self.param_groups:  # what is kept lies beside alpha: bases take a state of theirs for begun
+            kept = [torch.zeros_like(p) for p in group["params"]]
+            group |= {"alpha": group.get("alpha", alpha), "steps": 0, "sideways": kept}
+
+    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
+        loss = closure()
+        weights, g0 = self._taken()
+        plain = _averaged(g0) if self.local else g0
+        look = self.param_groups[0]["steps"] % self.every == 0
+        above = self._above(weights, g0, closure, again) if look else None
+        if look:
+            self._keep(weights, orthogonal(above, plain))
+        _set(weights, above if look else self._reused(weights, plain))
+        for group in self.param_groups:
+            group["steps"] += 1
+        return loss
+
+    def _keep(self, weights: Tensors, sideways: Tensors) -> None:
+        new = {id(p): part for p, part in zip(weights, sideways, strict=True)}
+        for group in self.param_groups:
+            for p, kept in zip(group["params"], group["sideways"], strict=True):
+                kept.copy_(new[id(p)]) if id(p) in new else kept.zero_()
+
+    def _reused(self, weights: Tensors, plain: Tensors) -> list[torch.Tensor]:
+        """plain + alpha ||plain|| kept / ||kept||."""
+        pairs = [(g, p, k) for g in self.param_groups for p, k in zip(g["params"], g["sideways"], strict=True)]
+        kept = {id(p): (group["alpha"], k) for group, p, k in pairs}
+        length = norm([k for _, _, k in pairs])
+        scale = norm(plain) / length.clamp(min=torch.finfo(length.dtype).tiny)
+        return [g + kept[id(p)][0] * scale * kept[id(p)][1] for p, g in zip(weights, plain, strict=True)]
 
 
 class RandomSAM(SAM):

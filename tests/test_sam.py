@@ -1,13 +1,15 @@
 """SAM and CR-SAM against closed forms, their limits, and the promises of an optimizer."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlib.sam import CRSAM, SAM, RandomSAM, crsam_gradient, crsam_gradient_log, sam_perturbation
+from advlib.curvature import norm
+from advlib.sam import CRSAM, SAM, LookSAM, RandomSAM, crsam_gradient, crsam_gradient_log, orthogonal, sam_perturbation
 
 SGD = {"base": torch.optim.SGD, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 ADAMW = {"base": torch.optim.AdamW, "lr": 0.01}
@@ -69,6 +71,50 @@ def test_crsam_without_penalty_is_sam_and_with_it_is_not():
     assert equal(trained(CRSAM, rho=0.1, alpha=0.0, beta=0.0, **SGD)[0], sam)
     for penalty in ({"alpha": 0.1, "beta": 0.0}, {"alpha": 0.0, "beta": 0.1}):
         assert not equal(trained(CRSAM, rho=0.1, **penalty, **SGD)[0], sam)
+
+
+def test_looking_at_every_step_is_sam_and_with_nothing_kept_the_steps_between_are_the_base():
+    assert equal(trained(LookSAM, every=1, rho=0.1, **SGD)[0], trained(SAM, rho=0.1, **SGD)[0])
+    net, _ = trained(LookSAM, steps=3, every=3, rho=0.1, alpha=0.0, **ADAMW)
+    wanted, optimizer = trained(SAM, steps=1, rho=0.1, **ADAMW)
+    for step in (1, 2):
+        optimizer.base.step(closure_of(wanted, optimizer, step))
+    assert equal(net, wanted)
+
+
+def test_what_is_reused_is_at_right_angles_and_as_long_as_alpha_says():
+    net, gradients = network(), {}
+    optimizer = LookSAM(net.parameters(), every=2, rho=0.5, alpha=0.7, **SGD)
+    hook = optimizer.base.register_step_pre_hook(
+        lambda *_: gradients.__setitem__("used", [p.grad.clone() for p in net.parameters()])
+    )
+    optimizer.step(closure_of(net, optimizer))
+    seen = []
+    closure = closure_of(net, optimizer, 1)
+
+    def watched():
+        loss = closure()
+        seen.append([p.grad.clone() for p in net.parameters()])
+        return loss
+
+    optimizer.step(watched)
+    hook.remove()
+    (g,) = seen
+    added = [u - p for u, p in zip(gradients["used"], g, strict=True)]
+    assert norm(added) == pytest.approx(0.7 * norm(g).item(), rel=1e-5)
+    kept = optimizer.param_groups[0]["sideways"]
+    cosine = sum((a * k).sum() for a, k in zip(added, kept, strict=True)) / norm(added) / norm(kept)
+    assert cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_orthogonal_part_of_a_vector():
+    along, other = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], [torch.tensor([1.0, 2.0]), torch.tensor([1.0])]
+    part = orthogonal(other, along)
+    assert sum((a * b).sum() for a, b in zip(part, along, strict=True)) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(torch.cat(part), torch.tensor([1.0 - 7 * 3 / 25, 2.0, 1.0 - 7 * 4 / 25]))
+    assert all(
+        torch.equal(a, b) for a, b in zip(orthogonal(other, [torch.zeros(2), torch.zeros(1)]), other, strict=True)
+    )
 
 
 def test_random_sam_without_noise_is_sam_and_with_it_the_gradient_at_the_random_point():
@@ -230,7 +276,7 @@ def test_dropout_draws_the_same_in_every_pass_if_it_is_asked_for(same):
 
 
 @pytest.mark.parametrize("options", [SGD, ADAMW])
-@pytest.mark.parametrize("make", [SAM, CRSAM])
+@pytest.mark.parametrize("make", [SAM, CRSAM, partial(LookSAM, every=2)])
 def test_saved_and_loaded_is_never_having_stopped(make, options):
     straight, _ = trained(make, steps=6, rho=0.1, **options)
     net, optimizer = trained(make, steps=3, rho=0.1, **options)
@@ -309,6 +355,7 @@ def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none():
         (SAM, {"rho": -1.0}, "rho=-1.0"),
         (RandomSAM, {"sigma": -1.0}, "sigma=-1.0"),
         (CRSAM, {"form": "root"}, "form='root'"),
+        (LookSAM, {"every": 0}, "every=0"),
     ],
 )
 def test_bad_options_are_refused(make, options, message):
@@ -364,7 +411,7 @@ def close(a, b):
     return all(torch.allclose(p, q, atol=1e-5) for p, q in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("make", [SAM, CRSAM])
+@pytest.mark.parametrize("make", [SAM, CRSAM, LookSAM])
 def test_two_processes_with_half_the_batch_each_are_one_with_all_of_it(make, tmp_path):
     assert close(in_two(tmp_path, make, {"rho": 0.1, **SGD}), in_one(make, rho=0.1, **SGD))
 
