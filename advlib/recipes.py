@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 
-from . import models
+from . import models, results, sam
 from .augment import AUGMENTATIONS
 from .objectives import (
     Adversarial,
@@ -127,3 +128,31 @@ def recipe_for(name: str) -> Recipe:
     objectives = {"pgd": Adversarial(ramp=1 + epochs // 2), "noise": NoisyClassification()}
     objectives |= {k: EnsembleAdversarial(tuple(f"{dataset}/{family}" for family in pool)) for k, pool in pools.items()}
     return replace(base, objective=objectives[variant], epochs=epochs)
+
+
+def thesis(table: str, model: str, dataset: str, optimizer: str, **given: float) -> Recipe:
+    """The recipe that the thesis prints for a network: a row of Table "5.1" (CIFAR) or "5.3" (ImageNet).
+
+    model, dataset, optimizer: as printed ("ResNet-18", "CIFAR-10", "CR-SAM"); basic augmentation; given: rho, alpha or
+    beta, where another or an illegible one is wanted. Raises ValueError for what is neither in the table nor given.
+    """
+    rows = results.published(table)
+    rows = rows[(rows.model == model) & (rows.dataset == dataset) & (rows.optimizer == optimizer)]
+    if rows.empty:
+        raise ValueError(f"Table {table} has no {model!r} with {optimizer!r} on {dataset!r}")
+    printed = dict(zip(rows.parameter, rows.value, strict=True))
+    around, names = {"SGD": (None, ()), "SAM": (sam.SAM, ("rho",)), "CR-SAM": (sam.CRSAM, ("rho", "alpha", "beta"))}[
+        optimizer
+    ]
+    known = {**{k: float(v) for k, v in printed.items() if k in names}, **given}
+    if absent := set(names) - set(known):
+        raise ValueError(f"{', '.join(absent)}: not legible in Table {table} for {model} with {optimizer}; pass it")
+    return Recipe(
+        epochs=int(printed["epochs"]),
+        batch_size=int(printed["batch_size"]),
+        lr=float(printed["peak_lr"]),
+        weight_decay=float(printed["weight_decay"]),
+        optimizer="adamw" if model.startswith("ViT") else "sgd",
+        schedule=printed["schedule"].lower(),
+        around=around and partial(around, **known),
+    )

@@ -55,7 +55,7 @@ DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
 
 def published(table: str) -> pd.DataFrame:
     """The thesis' table ("2.1") as printed: table, source, attack, target, eps_255 (NaN where there is none), metric,
-    value, white_box, n.
+    value, white_box, n. The tables of chapter 5 have other columns, see data/published/README.md.
 
     Raises FileNotFoundError, with the list of tables there are, when it was not transcribed.
     """

@@ -134,8 +134,30 @@ def test_published_lipschitz_constants_have_no_budget():
     assert wide.loc["original"].tolist() == [5.53, 976.59] and wide.loc["LRS-F"].tolist() == [0.59, 49.64]
 
 
+@pytest.mark.parametrize(("table", "rows"), [("5.1", 176), ("5.2", 66), ("5.3", 86), ("5.4", 48), ("5.5", 12)])
+def test_published_tables_of_chapter_5_are_whole(table, rows):
+    frame = results.published(table)
+    names = [c for c in frame if c not in ("value", "std")]
+    assert len(frame) == rows and not frame.duplicated(names).any() and (frame["table"] == table).all()
+
+
+def test_printed_crsam_is_first_in_every_legible_case():
+    for table in ("5.2", "5.4"):
+        frame = results.published(table)
+        cases = [c for c in ("model", "dataset", "augmentation") if c in frame]
+        wide = frame.pivot(index=cases, columns="optimizer", values="value")
+        assert (wide.drop(columns="CR-SAM").max(axis=1) < wide["CR-SAM"]).all()
+
+
+def test_printed_normalised_trace_is_not_the_quotient_of_its_columns():
+    wide = results.published("5.5").pivot(index="optimizer", columns="metric", values="value")
+    quotient = (wide["trace"] / wide["gradient_norm"]).round()
+    assert quotient.loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1636, 1232, 965]
+    assert wide["normalized_trace"].round().loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1675, 1194, 885]
+
+
 def test_unknown_table_names_the_known_ones():
-    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*4\.5"):
+    with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*5\.5"):
         results.published("9.9")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import datasets, models, sam
+from advlib import datasets, models, recipes, sam
 from advlib.augment import autoaugment, cutout, random_crop, random_flip
 from advlib.draws import Draw
 from advlib.objectives import LipschitzRegularized
@@ -152,6 +152,20 @@ def test_facts_of_a_recipe_are_plain_values():
     assert recipe.facts()["around"] == {"name": "CRSAM", "rho": 0.2}
     assert Recipe(around=sam.SAM).facts()["around"] == {"name": "SAM"} and Recipe().facts()["around"] is None
     assert json.loads(json.dumps(recipe.facts()))["objective"] == "Classification()"
+
+
+def test_recipes_of_the_thesis_are_those_printed():
+    recipe = recipes.thesis("5.1", "WRN-28-10", "CIFAR-100", "CR-SAM")
+    assert recipe.facts()["around"] == {"name": "CRSAM", "rho": 0.15, "alpha": 0.5, "beta": 0.1}
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (200, 128, 0.05, 1e-3)
+    assert recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SGD").around is None
+    vit = recipes.thesis("5.3", "ViT-S/32", "ImageNet", "SAM")
+    assert vit.optimizer == "adamw" and vit.facts()["around"] == {"name": "SAM", "rho": 0.05} and vit.lr == 3e-3
+    with pytest.raises(ValueError, match="beta: not legible"):
+        recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM")
+    assert recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM", beta=0.01).facts()["around"]["alpha"] == 0.05
+    with pytest.raises(ValueError, match="Table 5.1 has no 'ResNet-50'"):
+        recipes.thesis("5.1", "ResNet-50", "CIFAR-10", "SGD")
 
 
 def test_moving_average_is_that_of_the_weights_after_each_step(data):
