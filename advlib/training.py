@@ -49,8 +49,8 @@ def fit(
     steps = len(train) // recipe.batch_size
     if steps < 1:
         raise ValueError(f"batch_size={recipe.batch_size}: larger than the training set of {len(train)}")
-    state = _State(model, recipe, steps * recipe.epochs + 1)
-    history = _resume(checkpoint, state, recipe)
+    state = State(model, recipe, steps * recipe.epochs + 1)
+    history = state.resume(checkpoint)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
         loss = _epoch(state, train, recipe, epoch, steps)
@@ -65,7 +65,7 @@ def fit(
         }
         history.append(row)
         if checkpoint is not None:
-            _save(checkpoint, state, recipe, history)
+            state.save(checkpoint, history)
         report(row)
     if state.average is not None:
         model.load_state_dict(state.average.module.state_dict())
@@ -73,25 +73,51 @@ def fit(
     return history
 
 
-class _State:
-    """What training changes: the model, its moving average if there is one, the optimizer and the schedule."""
+class State:
+    """What training changes: the model, its moving average if there is one, the optimizer and the schedule, of `steps`
+    steps."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int, **options: object) -> None:
+        """options: more of the optimizer around the recipe's plain one."""
+        self.model, self.recipe = model, recipe
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
             else None
         )
-        self.optimizer = _optimizer(model, recipe)
+        self.optimizer = _optimizer(model, recipe, options)
         self.schedule = SCHEDULES[recipe.schedule](self.optimizer, recipe.lr, steps)
+
+    def step(self, closure: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """All passes of one step; the loss of the first."""
+        loss = self.optimizer.step(closure).detach()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss
 
     def kept(self) -> nn.Module:
         """The network that is validated."""
         return self.model if self.average is None else self.average.module
 
-    def parts(self) -> dict[str, object]:
-        """By the name under which a checkpoint has them."""
+    def save(self, path: Path, history: list[dict]) -> None:
+        """Write a checkpoint, atomically."""
+        saved = {name: part.state_dict() for name, part in self._parts().items()}
+        with replacing(path) as partial:
+            torch.save({**saved, "recipe": self.recipe.facts(), "history": history}, partial)
+
+    def resume(self, path: Path | None) -> list[dict]:
+        """Load a checkpoint if it is there, and return its history; ValueError if it belongs to another recipe."""
+        if path is None or not path.is_file():
+            return []
+        saved = torch.load(path, map_location=next(self.model.parameters()).device, weights_only=True)
+        if saved["recipe"] != self.recipe.facts():
+            raise ValueError(f"{path} belongs to another recipe: {saved['recipe']}")
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        return saved["history"]
+
+    def _parts(self) -> dict[str, object]:
         found = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
         return found if self.average is None else {**found, "average": self.average}
 
@@ -112,17 +138,17 @@ def fine_tune(
     return fit(model, train, val, replace(FINE_TUNING, objective=objective, **changes), checkpoint, **calls)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: Recipe, more: dict[str, object]) -> torch.optim.Optimizer:
     params = [p for p in model.parameters() if p.requires_grad]
     base = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
         momentum, nesterov = (0.95, True) if recipe.schedule == "one_cycle" else (0.9, False)
         options |= {"momentum": momentum, "nesterov": nesterov}
-    return base(params, **options) if recipe.around is None else recipe.around(params, base, **options)
+    return base(params, **options) if recipe.around is None else recipe.around(params, base, **options, **more)
 
 
-def _epoch(state: _State, train: Images, recipe: Recipe, epoch: int, steps: int) -> float:
+def _epoch(state: State, train: Images, recipe: Recipe, epoch: int, steps: int) -> float:
     """One pass over the data in an order, and with draws, that depend on (seed, epoch) alone; returns the mean loss."""
     state.model.train()
     run = torch.compile(state.model) if recipe.compile else state.model
@@ -133,10 +159,7 @@ def _epoch(state: _State, train: Images, recipe: Recipe, epoch: int, steps: int)
         torch.manual_seed(seed)
         for step in range(steps):
             batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
-            total += state.optimizer.step(_closure(run, batch, state.optimizer, recipe, epoch)).detach()
-            state.schedule.step()
-            if state.average is not None:
-                state.average.update_parameters(state.model)
+            total += state.step(_closure(run, batch, state.optimizer, recipe, epoch))
     return (total / steps).item()
 
 
@@ -227,20 +250,3 @@ def train_and_save(
     }
     models.save_weights(name, saved.cpu(), facts, folder)
     return facts
-
-
-def _save(path: Path, state: _State, recipe: Recipe, history: list[dict]) -> None:
-    saved = {name: part.state_dict() for name, part in state.parts().items()}
-    with replacing(path) as partial:
-        torch.save({**saved, "recipe": recipe.facts(), "history": history}, partial)
-
-
-def _resume(path: Path | None, state: _State, recipe: Recipe) -> list[dict]:
-    if path is None or not path.is_file():
-        return []
-    saved = torch.load(path, map_location=next(state.model.parameters()).device, weights_only=True)
-    if saved["recipe"] != recipe.facts():
-        raise ValueError(f"{path} belongs to another recipe: {saved['recipe']}")
-    for name, part in state.parts().items():
-        part.load_state_dict(saved[name])
-    return saved["history"]
