@@ -85,20 +85,41 @@ def hvp(loss: Loss, weights: Tensors, vectors: Sequence[Tensors]) -> list[list[t
     """H v for each of `vectors`, by double backward; all of them share one graph for each part of the loss.
 
     vectors: each shaped as the weights. Raises ValueError where one is not."""
-    shapes = [w.shape for w in weights]
-    if any([t.shape for t in v] != shapes for v in vectors):
-        raise ValueError(f"vectors: expected the shapes of the weights, {[tuple(s) for s in shapes]}")
-    totals = [[torch.zeros_like(w) for w in weights] for _ in vectors]
-    with SecondOrder():
-        for part in loss():
-            first = torch.autograd.grad(part, weights, create_graph=True, materialize_grads=True)
-            curved = [i for i, g in enumerate(first) if g.requires_grad]  # a loss may be linear in some
-            for v, total in zip(vectors, totals, strict=True):
-                if curved:
-                    along = sum((first[i] * v[i]).sum() for i in curved)
-                    options = {"retain_graph": True, "materialize_grads": True}
-                    torch._foreach_add_(total, torch.autograd.grad(along, weights, **options))
-    return totals
+    return _Hessian(loss, weights)(vectors)
+
+
+class _Hessian:
+    """Vectors to products with H. The graph of a loss in one part is kept for the next call, so the weights must stay
+    as they are."""
+
+    def __init__(self, loss: Loss, weights: Tensors) -> None:
+        self.loss, self.weights = loss, list(weights)
+        self._graph: list[torch.Tensor] | None = None
+
+    def __call__(self, vectors: Sequence[Tensors]) -> list[list[torch.Tensor]]:
+        shapes = [w.shape for w in self.weights]
+        if any([t.shape for t in v] != shapes for v in vectors):
+            raise ValueError(f"vectors: expected the shapes of the weights, {[tuple(s) for s in shapes]}")
+        totals = [[torch.zeros_like(w) for w in self.weights] for _ in vectors]
+        graphs, parts = [self._graph] if self._graph else self._graphs(), 0
+        with SecondOrder():
+            for parts, first in enumerate(graphs, 1):  # noqa: B007
+                for v, total in zip(vectors, totals, strict=True):
+                    self._add(first, v, total)
+        self._graph = first if parts == 1 else None
+        return totals
+
+    def _graphs(self) -> Iterator[list[torch.Tensor]]:
+        """The gradients of the parts, each with its graph."""
+        for part in self.loss():
+            yield torch.autograd.grad(part, self.weights, create_graph=True, materialize_grads=True)
+
+    def _add(self, first: Tensors, v: Tensors, total: Tensors) -> None:
+        curved = [i for i, g in enumerate(first) if g.requires_grad]  # a loss may be linear in some
+        if curved:
+            along = sum((first[i] * v[i]).sum() for i in curved)
+            product = torch.autograd.grad(along, self.weights, retain_graph=True, materialize_grads=True)
+            torch._foreach_add_(total, product)
 
 
 def norm(tensors: Tensors) -> torch.Tensor:
@@ -110,26 +131,43 @@ def norm(tensors: Tensors) -> torch.Tensor:
 
 
 def hutchinson_trace(
-    loss: Loss, weights: Tensors, probes: int = 64, tolerance: float = 0.0, per_graph: int = 8, seed: int = 0
+    loss: Loss,
+    weights: Tensors,
+    probes: int = 64,
+    tolerance: float = 0.0,
+    per_graph: int = 8,
+    deflate: int = 0,
+    seed: int = 0,
 ) -> Estimate:
     """Tr H, the mean of v'Hv over Rademacher probes v (Hutchinson 1990), exact where H is diagonal.
 
-    probes: at most; tolerance: stop as soon as the standard error is that share of the mean; per_graph: probes between
-    two looks at it, which share a graph. Raises ValueError for probes < 1, per_graph < 1 or tolerance < 0.
+    probes: at most; tolerance: stop as soon as the standard error is that share of the trace; per_graph: probes between
+    two looks at it, which share a graph. deflate: Lanczos vectors, one product each, on whose span the trace is taken
+    exactly, so that the probes have only the rest to estimate; it has no bias either way, and where few eigenvalues are
+    most of the trace the error falls a lot (deflation as in Hutch++, Meyer et al. 2021, with a Krylov space for the
+    sketch). The vectors are kept.
+    Raises ValueError for probes < 1, per_graph < 1, tolerance < 0 or deflate < 0.
     """
-    if probes < 1 or per_graph < 1 or tolerance < 0:
-        raise ValueError(f"probes={probes}, per_graph={per_graph}, tolerance={tolerance}: expected at least 1, 1 and 0")
-    generator = torch.Generator(weights[0].device).manual_seed(seed)
-    found = torch.empty(0, dtype=torch.float64)
+    if probes < 1 or per_graph < 1 or tolerance < 0 or deflate < 0:
+        raise ValueError(
+            f"probes={probes}, per_graph={per_graph}, tolerance={tolerance}, deflate={deflate}: "
+            "expected at least 1, 1, 0 and 0"
+        )
+    hessian, generator = _Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed)
+    lanczos = _Lanczos(hessian, generator)
+    while len(lanczos.alpha) < deflate and not lanczos.exhausted:
+        lanczos.step()
+    exact, found = sum(lanczos.alpha), torch.empty(0, dtype=torch.float64)
     while len(found) < probes:
         vectors = [[_signs(w, generator) for w in weights] for _ in range(min(per_graph, probes - len(found)))]
-        products = hvp(loss, weights, vectors)
-        new = [_dot(v, product) for v, product in zip(vectors, products, strict=True)]
+        vectors = [lanczos.rest(v) for v in vectors] if deflate else vectors
+        new = [_dot(v, product) for v, product in zip(vectors, hessian(vectors), strict=True)]
         found = torch.cat([found, torch.stack(new).cpu()])
+        mean = exact + found.mean().item()
         error = found.std().item() / len(found) ** 0.5 if len(found) > 1 else inf
-        if error <= tolerance * abs(found.mean().item()):
+        if error <= tolerance * abs(mean):
             break
-    return Estimate(found.mean().item(), error, len(found))
+    return Estimate(mean, error, len(found))
 
 
 def _signs(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -153,27 +191,57 @@ def top_eigenvalue(loss: Loss, weights: Tensors, tolerance: float = 1e-3, steps:
     are kept. Raises ValueError for steps < 1."""
     if steps < 1:
         raise ValueError(f"steps={steps}: expected at least 1")
-    generator = torch.Generator(weights[0].device).manual_seed(seed)
-    start = torch.cat(
-        [torch.randn(w.shape, generator=generator, device=w.device, dtype=w.dtype).flatten() for w in weights]
-    )
-    basis, alpha, beta = [start / start.norm()], [], []
-    for k in range(1, steps + 1):
-        (product,) = hvp(loss, weights, [_unflatten(basis[-1], weights)])
-        rest = torch.cat([t.flatten() for t in product])
-        alpha.append(rest.dot(basis[-1]).item())
-        for _ in range(2):  # once is not enough in floating point
-            so_far = torch.stack(basis)
-            rest = rest - so_far.T @ (so_far @ rest)
-        beta.append(rest.norm().item())
-        off = torch.tensor(beta[:-1], dtype=torch.float64)
-        small = torch.diag(torch.tensor(alpha, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-        found, vectors = torch.linalg.eigh(small)
-        top, residual = found[-1].item(), beta[-1] * abs(vectors[-1, -1].item())
-        if residual <= tolerance * abs(top) or k == start.numel():
+    lanczos = _Lanczos(_Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed))
+    while len(lanczos.alpha) < steps:
+        lanczos.step()
+        top, residual = lanczos.top()
+        if residual <= tolerance * abs(top) or lanczos.exhausted:
             break
-        basis.append(rest / beta[-1])
-    return Eigenvalue(top, residual, residual <= tolerance * abs(top), k)
+    return Eigenvalue(top, residual, residual <= tolerance * abs(top), len(lanczos.alpha))
+
+
+class _Lanczos:
+    """Lanczos with full reorthogonalisation from a random vector: orthonormal q_1, q_2, ... in which H is tridiagonal,
+    `alpha` on its diagonal and `beta` beside it."""
+
+    def __init__(self, hessian: _Hessian, generator: torch.Generator) -> None:
+        self.hessian, self.alpha, self.beta = hessian, [], []
+        drawn = [torch.randn(w.shape, generator=generator, device=w.device, dtype=w.dtype) for w in hessian.weights]
+        self._next = torch.cat([t.flatten() for t in drawn])
+        self._next /= self._next.norm()
+        self._basis = self._next.new_empty(0, self._next.numel())
+
+    @property
+    def exhausted(self) -> bool:
+        """The vectors so far span all that H makes of the first one, up to rounding."""
+        small = 100 * torch.finfo(self._next.dtype).eps * max(map(abs, self.alpha), default=0.0)
+        return len(self._basis) == self._basis.shape[1] or (self.beta != [] and self.beta[-1] <= small)
+
+    def step(self) -> None:
+        """Another vector, for one product."""
+        self._basis = torch.cat([self._basis, self._next[None]])
+        (product,) = self.hessian([_unflatten(self._next, self.hessian.weights)])
+        rest = torch.cat([t.flatten() for t in product])
+        self.alpha.append(rest.dot(self._next).item())
+        rest = self._without(rest)
+        self.beta.append(rest.norm().item())
+        self._next = rest / (self.beta[-1] or 1)
+
+    def top(self) -> tuple[float, float]:
+        """The largest eigenvalue of the tridiagonal matrix, and its residual."""
+        off = torch.tensor(self.beta[:-1], dtype=torch.float64)
+        small = torch.diag(torch.tensor(self.alpha, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+        found, vectors = torch.linalg.eigh(small)
+        return found[-1].item(), self.beta[-1] * abs(vectors[-1, -1].item())
+
+    def rest(self, v: Tensors) -> list[torch.Tensor]:
+        """v without its part in the span of the vectors so far."""
+        return _unflatten(self._without(torch.cat([t.flatten() for t in v])), self.hessian.weights)
+
+    def _without(self, v: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):  # once is not enough in floating point
+            v = v - self._basis.T @ (self._basis @ v)
+        return v
 
 
 def _unflatten(flat: torch.Tensor, like: Tensors) -> list[torch.Tensor]:

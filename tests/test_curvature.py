@@ -116,6 +116,35 @@ def test_trace_stops_at_the_requested_error_and_depends_on_the_seed_alone(loss, 
     assert hutchinson_trace(loss, weights, probes=20, seed=1).value != found.value
 
 
+def test_deflated_by_all_directions_the_trace_is_exact(loss, weights):
+    n = flat(weights).numel()
+    full = hutchinson_trace(loss, weights, probes=2, deflate=n)
+    assert full.value == pytest.approx(exact_hessian(loss, weights).trace().item(), rel=1e-6)
+    assert full.standard_error < 1e-6 * abs(full.value)
+
+
+def test_deflation_takes_out_what_a_few_eigenvalues_bring():
+    torch.manual_seed(0)
+    u = torch.linalg.qr(torch.randn(200, 3, dtype=torch.float64))[0]
+    h = u @ torch.diag(torch.tensor([900.0, 500.0, 300.0], dtype=torch.float64)) @ u.T
+    noise = torch.randn(200, 200, dtype=torch.float64) / 20
+    h = h + noise + noise.T
+    w = torch.zeros(200, dtype=torch.float64, requires_grad=True)
+
+    def loss():
+        return [0.5 * w @ h @ w]
+
+    plain, deflated = (hutchinson_trace(loss, [w], probes=40, deflate=k) for k in (0, 12))
+    assert deflated.standard_error < plain.standard_error / 20
+    assert abs(deflated.value - h.trace().item()) < 4 * deflated.standard_error
+
+
+def test_deflation_of_a_hessian_of_low_rank_stops_where_nothing_is_left():
+    w, h = torch.zeros(50, requires_grad=True), torch.tensor([1.0, 2.0, 4.0])
+    found = hutchinson_trace(lambda: [(h * w[:3].square()).sum()], [w], probes=2, deflate=30)
+    assert found.value == pytest.approx(14, abs=1e-4) and found.standard_error < 1e-4
+
+
 def test_top_eigenvalue_is_the_exact_one(loss, weights):
     exact = torch.linalg.eigvalsh(exact_hessian(loss, weights))[-1].item()
     found = top_eigenvalue(loss, weights, tolerance=1e-6)
@@ -203,6 +232,7 @@ def test_surface_of_a_quadratic_and_of_an_input():
         (lambda loss, w: hvp(loss, w, [w[1:]]), "vectors"),
         (lambda loss, w: hutchinson_trace(loss, w, probes=0), "probes=0"),
         (lambda loss, w: hutchinson_trace(loss, w, tolerance=-1), "tolerance=-1"),
+        (lambda loss, w: hutchinson_trace(loss, w, deflate=-1), "deflate=-1"),
         (lambda loss, w: top_eigenvalue(loss, w, steps=0), "steps=0"),
         (lambda loss, w: approximation_ratio([loss], w, rho=0), "rho=0"),
         (lambda loss, w: approximation_ratio([], w), "losses"),
