@@ -98,15 +98,17 @@ def curves(
     xlabel: str | Sequence[str],
     ylabel: str,
     bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
+    sharey: bool = True,
     **limits: object,
 ) -> Figure:
     """Lines (x, y) by name, one panel for each title; one legend where all panels have the same names.
 
-    bands: (low, high) of a line, drawn as error bars. limits: passed to every axis (ylim, xscale, yscale).
+    bands: (low, high) of a line, drawn as error bars; sharey: one scale for all panels; limits: passed to every axis
+    (ylim, xscale, yscale).
     """
     labels = [xlabel] * len(panels) if isinstance(xlabel, str) else xlabel
     with style():
-        figure, axes = _figure(1, len(panels), 1.0 + 3.1 * len(panels), 2.9, sharey=True)
+        figure, axes = _figure(1, len(panels), 1.0 + 3.1 * len(panels), 2.9, sharey=sharey)
         for ax, (title, lines), label in zip(axes[0], panels.items(), labels, strict=True):
             for i, (name, (x, y)) in enumerate(lines.items()):
                 look = {
@@ -143,6 +145,23 @@ def surface(
             ax.grid(False)
         axes[0, 0].set_ylabel(ylabel)
         figure.colorbar(filled, ax=axes[0, -1], label=label)
+    return figure
+
+
+def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
+    """Named boxes at (column, row), and arrows from one to another."""
+    with style():
+        columns, rows = (max(place[k] for place in boxes.values()) + 1 for k in (0, 1))
+        figure, ((ax,),) = _figure(1, 1, 2.4 * columns, 0.9 * rows + 0.4)
+        frame = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[0]}
+        for start, end in arrows:
+            ax.annotate(
+                "", boxes[end], boxes[start], arrowprops={"arrowstyle": "->", "shrinkA": 45, "shrinkB": 45, "lw": 1.4}
+            )
+        for name, place in boxes.items():
+            ax.text(*place, name, ha="center", va="center", bbox=frame)
+        ax.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
+        ax.axis("off")
     return figure
 
 

@@ -14,13 +14,14 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from math import nan, sqrt
+from math import inf, nan, sqrt
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from .paths import PUBLISHED, RESULTS, ROOT, replacing
 
@@ -288,6 +289,16 @@ def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tupl
     margins = k1 * (n - k1) * k2 * (n - k2)
     low, high = _hybrid(k1, n, k2, n, product / sqrt(margins) if margins else 0.0, level)
     return 100 * (k1 - k2) / n, low, high
+
+
+def paired_mean(differences: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of a few differences, of one seed each say, and Student's interval: (mean, low, high); the interval is
+    infinite for one. Raises ValueError for none."""
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or not d.size:
+        raise ValueError(f"differences: expected shape (N,), N >= 1; not {d.shape}")
+    half = student.ppf((1 + level) / 2, d.size - 1) * d.std(ddof=1) / sqrt(d.size) if d.size > 1 else inf
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 
 def _hybrid(k1: int, n1: int, k2: int, n2: int, phi: float, level: float) -> tuple[float, float]:

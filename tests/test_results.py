@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from advlib import results
 
@@ -154,6 +155,15 @@ def test_printed_normalised_trace_is_not_the_quotient_of_its_columns():
     quotient = (wide["trace"] / wide["gradient_norm"]).round()
     assert quotient.loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1636, 1232, 965]
     assert wide["normalized_trace"].round().loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1675, 1194, 885]
+
+
+def test_interval_of_a_mean_of_differences_is_students():
+    d = np.array([1.0, 2.0, 4.0, 1.5])
+    wanted = ttest_1samp(d, 0).confidence_interval(0.95)
+    assert results.paired_mean(d) == pytest.approx((d.mean(), wanted.low, wanted.high))
+    assert results.paired_mean(np.array([3.0])) == (3.0, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="differences"):
+        results.paired_mean(np.array([]))
 
 
 def test_unknown_table_names_the_known_ones():
