@@ -27,6 +27,10 @@ seed: int = 0  # of every random draw
 # %%
 import copy
 import os
+import subprocess
+import sys
+import tempfile
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
@@ -34,6 +38,7 @@ from unittest.mock import patch
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -46,6 +51,10 @@ try:
     import torchattacks
 except ImportError:
     torchattacks = None
+try:
+    from pyhessian import hessian
+except ImportError:
+    hessian = None
 
 # %%
 SETTINGS = {
@@ -346,6 +355,167 @@ tabulate(taig, "model", "attack")
 # %% [markdown]
 # *Time of the loop over time of the batch, 32 images at laptop scale: median, smallest and largest of the rounds.*
 #
+# ## A step of SAM
+#
+# SAM takes two passes where SGD takes one, CR-SAM three: 2 and 3 is the floor, 2.1 and 3.15 the aim at batch 128.
+
+# %%
+MAKES = {"SGD": torch.optim.SGD, "SAM": al.sam.SAM, "CR-SAM": al.sam.CRSAM}
+PASSES = {"SAM": 2, "CR-SAM": 3}
+
+
+def step_of(make, bf16):
+    """A function that takes one step of training with an optimizer, in place, at a rate that changes next to nothing."""
+    net = copy.deepcopy(small).train().requires_grad_(True).to(memory_format=NHWC)
+    optimizer = make(net.parameters(), lr=1e-9, momentum=0.9)
+    batch = x.contiguous(memory_format=NHWC)
+
+    def closure():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(net(batch), y)
+        loss.backward()
+        return loss
+
+    return lambda: optimizer.step(closure)
+
+
+def prices_of_sam(bf16):
+    """Rows: time of a step over that of SGD."""
+    seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * setting["rounds"])
+    form = "bfloat16" if bf16 else "float32"
+    ratios = {name: seconds[name] / seconds["SGD"] for name in PASSES}
+    return {(form, k): record(f"optimizer {k}, {form}", "small ResNet", len(x), v) for k, v in ratios.items()}
+
+
+# %%
+table = tabulate(prices_of_sam(False) | prices_of_sam(True), "passes in", "optimizer")
+table.assign(floor=[PASSES[name] for _, name in table.index])
+
+# %%
+if device.type == "cuda":
+    peaks = {}
+    for name, make in MAKES.items():
+        step_of_it = step_of(make, False)
+        step_of_it()
+        torch.cuda.reset_peak_memory_stats()
+        step_of_it()
+        peaks[name] = torch.cuda.max_memory_allocated() / 2**20
+    display(pd.Series(peaks, name="peak GPU memory (MiB)").round(0).to_frame())
+else:
+    kept = {"SAM": "two copies of the weights: the old ones and the step",
+            "CR-SAM": "five: the old ones, the step and three gradients"}
+    display(Markdown("*Peak memory is measured on GPUs only. Beyond SGD's, by construction:*"))
+    display(pd.Series(kept, name="").to_frame())
+
+# %% [markdown]
+# The two perturbed passes of CR-SAM do not need one another (Figure 5.3). Two processes of one thread each take one of them
+# each; beside them one process of one thread takes steps of SGD and of CR-SAM, all on the same batch. The floor is 2:
+# the first pass, and the two others at once.
+
+# %%
+SCRIPT = """
+import sys, time, torch, torch.nn.functional as F, torch.distributed as dist
+from contextlib import nullcontext
+import advlib as al
+name, batch, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+if name == "side by side":
+    dist.init_process_group("gloo")
+net = al.models.create("resnet").train()
+x, y = torch.rand(batch, 3, 32, 32), torch.arange(batch) % 10
+options = {"lr": 1e-9, "momentum": 0.9}
+more = {"side_by_side": True, "local": nullcontext} if name == "side by side" else {}
+make = torch.optim.SGD if name == "SGD" else al.sam.CRSAM
+optimizer = make(net.parameters(), **options, **more)
+def closure():
+    optimizer.zero_grad()
+    loss = F.cross_entropy(net(x), y)
+    loss.backward()
+    return loss
+optimizer.step(closure)
+times = []
+for _ in range(rounds):
+    start = time.perf_counter()
+    optimizer.step(closure)
+    times.append(time.perf_counter() - start)
+if not dist.is_initialized() or dist.get_rank() == 0:
+    print("seconds", sorted(times)[len(times) // 2])
+"""
+
+
+def seconds_of(name):
+    """The median of the steps of a process, or of two, that run the script."""
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if name == "side by side" else []
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(SCRIPT)
+        file.flush()
+        command = [sys.executable, *many, file.name, name, str(len(x)), str(3 * setting["rounds"])]
+        environment = os.environ | {"PYTHONPATH": str(al.paths.ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return float(done.stdout.split("seconds ")[1].split()[0])
+
+
+found = pd.DataFrame([{name: seconds_of(name) for name in ("SGD", "CR-SAM", "side by side")} for _ in range(2)])
+side = {("small ResNet", name): record(f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"])
+        for name in ("CR-SAM", "side by side")}
+tabulate(side, "model", "CR-SAM")
+
+# %% [markdown]
+# *Time of a step over that of SGD, in processes of their own on the processor: median, smallest and largest of two rounds.*
+#
+# ## The trace of the Hessian
+#
+# Beside PyHessian, on the small ResNet and 64 test images. Both average $v^\top H v$ over random signs; `advlib.curvature` takes ten
+# Lanczos vectors out first. The standard error falls with the root of the probes, so a few of them tell how
+# many an error of one percent takes.
+
+# %%
+PROBES = 4 * setting["rounds"]
+ours_net, theirs_net = (copy.deepcopy(small).eval().requires_grad_(True) for _ in range(2))
+data64 = images[:64]
+loss = al.curvature.mean_loss(ours_net, data64, 64)
+
+
+def to_one_percent(estimate, error, seconds, probes, before=0.0):
+    """What it takes to a standard error of 1 %, if `probes` took `seconds` beyond the `before` that is spent once."""
+    needed = probes * (error / (0.01 * abs(estimate))) ** 2
+    return {"trace": estimate, "standard error": error, "probes to 1 %": needed, "seconds": before + seconds * needed / probes}
+
+
+def ours(deflate):
+    """Ten Lanczos vectors are the time of no probe less; both are timed."""
+    start = perf_counter()
+    al.curvature.hutchinson_trace(loss, al.curvature.weights(ours_net), probes=1, deflate=deflate)
+    once = perf_counter() - start
+    start = perf_counter()
+    found = al.curvature.hutchinson_trace(loss, al.curvature.weights(ours_net), probes=PROBES, deflate=deflate)
+    return to_one_percent(found.value, found.standard_error, perf_counter() - start - once, PROBES - 1, once)
+
+
+traces = {"this book": ours(10), "this book, deflate=0": ours(0)}
+if hessian is None:
+    display(Markdown("*PyHessian is not installed (`pip install -e '.[bench]'`): no comparison.*"))
+else:
+    start = perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for a graph of its gradients, of which torch warns
+        cuda = device.type == "cuda"
+        setup = hessian(theirs_net, torch.nn.CrossEntropyLoss(), data=(data64.x, data64.y), cuda=cuda)
+    once = perf_counter() - start
+    start = perf_counter()
+    found = np.array(setup.trace(maxIter=PROBES, tol=0))
+    error = found.std(ddof=1) / len(found) ** 0.5
+    traces["PyHessian"] = to_one_percent(found.mean(), error, perf_counter() - start, len(found), once)
+    apart = abs(traces["this book"]["trace"] - found.mean()) / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    faster = traces["PyHessian"]["seconds"] / traces["this book"]["seconds"]
+    record("trace to 1 %, over PyHessian", "small ResNet", 64, pd.Series([faster]))
+    print(f"{apart:.1f} standard errors apart; {faster:.0f} times as fast to the same standard error")
+pd.DataFrame(traces).T.round(2)
+
+# %% [markdown]
+# *Extrapolated to an error of 1 % of the trace.*
+#
 # ## Faster copies of the surrogate
 #
 # `accelerate` makes a copy of a network for the attack loop: every BatchNorm folded into the convolution before it,
@@ -629,7 +799,7 @@ print(f"{len(frame)} rows in {file.relative_to(al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,) | / torchattacks$", "", regex=True)
+    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True)
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
@@ -645,6 +815,7 @@ groups = {
     "Attack over its passes (line: 1.05)": (frame[frame.what.str.startswith("loop")], 1.05),
     "GNP over the attack without it (line: 2.05)": (frame[frame.what.str.startswith("price")], 2.05),
     "A step of fine-tuning over a plain one (line: 1)": (frame[frame.what.str.startswith("step of")], 1.0),
+    "A step of SAM and CR-SAM over one of SGD (line: 2)": (frame[frame.what.str.startswith("optimizer")], 2.0),
     "Speed over the plain network (line: 1)": (frame[frame.what.str.startswith("pass")], 1.0),
     "Speed over torchattacks (line: 1)": (frame[frame.what.str.contains("torchattacks")], 1.0),
 }
@@ -668,9 +839,10 @@ fig
 #   busy, or the rounds too few, to tell.
 # - The second says what the penalty of chapter 3 costs.
 # - The third says what a step of chapter 4's fine-tuning costs.
-# - The fourth says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
+# - The fourth says what the optimizers of chapter 5 cost, alone and side by side.
+# - The fifth says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
 #   conditions) the latter gains nothing.
-# - The fifth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
+# - The sixth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
 #   belongs to it: a gain at another success rate would be no gain.
 # - Ratios change with the machine, too, if less than seconds do: the number of cores and the memory decide how much of
 #   a pass is arithmetic.
