@@ -34,11 +34,16 @@ SCALE, DATASET = "laptop", "cifar10"
 
 
 def markdown() -> str:
-    """The part of the README: one row for each attack of a committed table that the thesis has too, one column for each
-    budget."""
+    """The part of the README: one row for each attack or optimizer of a committed table that the thesis has too."""
+    parts = [part for part in (_attacks(), _training()) if part]
+    return "\n\n".join(parts) or f"*No {DATASET} run is committed yet.*"
+
+
+def _attacks() -> str:
+    """Chapters 2 to 4: success rates. "" where nothing is committed."""
     ours = {table: rows for table in TABLES if (rows := _committed(table)) is not None}
     if not ours:
-        return f"*No {DATASET} run is committed yet.*"
+        return ""
     budgets = sorted({eps for rows in ours.values() for eps in rows.eps_255})
     n = ", ".join(f"{n:,}" for n in sorted({int(rows.n.min()) for rows in ours.values()}))
     titles = ["table", "attack", "thesis", "its setting", *(f"{DATASET}, {eps:g}/255" for eps in budgets)]
@@ -80,6 +85,28 @@ def _cells(table: str, rows: pd.DataFrame, budgets: list[float]) -> list[list[st
             m = means.get(attack)
             cells.append(f"{m['value']:.1f} [{m['ci_low']:.1f}, {m['ci_high']:.1f}]" if m else "")
     return list(found.values())
+
+
+def _training() -> str:
+    """Chapter 5: accuracy after training. "" where nothing is committed."""
+    rows = results.committed("5.2", SCALE, DATASET)
+    if rows is None:
+        return ""
+    rows, printed = rows[rows.metric == "accuracy"], results.published("5.2")
+    printed = printed[(printed.dataset == "CIFAR-10") & (printed.augmentation == "Basic")]
+    printed = printed[printed.model == "ResNet-18"].set_index("optimizer")
+    conditions = rows.source.iloc[0].partition(", ")[2]  # a source is "seed 0, 10000 images, 20 epochs"
+    titles = ["table", "optimizer", "thesis, ResNet-18", f"{DATASET}, ResNet-8, {conditions}", "passes over the data"]
+    lines = [_line(titles), _line([":--", ":--", "--:", "--:", "--:"])]
+    for name, of in rows.groupby("attack", sort=False):
+        paper = f"{printed.value[name]:.2f} ± {printed['std'][name]:.2f}" if name in printed.index else ""
+        ours = f"{of.value.mean():.2f} ± {of.value.std():.2f}"
+        lines.append(_line(["5.2, training", name, paper, ours, f"{of.passes.iloc[0]:g}"]))
+    note = (
+        f"*Test accuracy (%), mean and standard deviation of {rows.source.nunique()} seeds, n = {rows.n.min():,} test "
+        f"images. Ours: {SCALE} scale, a part of {DATASET}, a small network: not comparable with the thesis' setting.*"
+    )
+    return "\n".join(lines) + "\n\n" + note
 
 
 def _line(cells: list[str]) -> str:

@@ -361,9 +361,10 @@ for seed in range(seeds):
         watched = {"watch": along, "watch_at": LOOK} if seed == 0 and name in ("SAM", "CR-SAM") else {}
         net, rows = trained(name, recipe(around, seed, times), **watched)
         nets[name, seed], history[name, seed] = net, rows
-        if kept.done(f"seed {seed}", name):
+        source = f"seed {seed}, {len(train)} images, {epochs} epochs"
+        if kept.done(source, name):
             continue
-        cell = {"source": f"seed {seed}", "attack": name, "target": "test", "eps_255": float("nan")}
+        cell = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
         cell |= {"passes": passes * times * epochs, "seconds": sum(r["seconds"] for r in rows)}
         right = round(al.training.accuracy(net, test) * len(test))
         low, high = al.results.wilson(right, len(test))
@@ -443,8 +444,8 @@ committed = al.results.committed("5.2", "laptop", "cifar10")
 if committed is None:
     display(Markdown("*No cifar10 run of Table 5.2 is committed yet.*"))
 else:
-    n = committed[committed.metric == "accuracy"].n.min()
-    display(Markdown(f"**Committed run**: cifar10, laptop scale, n = {n} test images"))
+    n, size = committed[committed.metric == "accuracy"].n.min(), committed.source[0].partition(", ")[2]
+    display(Markdown(f"**Committed run**: cifar10, laptop scale, {size} of training, n = {n} test images"))
     display(summary(committed, "accuracy").round(2))
     display(paired(committed).round(2))
 

@@ -55,6 +55,23 @@ def test_rows_that_the_thesis_does_not_have_are_left_out(committed):
     assert "other" not in text and any("| 2.5, nine defences | MI-Composite | " in x and " 30.0 [" in x for x in lines)
 
 
+def test_training_is_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    path = results.result_path("5.2", "laptop", "cifar10")
+    kept = results.ResultTable(path, "5.2", "laptop", "cifar10", "cpu", 0, {}, key=("source", "attack"))
+    for seed, value in enumerate((80.0, 82.0, 84.0)):
+        row = {
+            "source": f"seed {seed}, 50 images, 4 epochs",
+            "attack": "SAM",
+            "target": "test",
+            "eps_255": float("nan"),
+        }
+        kept.add([row | {"metric": "accuracy", "value": value, "n": 100, "passes": 8}])
+    text = glance.markdown()
+    assert "| 5.2, training | SAM | 96.46 ± 0.18 | 82.00 ± 2.00 | 8 |" in text.splitlines()
+    assert "50 images, 4 epochs" in text and "3 seeds" in text and "black-box" not in text
+
+
 def test_each_table_stands_beside_the_budget_and_the_data_of_the_thesis(committed):
     committed(
         "4.1", [("densenet", "PGD+LRS-F", t, eps, k) for t in ("densenet", "vgg") for eps, k in ((4, 60), (8, 80))]
