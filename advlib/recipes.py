@@ -100,7 +100,7 @@ _TUNING: dict[str, Objective] = {
 }
 
 
-# Radius of "adv": of 1, 2 and 4/255 the largest that keeps LRS-F's accuracy on validation images (CIFAR-100: as CIFAR-10).
+# Radius of "adv": of 1, 2, 4/255 the largest that keeps LRS-F's accuracy on validation images (CIFAR-100: as CIFAR-10).
 _LIGHT = {"shapes": 4 / 255, "cifar10": 2 / 255, "cifar100": 2 / 255}
 
 
