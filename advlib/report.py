@@ -9,12 +9,13 @@ book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 from torch import nn
 
@@ -95,6 +96,30 @@ class Experiment:
                 "seconds": seconds,
             }
             kept.add(cell | {"metric": metric} | _share(count, len(data)) for metric, count in counts.items())
+        return kept.frame
+
+    def means(
+        self,
+        table: str,
+        metric: str,
+        measure: Callable[[nn.Module, Images, float], torch.Tensor],
+        networks: Mapping[str, nn.Module],
+    ) -> pd.DataFrame:
+        """Rows of the mean over the images of `measure(network, images, eps)`, shape (N,), eps in [0, 1], of every
+        network at each budget, with the normal interval of 95 %; a killed run resumes. Columns as of `measure`, where
+        source, attack and target all are the network."""
+        kept = self._kept(table, self.images, {"networks": networks})
+        for name, network in networks.items():
+            for eps in self.eps_255:
+                cell = {"source": name, "attack": name, "target": name, "eps_255": eps}
+                if kept.done(name, name, eps):
+                    continue
+                started = time.perf_counter()
+                values = torch.cat([measure(network, batch, eps / 255) for batch in self.images.batches(100)]).double()
+                mean, half = values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
+                interval = {"value": mean, "ci_low": mean - half, "ci_high": mean + half}
+                seconds = time.perf_counter() - started
+                kept.add([cell | interval | {"metric": metric, "n": len(values), "seconds": seconds}])
         return kept.frame
 
     def _kept(

@@ -52,6 +52,19 @@ def test_accuracy_of_every_model_with_abstentions(book):
     assert book.accuracy("A2.1", book.images).seconds.tolist() == rows.seconds.tolist()  # resumed
 
 
+def test_means_have_an_interval_and_resume(book):
+    def brightness(net, batch, eps):
+        return batch.x.mean((1, 2, 3)) + eps
+
+    rows = replace(book, eps_255=[0.0, 51.0]).means("4.5", "brightness", brightness, book.models)
+    each = book.images.x.mean((1, 2, 3)).double()
+    half = 1.96 * each.std().item() / 2  # of four images
+    assert rows.value.tolist() == pytest.approx([each.mean().item(), each.mean().item() + 0.2])
+    assert rows.ci_high[0] - rows.value[0] == pytest.approx(half) == rows.value[1] - rows.ci_low[1]
+    again = replace(book, eps_255=[0.0, 51.0]).means("4.5", "brightness", brightness, book.models)
+    assert set(rows.n) == {4} and again.seconds.tolist() == rows.seconds.tolist()
+
+
 def test_attacks_bring_their_own_steps_where_the_experiment_sets_none(book):
     own = {"FGSM": attacks.fgsm, "I-FGSM": partial(attacks.i_fgsm, steps=3)}
     rows = replace(book, steps=None).measure("1.1", own, book.models)
