@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from .paths import replacing
 
@@ -120,6 +120,7 @@ def curves(
                 error = None if band is None else np.abs(np.stack([np.subtract(y, band[0]), np.subtract(band[1], y)]))
                 ax.errorbar(x, y, error, label=name, markersize=4, lw=1.4, elinewidth=0.7, capsize=2, **look)
             ax.set(title=title, xlabel=label, **limits)
+            _plain_ticks(ax, sorted({value for x, _ in lines.values() for value in x}))
         axes[0, 0].set_ylabel(ylabel)
         if len({tuple(lines) for lines in panels.values()}) == 1:
             figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
@@ -127,6 +128,16 @@ def curves(
             for ax in axes[0]:
                 ax.legend(fontsize=7)
     return figure
+
+
+def _plain_ticks(ax: plt.Axes, at: Sequence[float]) -> None:
+    """20 in place of 2 x 10^1 on logarithmic axes, and the x values `at` themselves where they are few."""
+    if ax.get_xscale() == "log" and len(at) <= 6:
+        ax.set_xticks(at, [f"{value:g}" for value in at])
+        ax.set_xticks([], minor=True)
+    if ax.get_yscale() == "log":
+        ax.yaxis.set_major_formatter(LogFormatter())
+        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def surface(
