@@ -52,11 +52,11 @@ import advlib as al
 SETTINGS = {
     "smoke": {"n_train": 64, "n_test": 40, "epochs": 2, "seeds": 2, "batch": 16, "few": 16, "probes": 2, "grid": 5},
     "laptop": {
-        "n_train": 1500,
+        "n_train": 2000,
         "n_test": 1000,
         "epochs": 12,
         "seeds": 3,
-        "batch": 64,
+        "batch": 32,
         "few": 128,
         "probes": 8,
         "grid": 13,
@@ -81,8 +81,9 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
 # %% [markdown]
-# The network is a ResNet of eight layers with 16, 32 and 64 channels, and at paper scale the thesis' ResNet-18. It is trained on
-# the first images of the training set; the validation images choose, the test images are looked at once, at the end.
+# The network is a ResNet of eight layers with 16, 32 and 64 channels whose first convolution halves the image, and at paper scale
+# the thesis' ResNet-18. It is trained on the first images of the training set; the validation images choose, the test images
+# are looked at once, at the end.
 
 # %%
 load = al.datasets.load
@@ -98,6 +99,7 @@ def network(seed):
         return al.models.create("resnet", "full", dataset, seed).to(device)
     torch.manual_seed(seed)
     net = al.nets.resnet(classes, stem=16, blocks=1, widths=(16, 32, 64))
+    net.conv1.stride = (2, 2)
     return al.models.Normalized(net, *al.models.STATISTICS[dataset]).to(device)
 
 
