@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .paths import replacing
 
@@ -131,13 +131,16 @@ def curves(
 
 
 def _plain_ticks(ax: plt.Axes, at: Sequence[float]) -> None:
-    """20 in place of 2 x 10^1 on logarithmic axes, and the x values `at` themselves where they are few."""
+    """Whole numbers below whole x values `at`; on logarithmic axes 20 in place of 2 x 10^1, on x the values if few."""
     if ax.get_xscale() == "log" and len(at) <= 6:
         ax.set_xticks(at, [f"{value:g}" for value in at])
         ax.set_xticks([], minor=True)
+    elif ax.get_xscale() == "linear" and all(value == int(value) for value in at):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if ax.get_yscale() == "log":
-        ax.yaxis.set_major_formatter(LogFormatter())
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
 
 
 def surface(
