@@ -62,9 +62,9 @@ SETTINGS = {
         "grid": 5,
     },
     "laptop": {
-        "n_train": 8000,
+        "n_train": 7000,
         "n_test": 1000,
-        "epochs": 5,
+        "epochs": 6,
         "seeds": 3,
         "batch": 64,
         "lr": 0.1,
@@ -325,7 +325,7 @@ display(
 pd.DataFrame(decays).T[["loss", "val_accuracy"]].rename_axis("weight decay").round(3)
 
 # %% [markdown]
-# The rest of this chapter has 0.0005, and for the rest the thesis' constants for ResNet-18 on CIFAR-10: $\rho = 0.05$ for SAM, $\rho = 0.1$,
+# The rest of this chapter has 0.0005, at laptop scale a learning rate of 0.1, chosen with SGD on validation images, and for the rest the thesis' constants for ResNet-18 on CIFAR-10: $\rho = 0.05$ for SAM, $\rho = 0.1$,
 # $\alpha = 0.1$, $\beta = 0.01$ for CR-SAM. Nothing was searched for on the test images; the thesis chose its constants by the
 # highest *test* accuracy.
 #
@@ -379,13 +379,14 @@ nets, history = {}, {}
 for seed in range(seeds):
     for name, (around, times, passes) in PLANS.items():
         watched = {"watch": along, "watch_at": LOOK} if seed == 0 and name in ("SAM", "CR-SAM") else {}
-        net, rows = trained(name, recipe(around, seed, times), **watched)
+        plan = recipe(around, seed, times)
+        net, rows = trained(name, plan, **watched)
         nets[name, seed], history[name, seed] = net, rows
         source = f"seed {seed}, {len(train)} images, {epochs} epochs"
         if kept.done(source, name):
             continue
         cell = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
-        cell |= {"passes": passes * times * epochs, "seconds": sum(r["seconds"] for r in rows)}
+        cell |= {"passes": passes * plan.epochs, "seconds": sum(r["seconds"] for r in rows)}
         right = round(al.training.accuracy(net, test) * len(test))
         low, high = al.results.wilson(right, len(test))
         measured = geometry(net, test[: setting["few"]])
@@ -633,7 +634,25 @@ wide.loc[order, ["Vanilla", "SAM", "R-SAM", "CR-SAM"]]
 # %% [markdown]
 # ## How to read the result
 #
-# PROSE
+# On this page 78,042 weights see 7,000 images of `shapes` six times; three seeds, 1,000 test images for the accuracy and 128 for the
+# curvature. That is short: SGD has passed its first descent, the others are in the middle of theirs. The thesis trains for 200 epochs.
+#
+# 1. *The curvature is as the thesis says.* At equal epochs the trace over test images falls from 579 (SGD) over 357 (SAM) to 168
+#    (CR-SAM), and with it the top eigenvalue, the gradient norm and $C(w)$. CR-SAM's trace is below SAM's by 189 (95 % interval of three
+#    seeds: 52 to 325).
+# 2. *The accuracy is not.* 83.5 % with SGD, 78.3 with SAM, 57.4 with CR-SAM: a step that looks uphill first goes down more slowly, and
+#    six epochs do not make up for it. No interval of SAM against SGD or CR-SAM against SAM leaves out 0.
+# 3. *At equal cost SGD wins by far*: 97.5 % with three times the epochs, 92.8 with SAM and one and a half times, 57.4 with CR-SAM. And its
+#    trace is then the lowest of all (132). The Hessian of the cross-entropy shrinks as images are fitted, so that a small trace says
+#    as much about the loss as about the shape of the minimum.
+# 4. *One step sees less and less*: the approximation ratio of SAM falls from 0.94 to 0.43 in six epochs, that of CR-SAM from 0.99 to 0.68,
+#    while $C(w)$ rises from 46 to 390 and from 19 to 180. That is Figures 5.1 and 5.2 of the thesis. Training and test images
+#    agree on all four curves here; that only $C(w)$ does, as the thesis has it, needs a network that has fitted its images.
+# 5. *The logarithm does not train*: eq. 5.9 with the constants of Table 5.1 ends at 10.8 %. Its brackets never fall below the floor
+#    (0 of 654 steps), but they are far below 1, and dividing by them makes $\alpha$ and $\beta$ that much larger.
+# 6. *A polluted BatchNorm is not seen in the accuracy* (50.0 and 49.4 %), though its running means are 30 % away.
+# 7. *Weight decay.* The 0.005 of Table 5.1 is the best of the three on validation images (84.3 %, 76.0 with 0.0005): in a run this short it
+#    is a larger learning rate for the scale-free weights before BatchNorm, and says nothing about 200 epochs.
 #
 # ## Summary
 #
