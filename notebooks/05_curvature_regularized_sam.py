@@ -325,9 +325,9 @@ display(
 pd.DataFrame(decays).T[["loss", "val_accuracy"]].rename_axis("weight decay").round(3)
 
 # %% [markdown]
-# The rest of this chapter has 0.0005, at laptop scale a learning rate of 0.1, chosen with SGD on validation images, and for the rest the thesis' constants for ResNet-18 on CIFAR-10: $\rho = 0.05$ for SAM, $\rho = 0.1$,
-# $\alpha = 0.1$, $\beta = 0.01$ for CR-SAM. Nothing was searched for on the test images; the thesis chose its constants by the
-# highest *test* accuracy.
+# The rest of this chapter has 0.0005, at laptop scale a learning rate of 0.1, chosen with SGD on validation images, and for the rest
+# the thesis' constants for ResNet-18 on CIFAR-10: $\rho = 0.05$ for SAM, $\rho = 0.1$, $\alpha = 0.1$, $\beta = 0.01$ for CR-SAM. Nothing was
+# searched for on the test images; the thesis chose its constants by the highest *test* accuracy.
 #
 # ## 5.5 Training: Table 5.2
 #
@@ -649,7 +649,7 @@ wide.loc[order, ["Vanilla", "SAM", "R-SAM", "CR-SAM"]]
 #    while $C(w)$ rises from 46 to 390 and from 19 to 180. That is Figures 5.1 and 5.2 of the thesis. Training and test images
 #    agree on all four curves here; that only $C(w)$ does, as the thesis has it, needs a network that has fitted its images.
 # 5. *The logarithm does not train*: eq. 5.9 with the constants of Table 5.1 ends at 10.8 %. Its brackets never fall below the floor
-#    (0 of 654 steps), but they are far below 1, and dividing by them makes $\alpha$ and $\beta$ that much larger.
+#    (0 of 654 steps); dividing by them weighs the penalty most where the loss is flattest, as at the start of the training.
 # 6. *A polluted BatchNorm is not seen in the accuracy* (50.0 and 49.4 %), though its running means are 30 % away.
 # 7. *Weight decay.* The 0.005 of Table 5.1 is the best of the three on validation images (84.3 %, 76.0 with 0.0005): in a run this short it
 #    is a larger learning rate for the scale-free weights before BatchNorm, and says nothing about 200 epochs.
