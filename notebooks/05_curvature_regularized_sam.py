@@ -651,8 +651,8 @@ wide.loc[order, ["Vanilla", "SAM", "R-SAM", "CR-SAM"]]
 # 5. *The logarithm does not train*: eq. 5.9 with the constants of Table 5.1 ends at 10.8 %. Its brackets never fall below the floor
 #    (0 of 654 steps); dividing by them weighs the penalty most where the loss is flattest, as at the start of the training.
 # 6. *A polluted BatchNorm is not seen in the accuracy* (50.0 and 49.4 %), though its running means are 30 % away.
-# 7. *Weight decay.* The 0.005 of Table 5.1 is the best of the three on validation images (84.3 %, 76.0 with 0.0005): in a run this short it
-#    is a larger learning rate for the scale-free weights before BatchNorm, and says nothing about 200 epochs.
+# 7. *Weight decay.* The 0.005 of Table 5.1 is the best of the three on validation images (84.3 %, 76.0 with 0.0005; one
+#    seed), which says nothing about 200 epochs.
 #
 # ## Summary
 #
