@@ -1,4 +1,4 @@
-"""The command line: run, list, doctor, download, index."""
+"""The command line: run, list, doctor, download, book, glance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import datasets, glance, models, results, run, secured, site
+from . import book, datasets, glance, models, results, run, secured
 from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
@@ -71,8 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("dataset", choices=("cifar10", "cifar100"))
     p.set_defaults(command=_download)
 
-    p = commands.add_parser("index", parents=[where], help="write index.html over what a run has made")
-    p.set_defaults(command=_index)
+    p = commands.add_parser("book", help="build the site from the executed notebooks into _build/book")
+    p.add_argument(
+        "--run", metavar="scale/dataset", help="take that run's notebooks, where it has them, and show its tables"
+    )
+    p.set_defaults(command=_book)
     p = commands.add_parser("glance", help="write the README's table of committed results anew")
     p.set_defaults(command=_glance)
     return parser
@@ -83,8 +86,11 @@ def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     return 0 if done else 1
 
 
-def _index(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
-    print(site.write_index(args.scale, args.dataset, build))
+def _book(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    if args.run and not (build / args.run).is_dir():
+        scale, _, dataset = args.run.partition("/")
+        raise run.UsageError(f"no run in {build / args.run}: make reproduce SCALE={scale} DATASET={dataset}")
+    print(book.build(build / args.run if args.run else None, build / "book"))
     return 0
 
 

@@ -10,26 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from . import results
-from .evaluation import COMMON
+from .compared import ATTACKS, of_the_thesis
 from .paths import ROOT, replacing
-from .secured import NINE
 
 BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
-# What a table is about, and the data set and the budget of the thesis' numbers.
-TABLES = {
-    "2.1": ("one source", "ImageNet", 16),
-    "2.2": ("one source", "ImageNet", 16),
-    "2.3": ("ensemble source", "ImageNet", 16),
-    "2.4": ("ensemble source", "ImageNet", 16),
-    "2.5": ("nine defences", "ImageNet", 16),
-    "3.1": ("one source", "ImageNet", 16),
-    "3.2": ("one source", "ImageNet", 16),
-    "3.3": ("six secured", "ImageNet", 16),
-    "4.1": ("transformed surrogates", "CIFAR-10", 8),
-    "4.2": ("beside other attacks", "ImageNet", 8),
-    "4.3": ("other attacks on top", "CIFAR-10", 4),
-    "4.4": ("six secured", "ImageNet", 16),
-}
 SCALE, DATASET = "laptop", "cifar10"
 
 
@@ -41,7 +25,7 @@ def markdown() -> str:
 
 def _attacks() -> str:
     """Chapters 2 to 4: success rates. "" where nothing is committed."""
-    ours = {table: rows for table in TABLES if (rows := _committed(table)) is not None}
+    ours = {table: rows for table in ATTACKS if (rows := _committed(table)) is not None}
     if not ours:
         return ""
     budgets = sorted({eps for rows in ours.values() for eps in rows.eps_255})
@@ -49,7 +33,7 @@ def _attacks() -> str:
     titles = ["table", "attack", "thesis", "its setting", *(f"{DATASET}, {eps:g}/255" for eps in budgets)]
     lines = [_line(titles), _line([":--", ":--", "--:", ":--", *["--:"] * len(budgets)])]
     for table, rows in ours.items():
-        lines += [_line([f"{table}, {TABLES[table][0]}", *cells]) for cells in _cells(table, rows, budgets)]
+        lines += [_line([f"{table}, {ATTACKS[table][0]}", *cells]) for cells in _cells(table, rows, budgets)]
     longer = [f"chapter {c} takes {t} steps" for c, t in (("3", 100), ("4", 50)) if any(k[0] == c for k in ours)]
     steps = f", and whose {' and '.join(longer)} where ours take 10" if longer else ""
     note = (
@@ -61,19 +45,13 @@ def _attacks() -> str:
 
 
 def _committed(table: str) -> pd.DataFrame | None:
-    """Our rows of a table, without what the thesis' table does not have."""
     rows = results.committed(table, SCALE, DATASET)
-    if rows is None:
-        return None
-    kept = (rows.metric == COMMON) & rows.attack.isin(results.published(table).attack)
-    if table == "2.5":
-        kept &= rows.target.isin(NINE)
-    return results.mark_white_box(rows[kept])
+    return None if rows is None else of_the_thesis(table, rows)
 
 
 def _cells(table: str, rows: pd.DataFrame, budgets: list[float]) -> list[list[str]]:
     """attack, the thesis' number and its setting, ours at each budget ("" where it was not run)."""
-    _, dataset, eps = TABLES[table]
+    _, dataset, eps = ATTACKS[table]
     printed = results.published(table)
     printed = results.black_box(printed[(printed.eps_255 == eps) & (printed.target != results.AVERAGE)]).value
     setting = f"{dataset}, {eps}/255"

@@ -20,10 +20,10 @@ from IPython.display import Markdown, display
 from torch import nn
 
 from . import results
+from .compared import ATTACKS
 from .datasets import Images
 from .defenses import ABSTAIN, Defended
 from .evaluation import ABSTAINED, COMMON, Attack, predictions, success_rates
-from .glance import TABLES
 from .models import digest
 from .paths import BUILD
 
@@ -203,7 +203,7 @@ class Experiment:
         "wins : losses of cases, clear clear_wins : clear_losses".
         """
         runs = {
-            "paper": {t: results.published(t).assign(dataset=TABLES[t][1], scale="paper") for t, _, _ in claims},
+            "paper": {t: results.published(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims},
             "this run": ours,
             "committed run": {table: rows for table, rows in committed.items() if rows is not None},
         }

@@ -40,7 +40,8 @@ def each(paths, none):
 def test_conda_matches_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    assert requirements(pip) == requirements(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    extras = PROJECT["optional-dependencies"]["test"] + PROJECT["optional-dependencies"]["book"]
+    assert requirements(pip) == requirements(PROJECT["dependencies"] + extras)
     assert f"python{PROJECT['requires-python']}" in conda
     assert "--constraint constraints.txt" in pip
 

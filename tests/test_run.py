@@ -1,9 +1,9 @@
-"""The command line: parameters are refused by name and type, chapters run end to end, pages escape what they show."""
+"""The command line: parameters are refused by name and type, chapters run end to end."""
 
 import nbformat
 import pytest
 
-from advlib import cli, run, site
+from advlib import cli, run
 
 HEADER = '# %% [markdown]\n# # A tiny chapter\n\n# %% tags=["parameters"]\n'
 PARAMETERS = """\
@@ -195,22 +195,6 @@ def test_doctor(book, capsys, monkeypatch, tmp_path):
     lacking = {line[:30].strip(): line[30:].strip() for line in out.splitlines() if line.startswith("  smoke")}
     assert lacking["smoke, laptop on shapes"] == "nothing" and "cifar100 files" in lacking["smoke, laptop on cifar100"]
     assert all(f"{nb} --dataset cifar100" in lacking["smoke, laptop on cifar100"] for nb in ("A1", "A2"))
-
-
-def test_index_escapes(tmp_path):
-    folder = tmp_path / "smoke" / "shapes"
-    for sub in ("tables/02", "figures"):
-        (folder / sub).mkdir(parents=True)
-    (folder / "tables" / "02" / "table_2_1.csv").write_text("attack,value\n<script>x</script>,1.5\n", encoding="utf-8")
-    (folder / "tables" / "02" / "table_2_1.old.csv").write_text("a\nset aside\n", encoding="utf-8")
-    (folder / "tables" / "02" / "empty.csv").write_text("", encoding="utf-8")
-    (folder / "figures" / 'fig_"2_1.svg').write_text('<svg><title>a &lt;b&gt; "c"</title></svg>', encoding="utf-8")
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Hello")]), folder / "02_tiny.ipynb")
-    page = site.write_index("smoke", "shapes", tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;x" in page
-    assert 'alt="a &lt;b&gt; &quot;c&quot;"' in page and 'scope="col"' in page
-    assert "set aside" not in page and "commit: " in page
-    assert 'href="02_tiny.html"' in page and "Hello" in (folder / "02_tiny.html").read_text(encoding="utf-8")
 
 
 def test_a_chapter_runs_on_the_data_sets_it_names(book, tmp_path, capsys):

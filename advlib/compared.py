@@ -1,0 +1,127 @@
+"""The thesis' numbers beside ours, one row for each attack, optimizer or network of a table, and whether they agree.
+
+What the README's glance and the book's page of results have in common.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from . import results
+from .evaluation import COMMON
+from .secured import NINE
+
+# What a table is about, and the data set and the budget of the thesis' numbers.
+ATTACKS = {
+    "2.1": ("one source", "ImageNet", 16),
+    "2.2": ("one source", "ImageNet", 16),
+    "2.3": ("ensemble source", "ImageNet", 16),
+    "2.4": ("ensemble source", "ImageNet", 16),
+    "2.5": ("nine defences", "ImageNet", 16),
+    "3.1": ("one source", "ImageNet", 16),
+    "3.2": ("one source", "ImageNet", 16),
+    "3.3": ("six secured", "ImageNet", 16),
+    "4.1": ("transformed surrogates", "CIFAR-10", 8),
+    "4.2": ("beside other attacks", "ImageNet", 8),
+    "4.3": ("other attacks on top", "CIFAR-10", 4),
+    "4.4": ("six secured", "ImageNet", 16),
+}
+CONSTANTS, TRAINING, GEOMETRY, RECIPES = "4.5", "5.2", "5.5", ("5.1", "5.3")
+OPEN, SAME, MIXED, REVERSED = "open", "as printed", "mixed", "reversed"
+"""Values of the column `order`."""
+
+
+def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
+    """Our committed rows of a table of the thesis beside the print; None where nothing is committed.
+
+    Columns: name (attack, optimizer or network), metric, setting (of the printed number), paper, eps_255 (of ours),
+    ours, ci_low, ci_high, difference, n, order. The interval is that of the table: Wilson's at n images for success
+    rates, Student's over the seeds for training (n is then the number of test images). order: of all the pairs with
+    this row in the same metric and budget whose intervals of 95 % leave each other out, whether the print has the same
+    sign: "as printed", "reversed", "mixed", or "open" where there is none. Raises ValueError for a damaged file.
+    """
+    rows = results.committed(TRAINING if table == GEOMETRY else table, scale, dataset)
+    if rows is None:
+        return None
+    if table in ATTACKS:
+        found = _attacks(table, rows)
+    elif table == CONSTANTS:
+        found = _constants(rows)
+    elif table in (TRAINING, GEOMETRY):
+        found = _training(table, rows)
+    else:
+        return None
+    found["difference"] = found.ours - found.paper
+    groups = found.groupby(["metric", "eps_255"], sort=False, dropna=False)
+    return pd.concat([part.assign(order=order(part)) for _, part in groups], ignore_index=True)
+
+
+def order(rows: pd.DataFrame) -> list[str]:
+    """For each row, with paper, ci_low and ci_high, how its clear differences to the others compare with the print."""
+    said = []
+    for i in rows.itertuples():
+        above, below = rows[rows.ci_high < i.ci_low], rows[rows.ci_low > i.ci_high]
+        same = (above.paper < i.paper).sum() + (below.paper > i.paper).sum()
+        turned = (above.paper > i.paper).sum() + (below.paper < i.paper).sum()
+        said.append(MIXED if same and turned else SAME if same else REVERSED if turned else OPEN)
+    return said
+
+
+def of_the_thesis(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Our rows of an attacks' table without what the thesis' table does not have, marked `white_box`."""
+    kept = (rows.metric == COMMON) & rows.attack.isin(results.published(table).attack)
+    if table == "2.5":
+        kept &= rows.target.isin(NINE)
+    return results.mark_white_box(rows[kept])
+
+
+def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over the black-box targets, each of our budgets beside the nearest that is printed."""
+    rows, printed = of_the_thesis(table, rows), results.published(table)
+    printed = printed[printed.target != results.AVERAGE]
+    parts = []
+    for eps, at_eps in rows.groupby("eps_255"):
+        nearest = min(sorted(set(printed.eps_255), reverse=True), key=lambda own, eps=eps: abs(own - eps))
+        paper = results.black_box(printed[printed.eps_255 == nearest]).value.rename("paper")
+        ours = results.black_box(at_eps).rename(columns={"value": "ours"}).drop(columns="pairs")
+        setting = f"{ATTACKS[table][1]}, {nearest:g}/255"
+        both = ours.join(paper, how="inner").rename_axis("name").reset_index()
+        parts.append(both.assign(metric="black-box success (%)", eps_255=eps, setting=setting))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _constants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Local Lipschitz constants beside those of the thesis' DenseNet, which has no radius in print."""
+    printed = results.published(CONSTANTS)
+    printed = printed[printed.target == "DenseNet100"].set_index("attack").value.rename("paper")
+    ours = rows[["attack", "eps_255", "value", "ci_low", "ci_high", "n"]].rename(columns={"value": "ours"})
+    both = ours.join(printed, on="attack", how="inner").rename(columns={"attack": "name"})
+    return both.assign(metric="local Lipschitz constant", setting="CIFAR-10, DenseNet, no radius said")
+
+
+_METRICS = {
+    TRAINING: {"accuracy": "test accuracy (%)"},
+    GEOMETRY: {
+        "gradient_norm": "gradient norm",
+        "trace": "Hessian trace",
+        "normalized_trace": "C(w)",
+        "accuracy": "test accuracy (%)",
+    },
+}
+
+
+def _training(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds beside the thesis' ResNet-18 with basic augmentation."""
+    printed = results.published(table)
+    dataset = "CIFAR-10" if table == TRAINING else "CIFAR-100"
+    wanted = (printed.model == "ResNet-18") & (printed.dataset == dataset)
+    if table == TRAINING:
+        wanted &= printed.augmentation == "Basic"
+    found = []
+    for (name, metric), of in rows.groupby(["attack", "metric"], sort=False):
+        paper = printed[wanted & (printed.optimizer == name) & (printed.metric == metric)].value
+        if metric in _METRICS[table] and len(paper):
+            mean, low, high = results.paired_mean(of.value.to_numpy())
+            seen = {"ours": mean, "ci_low": low, "ci_high": high, "n": int(of.n.min()), "paper": paper.item()}
+            found.append({"name": name, "metric": _METRICS[table][metric], "eps_255": float("nan"), **seen})
+    return pd.DataFrame(found).assign(setting=f"{dataset}, ResNet-18, three seeds")

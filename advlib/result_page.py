@@ -1,0 +1,144 @@
+"""The book's page of results: every table of the thesis beside ours, every committed figure, and the conditions."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from . import compared, results
+from .book_text import stem_alt
+from .paths import FIGURES
+
+SCALES = ("paper", "laptop")
+HEAD = """# Results
+
+Every table of the thesis, value by value as printed, is in `data/published`. Here are those that we have measured too,
+one block for each scale and data set; below them are the committed figures.
+
+A row is a mean over the black-box targets (chapters 2 to 4) or over the seeds (chapter 5). *Order* says whether its
+clear differences to the other rows of the block (intervals of 95 % that leave each other out) have the sign that they
+have in print: "as printed", "mixed", "reversed", or "open" where no difference is clear. A number of another data set,
+network and scale than the thesis' can agree in its order, not in its value.
+"""
+FILTER = """
+<form class="filter" aria-label="Filter the results">
+<label>Chapter <select name="chapter"><option value="">all</option>{chapters}</select></label>
+<label>Scale <select name="scale"><option value="">all</option>{scales}</select></label>
+<label>Data set <select name="dataset"><option value="">all</option>{datasets}</select></label>
+<output aria-live="polite"></output>
+</form>
+"""
+COLUMNS = ("metric", "name", "setting", "paper", "budget", "ours", "interval", "difference", "n", "order")
+
+
+def markdown(run: Path | None = None) -> str:
+    """The page. run: the tables of a run, shown at the end; None for none."""
+    tables = sorted(
+        path.stem.removeprefix("table_").replace("_", ".") for path in results.PUBLISHED.glob("table_*.csv")
+    )
+    blocks = [block for table in tables for block in _blocks(table)]
+    missing = [table for table in tables if not _measured(table) and table not in compared.RECIPES]
+    figures = sorted(FIGURES.glob("fig_*.svg"))
+    parts = [
+        HEAD,
+        _filter(tables),
+        "## Tables",
+        *blocks,
+        "### Not measured",
+        f"No run of {_enumerated(missing)} is committed. Tables {_enumerated(compared.RECIPES)} are recipes: "
+        "`al.recipes.thesis` gives them." if missing else "Every table that holds measurements has a committed run.",
+        "## Figures",
+        '<div class="gallery">',
+        *map(_figure, figures),
+        "</div>",
+        *_of_run(run),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _enumerated(names: tuple[str, ...] | list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _measured(table: str) -> list[tuple[str, str, pd.DataFrame]]:
+    """(scale, data set, rows) of each committed run of a table."""
+    pairs = [(scale, dataset) for scale in SCALES for dataset in reversed(results.DATASETS)]
+    found = [(scale, dataset, compared.compare(table, scale, dataset)) for scale, dataset in pairs]
+    return [(scale, dataset, rows) for scale, dataset, rows in found if rows is not None]
+
+
+def _blocks(table: str) -> list[str]:
+    """A table for each committed run, with what it was measured on."""
+    found = []
+    for scale, dataset, rows in _measured(table):
+        source = results.committed(compared.TRAINING if table == compared.GEOMETRY else table, scale, dataset)
+        facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
+        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}"
+        caption = f"Table {table}, {dataset}, {scale} scale"
+        found.append(_block(caption, about, table.partition(".")[0], scale, dataset, _html(rows, caption)))
+    return found
+
+
+def _block(caption: str, about: str, chapter: str, scale: str, dataset: str, body: str) -> str:
+    marks = f'data-chapter="{chapter}" data-scale="{scale}" data-dataset="{dataset}"'
+    label = html.escape(caption)
+    return (
+        f'<section class="result" {marks}>\n<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n'
+        f"{body}\n</div>\n<p>{html.escape(about)}</p>\n</section>"
+    )
+
+
+def _html(rows: pd.DataFrame, caption: str) -> str:
+    shown = rows.assign(
+        paper=rows.paper.map(_number),
+        budget=rows.eps_255.map(lambda eps: "" if pd.isna(eps) else f"{eps:g}/255"),
+        ours=rows.ours.map(_number),
+        interval=[f"{_number(low)} to {_number(high)}" for low, high in zip(rows.ci_low, rows.ci_high, strict=True)],
+        difference=rows.difference.map(lambda value: f"{value:+.3g}" if abs(value) < 1 else f"{value:+.1f}"),
+    )[list(COLUMNS)]
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    lines = [
+        f'<tr class="order-{row.order.replace(" ", "-")}">'
+        + "".join(f"<td>{html.escape(str(value))}</td>" for value in row)
+        + "</tr>"
+        for row in shown.itertuples(index=False)
+    ]
+    top = f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+    return f"<table>{top}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _number(value: float) -> str:
+    """Three digits, or one after the point."""
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _filter(tables: list[str]) -> str:
+    def options(values: list[str]) -> str:
+        return "".join(f'<option value="{value}">{value}</option>' for value in values)
+
+    found = [(table.partition(".")[0], scale, dataset) for table in tables for scale, dataset, _ in _measured(table)]
+    chapters, scales, datasets = (sorted({row[k] for row in found}) for k in range(3))
+    return FILTER.format(chapters=options(chapters), scales=options(scales), datasets=options(datasets))
+
+
+def _figure(path: Path) -> str:
+    text = stem_alt(path.stem)
+    return f"```{{figure}} figures/{path.name}\n:alt: {text}\n\n{text}\n```"
+
+
+def _of_run(folder: Path | None) -> list[str]:
+    """The tables of a run, in its own columns."""
+    files = sorted(p for p in folder.rglob("*.csv") if ".old" not in p.name) if folder is not None else []  # old: stale
+    found = ["## This run", "The tables of the run that this site was built after."] if files else []
+    for path in files:
+        rows = pd.read_csv(path, dtype={"table": str})
+        scale, dataset = rows["scale"].iloc[0], rows["dataset"].iloc[0]
+        columns = ["source", "attack", "target", "eps_255", "metric", "value", "n"]
+        name = f"{path.parent.name}/{path.stem}"
+        body = rows[columns].to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+        body = body.replace("<th>", '<th scope="col">').replace("<thead>", f"<caption>{name}</caption><thead>", 1)
+        about = f"torch {rows.torch.iloc[0]}, {rows.device.iloc[0]}, commit {rows.commit.iloc[0]}"
+        found.append(_block(name, about, path.parent.name.lstrip("0"), scale, dataset, body))
+    return found

@@ -1,0 +1,215 @@
+"""The site: what is done to a chapter's text, the page of results, and, where there is a browser, every page in it."""
+
+import re
+import shutil
+from importlib.util import find_spec
+
+import jupytext
+import nbformat
+import pytest
+
+from advlib import book, book_text, compared, result_page, results, run
+from advlib.paths import FIGURES, NOTEBOOKS
+
+SOURCES = run.sources(NOTEBOOKS)
+BIBLIOGRAPHY = book_text.titles((book.SOURCE / "references.bib").read_text(encoding="utf-8"))
+CHROMIUM = shutil.which("chromium")
+needs_sphinx = pytest.mark.skipif(
+    find_spec("sphinx") is None or find_spec("myst_nb") is None, reason="no Sphinx: pip install 'advlib[book]'"
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or find_spec("playwright") is None or find_spec("axe_core_python") is None,
+    reason="no chromium (Debian's package), playwright or axe-core-python: pip install 'advlib[browser]'",
+)
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_displayed_equations_become_targets():
+    text = "so that\n$$a \\tag{2.1}$$\n$$b\n\\tag{2.2, 2.3}$$\n\nand $$c$$ has none"
+    expected = "so that\n\n(eq-2-1)=\n(eq-2-2)=\n(eq-2-3)=\n$$a"
+    assert book_text.anchored(text).startswith(expected) and book_text.anchored("$$c$$") == "$$c$$"
+    assert book_text.equations(text) == {"2.1", "2.2", "2.3"}
+
+
+def test_mentions_of_known_equations_become_links():
+    text = "eq. 4.9 and 4.10, `eq. 4.9`, $$eq. 4.9$$\n# Eq. 4.9\n[x](#A-Heading)"
+    told = book_text.linked(text, {"4.9"})
+    assert told == "eq. [4.9](#eq-4-9) and 4.10, `eq. 4.9`, $$eq. 4.9$$\n# Eq. 4.9\n[x](#a-heading)"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_every_reference_of_a_chapter_is_in_the_bibliography(source):
+    cells = [c.source for c in jupytext.read(source, fmt="py:percent").cells if c.cell_type == "markdown"]
+    (section,) = [c.partition("## References")[2] for c in cells if "## References" in c]
+    items = re.split(r"(?m)^(?=- )", section)[1:]
+    assert items and [item for item in items if not book_text.works(item, BIBLIOGRAPHY)] == []
+
+
+def test_a_work_is_known_by_its_title_or_in_italics_by_its_first_part():
+    known = {"a": "Deep nets", "b": "ASAM: adaptive minimization"}
+    assert book_text.works("- A. Author. Deep\n  nets. *Venue*, 2020.", known) == ["a"]
+    assert book_text.works("- B. Author, *ASAM*, 2021", known) == ["b"]
+    assert book_text.works("- B. Author, something on ASAM", known) == []
+    assert book_text.cited("x\n## References\n\n- *ASAM*\n- other\n", known).endswith("- *ASAM* {cite:p}`b`\n- other\n")
+
+
+def test_alternative_text_says_figure_caption_and_section():
+    code = 'al.plotting.save(fig, f"fig_4_1_loss_surface_{dataset}", RUN)\nfig'
+    alt = book_text.figure_alt(code, "The surface", "*Two directions,\nn = 3.* More")
+    assert alt == "Figure 4.1: loss surface, Two directions, n = 3, in the section 'The surface'"
+    assert book_text.figure_alt("fig", "", "") == "Figure"
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda p: p.stem)
+def test_committed_figures_have_a_number_and_a_name(path):
+    assert re.fullmatch(r"Figure [\dA][\w.]*: [\w ,]+", book_text.stem_alt(path.stem))
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_order_counts_only_clear_differences():
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {"paper": [10, 20, 30, 40], "ci_low": [10, 20, 30, 1], "ci_high": [12, 22, 32, 3]}, index=list("abcd")
+    )
+    assert compared.order(rows) == [compared.MIXED, compared.MIXED, compared.MIXED, compared.REVERSED]
+    assert compared.order(rows.iloc[:3]) == [compared.SAME] * 3
+    assert compared.order(rows.assign(ci_low=0, ci_high=50)) == [compared.OPEN] * 4
+
+
+def test_each_budget_stands_beside_the_nearest_printed_one():
+    rows = compared.compare("3.1", "laptop", "cifar10")
+    assert set(zip(rows.eps_255, rows.setting, strict=True)) == {
+        (4.0, "ImageNet, 4/255"),
+        (8.0, "ImageNet, 8/255"),
+        (16.0, "ImageNet, 16/255"),
+    }
+    assert (rows.difference == rows.ours - rows.paper).all() and (rows.ci_low <= rows.ours).all()
+
+
+def test_training_is_the_mean_over_seeds_with_its_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    path = results.result_path("5.2", "laptop", "cifar10")
+    kept = results.ResultTable(path, "5.2", "laptop", "cifar10", "cpu", 0, {}, key=("source", "attack"))
+    for seed in range(3):
+        for name, values in (("SGD", (80.0, 700.0)), ("SAM", (85.0, 300.0)), ("other", (1.0, 1.0))):
+            cell = {"source": f"seed {seed}", "attack": name, "target": "test", "eps_255": float("nan"), "n": 100}
+            found = [{"metric": m, "value": v + seed} for m, v in zip(("accuracy", "trace"), values, strict=True)]
+            kept.add([cell | row for row in found])
+    rows = compared.compare("5.2", "laptop", "cifar10").set_index("name")
+    assert list(rows.index) == ["SGD", "SAM"] and rows.ours.tolist() == [81.0, 86.0]
+    assert rows.ci_high["SGD"] == pytest.approx(81 + 4.303 / 3**0.5, abs=1e-3)
+    assert rows.order.tolist() == [compared.SAME if rows.ci_high["SGD"] < rows.ci_low["SAM"] else compared.OPEN] * 2
+    geometry = compared.compare("5.5", "laptop", "cifar10")
+    assert set(geometry.metric) == {"test accuracy (%)", "Hessian trace"} and set(geometry.name) == {"SGD", "SAM"}
+
+
+def test_results_page_has_every_committed_table_and_says_which_are_missing():
+    page = result_page.markdown()
+    for path in results.RESULTS.rglob("table_[234]_?.csv"):
+        table = path.stem.removeprefix("table_").replace("_", ".")
+        assert f"Table {table}, {path.parent.name}, {path.parent.parent.name} scale" in page
+    absent = page.partition("### Not measured")[2].partition("## Figures")[0]
+    assert "5.4" in absent and "2.1" not in absent
+    assert all(f"figures/{path.name}" in page for path in FIGURES.glob("*.svg"))
+
+
+def test_results_page_escapes_what_a_run_wrote(tmp_path):
+    row = {"source": "<script>x</script>", "attack": "a", "target": "b", "eps_255": 8, "metric": "asr"}
+    path = tmp_path / "02" / "table_2_1.csv"
+    results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", 0, {}).add([row | {"value": 1.5, "n": 2}])
+    (path.parent / "table_2_1.old.csv").write_text("set aside\n", encoding="utf-8")
+    page = result_page.markdown(tmp_path)
+    assert "<script" not in page and "&lt;script&gt;x" in page and 'data-scale="smoke"' in page
+    assert "set aside" not in page
+
+
+# --- the site --------------------------------------------------------------------------------------------------------
+
+
+def test_box_names_command_parameters_and_files():
+    chapter = run.read_chapter(SOURCES[-1])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title")])
+    told = book.page(notebook, chapter, book.Targets({}, ())).cells[0].source
+    assert f"python -m advlib run {chapter.number}" in told and f"downloads/{chapter.source.stem}.ipynb" in told
+    assert all(f"`{name}`" in told for name in chapter.parameters)
+
+
+def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(book, "NOTEBOOKS", tmp_path)
+    with pytest.raises(run.UsageError, match="make reproduce CH=02"):
+        book._executed("02_elastic", None)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The first page of the built site. Sphinx's warnings are errors: a link, a citation, a target that is missing."""
+    return book.build(folder=tmp_path_factory.mktemp("book"))
+
+
+@needs_sphinx
+def test_site_has_a_page_for_every_chapter_and_stays_small(site):
+    pages = {path.stem for path in site.parent.glob("*.html")}
+    assert {p.stem for p in SOURCES} | {"index", "results", "symbols", "references", "search"} <= pages
+    assert sum(path.stat().st_size for path in site.parent.rglob("*") if path.is_file()) < 60 * 1024**2
+    text = (site.parent / "04_lipschitz_regularized_surrogates.html").read_text(encoding="utf-8")
+    assert 'id="eq-4-9"' in text and 'href="#eq-4-9"' in text and "download" in text
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+PAGES = sorted({p.stem for p in SOURCES} | {"index", "results", "symbols", "references", "search"})
+MATHEMATICS = "[...document.querySelectorAll('.math')].filter((e) => !e.querySelector('mjx-container svg')).length"
+NO_TEXT = "[...document.querySelectorAll('img')].filter((e) => !e.alt.trim()).map((e) => e.src.slice(0, 80))"
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+RENDERED = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
+
+
+@needs_sphinx
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_in_a_browser(site, browser, name, theme):
+    """From file://, on a narrow screen: no error, nothing from a network, mathematics, texts, width, contrast."""
+    from axe_core_python.sync_playwright import Axe
+
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=theme, offline=True)
+    shown, errors, asked = context.new_page(), [], []
+    shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.goto(site.with_name(f"{name}.html").as_uri())
+    shown.wait_for_load_state("load")
+    shown.wait_for_function(RENDERED)
+    assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert shown.evaluate(MATHEMATICS) == 0 and shown.evaluate(NO_TEXT) == [] and shown.evaluate(WIDER) <= 0
+    found = Axe().run(shown, options={"runOnly": ["color-contrast", "image-alt", "link-name", "label"]})
+    assert [(v["id"], [n["html"][:150] for n in v["nodes"][:3]]) for v in found["violations"]] == []
+    context.close()
+
+
+@needs_sphinx
+@needs_browser
+def test_results_are_filtered_and_search_finds(site, browser):
+    shown = browser.new_page()
+    shown.goto(site.with_name("results.html").as_uri())
+    every = shown.locator("section.result:visible").count()
+    shown.select_option("form.filter select[name=chapter]", "3")
+    some = shown.locator("section.result:visible").count()
+    assert 0 < some < every and f"{some} of {every} tables" in shown.locator("form.filter output").inner_text()
+    shown.goto(site.with_name("search.html").as_uri() + "?q=Hutchinson")
+    shown.wait_for_selector("#search-results li a")
+    assert "curvature" in shown.locator("#search-results").inner_text().lower()
+    shown.close()
