@@ -24,17 +24,18 @@ from .run import Chapter, UsageError, read_chapter, sources
 
 SOURCE = ROOT / "book"
 PARTS = {
-    "Chapters": r"\d\d_",
-    "Appendices": r"A\d_",
-    "Behind the book": r"(results|not_reproduced|instructors|symbols|references)$",
+    "Chapters": (r"\d\d_",),
+    "Appendices": (r"A\d_",),
+    "Behind the book": ("results", "not_reproduced", "instructors", "symbols", "references"),
 }
+"""Captions of the table of contents, and what the names of their pages begin with."""
 
 
 def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
     """Write the site to `folder`/html and return its first page.
 
     run: a folder of executed notebooks (_build/<scale>/<dataset>), which take the place of the committed ones of the
-    same name, and of tables. Raises UsageError where Sphinx or a notebook is missing, and where Sphinx has anything to complain about.
+    same name, and of tables. Raises UsageError where Sphinx or a notebook is missing, and where Sphinx complains.
     """
     if absent := [name for name in ("sphinx", "myst_nb", "sphinx-mathjax-offline") if find_spec(name) is None]:
         raise UsageError(f"the book needs {', '.join(absent)}: pip install 'advlib[book]'")
@@ -81,8 +82,8 @@ def _first_page(folder: Path) -> str:
     """The README, whose links lead to pages of the book, and the table of contents."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](notebooks/", "](")
     pages = sorted(p.stem for p in folder.iterdir() if p.suffix in (".ipynb", ".md") and p.stem != "index")
-    for caption, pattern in PARTS.items():
-        inside = [name for name in pages if re.match(pattern, name)]
+    for caption, beginnings in PARTS.items():
+        inside = [name for beginning in beginnings for name in pages if re.match(beginning, name)]
         text += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *inside, "```", ""])
     return text
 

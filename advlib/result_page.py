@@ -30,7 +30,7 @@ FILTER = """
 <output aria-live="polite"></output>
 </form>
 """
-COLUMNS = ("metric", "name", "setting", "paper", "budget", "ours", "interval", "difference", "n", "order")
+COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "budget", "metric", "setting")
 
 
 def markdown(run: Path | None = None) -> str:
@@ -75,7 +75,8 @@ def _blocks(table: str) -> list[str]:
     for scale, dataset, rows in _measured(table):
         source = results.committed(compared.TRAINING if table == compared.GEOMETRY else table, scale, dataset)
         facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
-        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}"
+        since = results.date_of(results.result_path(source.table.iloc[0], scale, dataset))
+        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}"
         caption = f"Table {table}, {dataset}, {scale} scale"
         found.append(_block(caption, about, table.partition(".")[0], scale, dataset, _html(rows, caption)))
     return found
@@ -101,7 +102,8 @@ def _html(rows: pd.DataFrame, caption: str) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
     lines = [
         f'<tr class="order-{row.order.replace(" ", "-")}">'
-        + "".join(f"<td>{html.escape(str(value))}</td>" for value in row)
+        + f'<th scope="row">{html.escape(row.name)}</th>'
+        + "".join(f"<td>{html.escape(str(value))}</td>" for value in row[1:])
         + "</tr>"
         for row in shown.itertuples(index=False)
     ]

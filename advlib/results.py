@@ -448,16 +448,25 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is truncated or damaged ({error}); restore or delete it") from error
 
 
-def _commit() -> str:
-    def git(*words: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-
+def date_of(path: Path) -> str:
+    """The day of the last commit to a file of the repository, "2026-11-22"; "no date" where git does not know it."""
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+        return _git("log", "-1", "--format=%cs", "--", str(path)) or "no date"
+    except (OSError, subprocess.SubprocessError):
+        return "no date"
+
+
+def _git(*words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def _commit() -> str:
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
             return "unknown"  # a copy that lies inside another project's checkout
         # A run writes its own results and figures: that does not make it the run of another code.
-        changed = git("status", "--porcelain", "--", ".", ":!data/results", ":!figures")
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+        changed = _git("status", "--porcelain", "--", ".", ":!data/results", ":!figures")
+        return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
