@@ -10,7 +10,7 @@ JOBS ?= 2
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce book test notebooks figures check clean
+.PHONY: help env reproduce book course test notebooks figures check clean
 
 # This chapter trains 18 networks, twelve minutes of one core: a test runs it at smoke scale.
 TRAINING := 05
@@ -31,7 +31,7 @@ env: $(STAMP) ## create .venv with everything that is needed
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test,book]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test,book,course]'
 	@touch $@
 
 reproduce: $(STAMP) ## run the chapters, write tables, figures and notebooks to _build, and the book over them
@@ -41,6 +41,10 @@ reproduce: $(STAMP) ## run the chapters, write tables, figures and notebooks to 
 
 book: $(STAMP) ## build the site from the committed notebooks, a few seconds, no network
 	@echo "open $$($(PY) -m advlib book)"
+	@$(WALL)
+
+course: $(STAMP) ## write the exercises for students, without solutions, a course directory of nbgrader's
+	@echo "student versions: $$($(PY) -m advlib course)"
 	@$(WALL)
 
 # Processes share the cores: two that each take all of them are slower than one.

@@ -1,4 +1,4 @@
-"""The command line: run, list, doctor, download, book, glance."""
+"""The command line: run, list, doctor, download, book, course, glance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import book, datasets, glance, models, results, run, secured
+from . import book, course, datasets, glance, models, results, run, secured
 from .nets import FAMILIES
 from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--run", metavar="scale/dataset", help="take that run's notebooks, where it has them, and show its tables"
     )
     p.set_defaults(command=_book)
+    p = commands.add_parser("course", help="write the exercises' student versions into _build/course, by nbgrader")
+    p.set_defaults(command=_course)
     p = commands.add_parser("glance", help="write the README's table of committed results anew")
     p.set_defaults(command=_glance)
     return parser
@@ -91,6 +93,11 @@ def _book(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
         scale, _, dataset = args.run.partition("/")
         raise run.UsageError(f"no run in {build / args.run}: make reproduce SCALE={scale} DATASET={dataset}")
     print(book.build(build / args.run if args.run else None, build / "book"))
+    return 0
+
+
+def _course(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    print(course.build(build / "course"))
     return 0
 
 

@@ -40,7 +40,7 @@ def each(paths, none):
 def test_conda_matches_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    extras = PROJECT["optional-dependencies"]["test"] + PROJECT["optional-dependencies"]["book"]
+    extras = sum((PROJECT["optional-dependencies"][name] for name in ("test", "book", "course")), [])
     assert requirements(pip) == requirements(PROJECT["dependencies"] + extras)
     assert f"python{PROJECT['requires-python']}" in conda
     assert "--constraint constraints.txt" in pip

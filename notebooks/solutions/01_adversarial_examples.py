@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Adversarial examples: exercises
+#
+# They go with chapter 1, and take half a minute on two cores.
+#
+# Each exercise asks for one function. Replace the line that raises, and run the cell below it: what it
+# checks is a part of what is graded.
+
+# %%
+
+import torch
+
+import advlib as al
+
+f = al.models.load("shapes/resnet")
+data = al.datasets.load("shapes", "test", 6)
+x, y = data.x, data.y
+
+# %% [markdown]
+# ## 1. Turn one knob
+#
+# The confidence $\kappa$ of C&W asks for a margin of $\kappa$ between the wrong logit and the right one. Write a function that
+# returns the mean $L_2$ length of the change. How much longer is it at 5 than at 0?
+
+
+# %% nbgrader={"grade": false, "grade_id": "exercise-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def length(kappa):
+    """Mean L2 length of the changes of al.carlini_wagner on x, y from f, with searches=2, steps=40."""
+    ### BEGIN SOLUTION
+    adv = al.carlini_wagner(f, x, y, kappa=kappa, searches=2, steps=40)
+    return (adv - x).flatten(1).norm(dim=1).mean().item()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "check-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+assert length(0.0) > 0
+### BEGIN HIDDEN TESTS
+assert length(5.0) > length(0.0)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 2. Derive
+#
+# For a linear loss with the gradient $w$ the loss rises by $w \cdot \delta$. Which $\delta$ with $\|\delta\|_p \le \epsilon$ raises it
+# most, for $p = \infty$ and for $p = 2$? By how much is $\epsilon \|w\|_q$, $1/p + 1/q = 1$ (Hölder).
+
+
+# %% nbgrader={"grade": false, "grade_id": "exercise-2", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def steepest(w, eps, p):
+    """The change of length eps in the norm p (2 or infinity) that raises w . delta most; w of any shape."""
+    ### BEGIN SOLUTION
+    return eps * w.sign() if p == float("inf") else eps * w / w.norm()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "check-2", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+w = torch.tensor([3.0, -4.0])
+assert torch.allclose(steepest(w, 0.1, float("inf")), torch.tensor([0.1, -0.1]))
+### BEGIN HIDDEN TESTS
+torch.manual_seed(0)
+w = torch.randn(50)
+for p, q in ((2, 2), (float("inf"), 1)):
+    delta = steepest(w, 0.3, p)
+    assert abs(delta.norm(p=p).item() - 0.3) < 1e-5
+    assert abs((w @ delta).item() - 0.3 * w.norm(p=q).item()) < 1e-4
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 3. Build
+#
+# A momentum rule has two methods: `look_ahead(adv, m, alpha)` says where the next gradient is taken, `update(m, grad)` what is
+# accumulated. RMSProp divides each pixel's gradient by a running root mean square: write a rule that does so without a
+# look-ahead (`m` then is a tensor like an image: keep the squares in the rule). What does the sign leave of it?
+
+
+# %% nbgrader={"grade": false, "grade_id": "exercise-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
+class RMSProp:
+    """m = gradient / sqrt(running mean of its squares), per pixel, with a decay of 0.9."""
+
+    def __init__(self):
+        self.squares = 0.0
+
+    def look_ahead(self, adv, m, alpha):
+        return adv
+
+    def update(self, m, grad):
+        ### BEGIN SOLUTION
+        self.squares = 0.9 * self.squares + 0.1 * grad.square()
+        return grad / (self.squares.sqrt() + 1e-30)
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+rule, g = RMSProp(), torch.tensor([2.0, -4.0])
+assert torch.allclose(rule.update(torch.zeros(2), g), torch.tensor([1.0, -1.0]) / 0.1**0.5)
+### BEGIN HIDDEN TESTS
+second = rule.update(torch.zeros(2), torch.tensor([1.0, 1.0]))
+assert torch.allclose(second, torch.tensor([1.0, 1.0]) / torch.tensor([0.46, 1.54]).sqrt(), atol=1e-4)
+adv = al.attack(x, y, al.gradient(f), momentum=RMSProp(), eps=8 / 255, steps=5)
+assert torch.equal(adv, al.attacks.i_fgsm(f, x, y, eps=8 / 255, steps=5))  # a positive factor leaves the sign
+### END HIDDEN TESTS
