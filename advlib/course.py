@@ -1,4 +1,4 @@
-"""The course: exercises with hidden tests, from notebooks/solutions, and their student versions, which nbgrader makes."""
+"""The course: exercises with hidden tests, from notebooks/solutions, and student versions of them, made by nbgrader."""
 
 from __future__ import annotations
 
