@@ -64,6 +64,8 @@ def _collect(folder: Path, run: Path | None) -> None:
         shutil.copy(executed, folder / "downloads" / name)
         shutil.copy(chapter.source, folder / "downloads")
         nbformat.write(page(nbformat.read(executed, as_version=4), chapter, known), folder / name)
+    for path in folder.glob("*.md"):
+        path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     tables = (run / "tables") if run is not None else None
     (folder / "results.md").write_text(result_page.markdown(tables), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
@@ -80,7 +82,7 @@ def _executed(stem: str, run: Path | None) -> Path:
 
 def _first_page(folder: Path) -> str:
     """The README, whose links lead to pages of the book, and the table of contents."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](notebooks/", "](")
+    text = _inside((ROOT / "README.md").read_text(encoding="utf-8"))
     pages = sorted(p.stem for p in folder.iterdir() if p.suffix in (".ipynb", ".md") and p.stem != "index")
     for caption, beginnings in PARTS.items():
         inside = [name for beginning in beginnings for name in pages if re.match(beginning, name)]
@@ -94,6 +96,11 @@ class Targets:
 
     works: Mapping[str, str]
     equations: Collection[str]
+
+
+def _inside(text: str) -> str:
+    """Links that lead to chapters and pages in the repository, as links inside the site."""
+    return re.sub(r"\]\((?:\.\./)?(?:notebooks|book)/", "](", text)
 
 
 def page(notebook: NotebookNode, chapter: Chapter, known: Targets) -> NotebookNode:
