@@ -12,9 +12,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce book course test notebooks figures check clean
 
-# This chapter trains 18 networks, twelve minutes of one core: a test runs it at smoke scale.
-TRAINING := 05
-VALIDATED := $(filter-out notebooks/$(TRAINING)_%,$(wildcard notebooks/*.ipynb))
+# These chapters train or measure time, ten minutes of one core each: a test runs them at smoke scale.
+LONG := 04 05 A3
+VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 RUN := _build/$(SCALE)/$(DATASET)
@@ -54,7 +54,7 @@ test: $(STAMP) ## pytest, then execute and validate the committed notebooks with
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
 	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) $(VALIDATED); \
-	  $(PY) -m advlib run $(TRAINING) --scale smoke --fresh; \
+	  $(PY) -m advlib run $(LONG) --scale smoke --fresh; \
 	else echo "notebooks/ holds no executed notebook: nothing for nbval to validate"; fi
 	@$(WALL)
 
