@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from . import result_page
+from . import result_page, slides
 from .book_text import anchored, cited, equations, figure_alt, linked, titles
 from .paths import BUILD, FIGURES, NOTEBOOKS, ROOT
 from .run import Chapter, UsageError, read_chapter, sources
@@ -37,39 +38,48 @@ def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
     run: a folder of executed notebooks (_build/<scale>/<dataset>), which take the place of the committed ones of the
     same name, and of tables. Raises UsageError where Sphinx or a notebook is missing, and where Sphinx complains.
     """
-    if absent := [name for name in ("sphinx", "myst_nb", "sphinx-mathjax-offline") if find_spec(name) is None]:
+    if absent := [
+        name for name in ("sphinx", "myst_nb", "sphinx-mathjax-offline", "sphinx_revealjs") if find_spec(name) is None
+    ]:
         raise UsageError(f"the book needs {', '.join(absent)}: pip install 'advlib[book]'")
     source, html = folder / "source", folder / "html"
     shutil.rmtree(folder, ignore_errors=True)
-    _collect(source, run)
+    shown = _collect(source, run)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(html)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UsageError(f"Sphinx could not build the book:\n{done.stderr}")
     _mathjax(html / "_static")
+    slides.copy_reveal(html)
+    for name, notebook in shown.items():
+        slides.write(notebook, html / "slides" / f"{name}.html")
     return html / "index.html"
 
 
-def _collect(folder: Path, run: Path | None) -> None:
-    """Everything that Sphinx reads: book/, the figures, the chapters and the pages that are made from data."""
+def _collect(folder: Path, run: Path | None) -> dict[str, NotebookNode]:
+    """Everything that Sphinx reads: book/, the figures, the chapters and the pages that are made from data. Returns the
+    executed chapters by name, their figures described."""
     shutil.copytree(SOURCE, folder)
     shutil.copytree(FIGURES, folder / "figures")
     (folder / "downloads").mkdir()
     chapters = [read_chapter(path) for path in sources(NOTEBOOKS)]
     text = "\n".join(c.source for chapter in chapters for c in chapter.notebook.cells if c.cell_type == "markdown")
     known = Targets(titles((folder / "references.bib").read_text(encoding="utf-8")), equations(text))
+    shown = {}
     for chapter in chapters:
-        name = f"{chapter.source.stem}.ipynb"
-        executed = _executed(chapter.source.stem, run)
-        shutil.copy(executed, folder / "downloads" / name)
+        stem = chapter.source.stem
+        executed = _executed(stem, run)
+        shutil.copy(executed, folder / "downloads" / f"{stem}.ipynb")
         shutil.copy(chapter.source, folder / "downloads")
-        nbformat.write(page(nbformat.read(executed, as_version=4), chapter, known), folder / name)
+        shown[stem] = described(nbformat.read(executed, as_version=4))
+        nbformat.write(page(deepcopy(shown[stem]), chapter, known), folder / f"{stem}.ipynb")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     tables = (run / "tables") if run is not None else None
     (folder / "results.md").write_text(result_page.markdown(tables), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
+    return shown
 
 
 def _executed(stem: str, run: Path | None) -> Path:
@@ -104,18 +114,25 @@ def _inside(text: str) -> str:
 
 
 def page(notebook: NotebookNode, chapter: Chapter, known: Targets) -> NotebookNode:
-    """A chapter as the site shows it: equations to link to, links to them, citations, alternative texts of the
-    figures, and a box that says how to run it with other parameters."""
+    """A chapter as the site shows it: equations to link to, links to them, citations, and a box that says how to run
+    it with other parameters."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = linked(anchored(cited(cell.source, known.works)), known.equations)
+    notebook.cells[0].source += "\n\n" + _box(chapter)
+    return notebook
+
+
+def described(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with an alternative text for the figure of each cell, where MyST-NB looks for it."""
     heading = ""
     for place, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [heading])[-1]
-            cell.source = linked(anchored(cited(cell.source, known.works)), known.equations)
         elif cell.cell_type == "code":
             after = notebook.cells[place + 1] if place + 1 < len(notebook.cells) else None
             caption = after.source if after is not None and after.cell_type == "markdown" else ""
             cell.metadata["mystnb"] = {"image": {"alt": figure_alt(cell.source, heading, caption)}}
-    notebook.cells[0].source += "\n\n" + _box(chapter)
     return notebook
 
 
@@ -135,7 +152,8 @@ def _box(chapter: Chapter) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            f"{{download}}`The notebook <downloads/{stem}.ipynb>` · {{download}}`its source <downloads/{stem}.py>`",
+            f"{{download}}`The notebook <downloads/{stem}.ipynb>` · {{download}}`its source <downloads/{stem}.py>` · "
+            f'<a href="slides/{stem}.html">its slides</a>',
             ":::",
         ]
     )

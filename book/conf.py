@@ -5,7 +5,7 @@ author = "The advlib authors"
 copyright = "the advlib authors, MIT licence"
 
 extensions = ["myst_nb", "sphinx_design", "sphinxcontrib.bibtex", "sphinx.ext.mathjax"]
-exclude_patterns = ["downloads"]
+exclude_patterns = ["downloads", "slides"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True

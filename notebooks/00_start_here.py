@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # 0. Start here
 #
 # How can a picture be changed so little that nobody notices, and so that a neural network names it wrongly?
@@ -109,7 +109,7 @@ def answers(images):
     return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
 
 
-# %%
+# %% tags=["slide"]
 rows = {"clean": x[show], "change x 10": 0.5 + 10 * (adv - x)[show], "adversarial": adv[show]}
 notes = {"clean": answers(x[show]), "adversarial": answers(adv[show])}
 fig = al.plotting.gallery(rows, notes=notes, side=1.25)
@@ -134,7 +134,7 @@ fig
 book = al.report.Experiment("00", scale, dataset, models, data, [eps_255], steps, seed)
 rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
-# %%
+# %% tags=["slide"]
 n_common = rates[rates.metric == "asr"].n.iloc[0]
 fig = al.plotting.heatmap(al.evaluation.matrix(rates), title=f"MI-FGSM, eps {eps_255:g}/255, {dataset}, n = {n_common}")
 al.plotting.save(fig, f"fig_0_2_transfer_{dataset}", RUN)
@@ -267,7 +267,7 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # %%
 print(al.results.conditions(scale, dataset))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - An attack climbs the loss of a surrogate inside the ball $\|x^{adv} - x\|_\infty \le \epsilon$. White-box,
@@ -276,6 +276,9 @@ print(al.results.conditions(scale, dataset))
 # - A rate needs its denominator, its n and its interval. There are two denominators; look which one you have.
 #
 # ## Exercises
+#
+# Three shorter ones, with tests that say whether an answer is right, are in `notebooks/solutions`; `make course` writes them
+# without the solutions.
 #
 # 1. *Turn one knob.* Run this chapter with `steps=1` (then it is FGSM) and with `steps=40`. What happens on
 #    the diagonal, and what off it? Is a stronger white-box attack a better black-box attack?

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # 3. Gradient norm penalty
 #
 # Chapter 3 of the thesis looks for adversarial examples at *flat* maxima of the loss: it penalises the norm of the
@@ -116,7 +116,7 @@ accuracy = {
 }
 pd.Series(accuracy, name=f"accuracy on these {n} images (%)").round(1).to_frame()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 3.1 The penalty
 #
 # The attack maximises not the loss $\ell$ but
@@ -159,7 +159,7 @@ print(
 # On a network the difference is exact only in the limit. Double backward gives $H g / \|g\|$ exactly, as the
 # derivative of $\|g\|$; how far is eq. 3.5 from it, at which $r$? (In double precision, so that rounding plays no part.)
 
-# %%
+# %% tags=["slide"]
 x, y = images.x[:20].double(), images.y[:20]
 
 
@@ -223,7 +223,7 @@ pd.DataFrame(rows).T.rename(columns=lambda r: f"r = {r:g}").rename_axis("unit").
 # **Which sign?** With $\beta < 0$ the same formula *rewards* the norm: it leans on the gradient ahead, as in the
 # sharpness-aware training of chapter 5. A public implementation of GNP has that sign. Here it is a row of its own.
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 3.2 When does the step point uphill?
 #
 # The step is $g = (1 + \beta) g_1 - \beta g_2$. If $g_2$ is longer than $(1 + \beta) / \beta$ times $g_1$, with
@@ -304,7 +304,7 @@ table = pd.DataFrame(rows).T.rename_axis(["unit", "r", "surrogate"])
 display(Markdown(f"*I-FGSM + GNP from {source}, 8/255, T = {steps}, {dataset}, {len(val)} validation images*"))
 table.round(2)
 
-# %%
+# %% tags=["slide"]
 panels = {
     f"{unit}, {s}": {
         f"r = {r:g}": (list(range(1, steps + 1)), (100 * (angle[unit, r, s] < 0).float().mean(1)).tolist())
@@ -506,7 +506,7 @@ shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["
 # I-FGSM and I-FGSM + GNP (chosen form) make of one test image, and the loss around each, on the source and on a target. Along
 # the horizontal axis the sign of the source's gradient at the adversarial image, along the vertical one random signs.
 
-# %%
+# %% tags=["slide"]
 budget = sorted(eps_255)[len(eps_255) // 2]
 plain, flat = (partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed, **o) for o in ({}, CHOSEN))
 few = images[:100]
@@ -595,7 +595,7 @@ middle = al.report.Experiment("03", scale, dataset, models, images, [budget], st
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 
-# %%
+# %% tags=["slide"]
 panels, bands = {}, {}
 for unit, choices in setting["r"].items():
     panels[f"unit {unit}"], bands[f"unit {unit}"] = {}, {}
@@ -609,13 +609,13 @@ fig = al.plotting.curves(panels, r"$\beta$", "black-box success (%)", bands)
 al.plotting.save(fig, f"fig_3_2_ablation_{dataset}", RUN)
 fig
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # *Figure 3.2. Mean over the targets, 95 % Wilson interval at n images. In the thesis every $\beta$ between 0.6 and 1.6
 # gains, and $r$ hardly matters.*
 #
 # ## How to read the result
 
-# %%
+# %% tags=["slide"]
 CLAIMS = [
     (t, f"{b}{form}", worse)
     for t, b in (("3.1", "I-FGSM"), ("3.1", "MI-FGSM"), ("3.2", "DIM"), ("3.2", "TIM"), ("3.3", "DIM+TIM"))
@@ -681,7 +681,7 @@ print("passes with GNP over passes without:", ratios)
 #    at 8/255 only.
 # 2. *Ties.* Most cases of the table above are ties. Wins and losses do not add up to the number of cases.
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - GNP subtracts the gradient ahead: $g = (1 + \beta) g_1 - \beta g_2$, two passes a step. It composes with everything:
@@ -692,6 +692,9 @@ print("passes with GNP over passes without:", ratios)
 # - Compare at equal cost: GNP with $T$ steps against its baseline with $2T$.
 #
 # ## Exercises
+#
+# Three shorter ones, with tests that say whether an answer is right, are in `notebooks/solutions`; `make course` writes them
+# without the solutions.
 #
 # 1. *Turn one knob.* Run this chapter with `-p steps=50`. Does the penalty gain on the baseline, or on the baseline
 #    with twice the steps?

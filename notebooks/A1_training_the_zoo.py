@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # A1. Training the zoo
 #
 # Which networks attack, and which are attacked? The chapters compare six families of small convolutional networks
@@ -126,7 +126,7 @@ table = pd.DataFrame(
 ).T
 table
 
-# %%
+# %% tags=["slide"]
 epoch_range = {name: list(range(1, len(e["curve"]) + 1)) for name, e in entries.items()}
 lines = {name.split("/")[1]: (epoch_range[name], [100 * v for v in e["curve"]]) for name, e in entries.items()}
 fig = al.plotting.curves({f"{dataset}, {size} size": lines}, "epoch", "validation accuracy (%)")
@@ -171,7 +171,7 @@ if witnesses:
 else:
     display(Markdown(f"*No independent network for {dataset} on this machine.*"))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - Six families, one recipe; weights in half precision with their sha256, accuracy, n, recipe, seed and date in
@@ -182,6 +182,9 @@ else:
 #   paper -p size=full -p epochs=200`.
 #
 # ## Exercises
+#
+# Three shorter ones, with tests that say whether an answer is right, are in `notebooks/solutions`; `make course` writes them
+# without the solutions.
 #
 # 1. *Turn one knob.* Train the ResNet with `-p seed=1 -p retrain=True -p families=resnet` in a copy of the
 #    repository. How much does its accuracy move? How much does the success rate of MI-FGSM from one ResNet to the
