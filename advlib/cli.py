@@ -154,8 +154,8 @@ def _missing() -> dict[str, list[str]]:
     small = {}
     for name in models.CLASSES:
         lacking = files.get(name, []).copy()
-        surrogates = [f"densenet-{variant}" for variant in models.TUNED]
-        for notebook, nets in (("A1", FAMILIES), ("A2", secured.OURS), ("04", surrogates)):
+        tuned, flat = [f"densenet-{v}" for v in models.TUNED], [f"resnet-{v}" for v in models.FLAT]
+        for notebook, nets in (("A1", FAMILIES), ("A2", secured.OURS), ("04", tuned), ("06", flat)):
             if untrained := [net for net in nets if f"{name}/{net}" not in listed]:
                 lacking.append(f"weights of {', '.join(untrained)} (run {notebook} --dataset {name})")
         small[f"smoke, laptop on {name}"] = lacking

@@ -43,6 +43,9 @@ TUNED = ("tuned", "lrs1", "lrs2", "lrsf", "adv")
 """How a small net may have been trained further, as a suffix of its name: as before, with the penalties of chapter 4,
 or on weak adversarial examples."""
 
+FLAT = ("sam", "crsam")
+"""By which optimizer of chapter 5 a small net may have been trained, as a suffix of its name."""
+
 
 class WeightsError(RuntimeError):
     """Weights that are missing, damaged, or not those that the manifest lists."""
@@ -158,15 +161,16 @@ def available() -> list[str]:
 
 def _ours(name: str) -> nn.Module:
     """'<dataset>/<family>' is the small net, '<dataset>/<family>-full' the thesis' size, '-pgd' and so on a small net
-    that was trained otherwise (HARDENED), '-lrs1' and so on one that was trained further (TUNED)."""
+    that was trained otherwise (HARDENED, FLAT), '-lrs1' and so on one that was trained further (TUNED)."""
     entry = manifest(WEIGHTS).get(name)
     dataset, _, net = name.partition("/")
     family, _, size = net.partition("-")
-    if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full", *HARDENED, *TUNED):
+    if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full", *HARDENED, *FLAT, *TUNED):
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
     if entry is None:
-        raise untrained(name, "04" if size in TUNED else "A2" if size in HARDENED else "A1")
+        notebooks = {"04": TUNED, "06": FLAT, "A2": HARDENED}
+        raise untrained(name, next((number for number, sizes in notebooks.items() if size in sizes), "A1"))
     model = create(family, "full" if size == "full" else "small", dataset)
     model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))
     return model

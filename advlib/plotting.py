@@ -162,6 +162,44 @@ def surface(
     return figure
 
 
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points (cost, gain) that gain more than every other one of at most their cost, by cost."""
+    found, best = [], -np.inf
+    for name, (_, gain) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if gain > best:
+            found.append(name)
+            best = gain
+    return found
+
+
+def front(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]],
+    bands: Mapping[str, Mapping[str, tuple[float, float]]],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Points (cost, gain) by name on a logarithmic axis of cost, with error bars (low, high); those of the Pareto front
+    are filled, named and joined."""
+    with style():
+        figure, axes = _figure(1, len(panels), 1.0 + 3.2 * len(panels), 3.6, sharey=True)
+        for ax, (title, points) in zip(axes[0], panels.items(), strict=True):
+            best = pareto(points)
+            for name, (x, y) in points.items():
+                low, high = bands[title][name]
+                face = COLOURS[2] if name in best else "white"
+                look = {"color": COLOURS[5], "marker": "o", "markerfacecolor": face, "markeredgecolor": COLOURS[0]}
+                ax.errorbar(x, y, [[y - low], [high - y]], lw=0.7, capsize=2, zorder=3, **look)
+            ax.step(*zip(*(points[name] for name in best), strict=True), where="post", color=COLOURS[2], lw=1.2)
+            for name in best:
+                ax.annotate(name, points[name], (4, 5), textcoords="offset points", fontsize=6)
+            ax.set(title=title, xlabel=xlabel, xscale="log")
+            costs = sorted({x for x, _ in points.values()})
+            ax.set_xticks(costs, [f"{x:g}" for x in costs])
+            ax.set_xticks([], minor=True)
+        axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
 def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
     """Named boxes at (column, row), and arrows from one to another."""
     with style():

@@ -100,14 +100,18 @@ _TUNING: dict[str, Objective] = {
 }
 
 
-# Radius of "adv": of 1, 2, 4/255 the largest that keeps LRS-F's accuracy on validation images (CIFAR-100: as CIFAR-10).
+_FLAT = {"sam": partial(sam.SAM, rho=0.05), "crsam": partial(sam.CRSAM, rho=0.1, alpha=0.1, beta=0.01)}
+
+# Radius of "adv": of 1, 2, 4/255 the largest that keeps LRS-F's accuracy on validation images of `shapes`; on CIFAR-10
+# 2/255 keeps it, 4/255 was not tried (CIFAR-100: as CIFAR-10).
 _LIGHT = {"shapes": 4 / 255, "cifar10": 2 / 255, "cifar100": 2 / 255}
 
 
 def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, or `FINE_TUNING` with a suffix of TUNED, for as many epochs
-    as the net was trained if those are fewer. Such a suffix, or one of HARDENED, names the objective. An epoch of the
-    hardened costs several, so that they have fewer: two thirds with PGD, else half, and at least 5.
+    """The recipe of a net of the zoo: that of its data set, with an optimizer around it for a suffix of FLAT, or
+    `FINE_TUNING` with a suffix of TUNED, for as many epochs as the net was trained if those are fewer. Such a suffix,
+    or one of HARDENED, names the objective. An epoch of the hardened costs several, so that they have fewer: two thirds
+    with PGD, else half, and at least 5.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
     """
@@ -117,6 +121,8 @@ def recipe_for(name: str) -> Recipe:
         epochs, radius = min(FINE_TUNING.epochs, base.epochs), _LIGHT[dataset]
         objectives = {**_TUNING, "adv": Adversarial(radius, steps=3, alpha=radius / 2)}
         return replace(FINE_TUNING, epochs=epochs, augment=base.augment, objective=objectives[variant])
+    if variant in models.FLAT:
+        return replace(base, around=_FLAT[variant])
     if variant not in models.HARDENED:
         return base
     pools = {

@@ -207,7 +207,8 @@ def train_member(name: str, recipe: Recipe | None = None, **options: object) -> 
     if size in models.TUNED:
         model = models.load(f"{dataset}/{family}")
     else:
-        model = models.create(family, "small" if size in models.HARDENED else size or "small", dataset, recipe.seed)
+        small = size in ("", *models.HARDENED, *models.FLAT)
+        model = models.create(family, "small" if small else size, dataset, recipe.seed)
     return train_and_save(name, model, model, recipe, **options)
 
 

@@ -47,3 +47,15 @@ def test_surfaces_share_one_scale():
     figure = plotting.surface(grid, grid, {"f": np.ones((3, 3)), "h": np.full((3, 3), 5.0)}, "u", "v", "loss")
     levels = [ax.collections[0].levels for ax in figure.axes[:2]]
     assert np.array_equal(*levels) and levels[0].max() >= 5.0
+
+
+def test_pareto_front_is_what_nothing_cheaper_reaches():
+    points = {"a": (1, 10), "b": (2, 30), "c": (2, 20), "d": (4, 30), "e": (8, 31)}
+    assert plotting.pareto(points) == ["a", "b", "e"] and plotting.pareto({}) == []
+
+
+def test_front_names_the_points_of_the_front():
+    points = {"cheap": (1.0, 10.0), "dear": (4.0, 30.0), "worse": (4.0, 20.0)}
+    bands = {name: (y - 1, y + 1) for name, (_, y) in points.items()}
+    (ax,) = plotting.front({"title": points}, {"title": bands}, "passes", "success").axes
+    assert {t.get_text() for t in ax.texts} == {"cheap", "dear"} and ax.get_xscale() == "log"

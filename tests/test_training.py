@@ -262,6 +262,15 @@ def test_a_tuned_net_has_its_recipe_and_an_error_that_says_who_trains_it(monkeyp
     assert recipe_for("shapes/densenet-lrs2").objective == LipschitzRegularized(lambda1=0.0)
 
 
+def test_a_flat_net_has_the_recipe_of_its_data_set_with_an_optimizer_around(monkeypatch):
+    monkeypatch.setattr(models, "manifest", lambda folder: {})
+    for variant, around in (("sam", sam.SAM), ("crsam", sam.CRSAM)):
+        with pytest.raises(models.WeightsError, match="run 06 --dataset shapes"):
+            models.load(f"shapes/resnet-{variant}")
+        found = recipe_for(f"shapes/resnet-{variant}")
+        assert found.around.func is around and replace(found, around=None) == recipe_for("shapes/resnet")
+
+
 @pytest.mark.skipif(
     "shapes/resnet" not in models.available(), reason="data/weights has no shapes/resnet: run notebook A1"
 )
