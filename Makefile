@@ -12,8 +12,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce book course test notebooks figures check clean
 
-# These chapters train or measure time, ten minutes of one core each: a test runs them at smoke scale.
-LONG := 04 05 A3
+# These chapters take five to twelve minutes of one core each: a test runs them at smoke scale.
+LONG := 04 05 06 A3
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp
