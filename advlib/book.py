@@ -75,8 +75,7 @@ def _collect(folder: Path, run: Path | None) -> dict[str, NotebookNode]:
         nbformat.write(page(deepcopy(shown[stem]), chapter, known), folder / f"{stem}.ipynb")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
-    tables = (run / "tables") if run is not None else None
-    (folder / "results.md").write_text(result_page.markdown(tables), encoding="utf-8")
+    (folder / "results.md").write_text(result_page.markdown(run), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
     return shown

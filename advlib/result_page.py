@@ -30,11 +30,12 @@ FILTER = """
 <output aria-live="polite"></output>
 </form>
 """
+OF_RUN = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "budget", "metric", "setting")
 
 
 def markdown(run: Path | None = None) -> str:
-    """The page. run: the tables of a run, shown at the end; None for none."""
+    """The page. run: the folder of a run, _build/<scale>/<dataset>, whose tables stand at the end; None for none."""
     tables = sorted(
         path.stem.removeprefix("table_").replace("_", ".") for path in results.PUBLISHED.glob("table_*.csv")
     )
@@ -130,17 +131,19 @@ def _figure(path: Path) -> str:
     return f"```{{figure}} figures/{path.name}\n:alt: {text}\n\n{text}\n```"
 
 
-def _of_run(folder: Path | None) -> list[str]:
-    """The tables of a run, in its own columns."""
-    files = sorted(p for p in folder.rglob("*.csv") if ".old" not in p.name) if folder is not None else []  # old: stale
+def _of_run(run: Path | None) -> list[str]:
+    """The tables of a run, in its own columns. Raises ValueError for a file that is no table."""
+    files = sorted(p for p in (run / "tables").rglob("*.csv") if ".old" not in p.name) if run is not None else []
     found = ["## This run", "The tables of the run that this site was built after."] if files else []
     for path in files:
-        rows = pd.read_csv(path, dtype={"table": str})
-        scale, dataset = rows["scale"].iloc[0], rows["dataset"].iloc[0]
-        columns = ["source", "attack", "target", "eps_255", "metric", "value", "n"]
+        try:
+            rows = pd.read_csv(path, dtype={"table": str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise ValueError(f"{path} is no table ({error}); restore or delete it") from error
+        facts = [f"{name} {rows[name].iloc[0]}" for name in ("torch", "device", "commit") if name in rows and len(rows)]
         name = f"{path.parent.name}/{path.stem}"
-        body = rows[columns].to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+        shown = rows[list(OF_RUN)] if set(OF_RUN) <= set(rows) else rows
+        body = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
         body = body.replace("<th>", '<th scope="col">').replace("<thead>", f"<caption>{name}</caption><thead>", 1)
-        about = f"torch {rows.torch.iloc[0]}, {rows.device.iloc[0]}, commit {rows.commit.iloc[0]}"
-        found.append(_block(name, about, path.parent.name.lstrip("0"), scale, dataset, body))
+        found.append(_block(name, ", ".join(facts), path.parent.name.lstrip("0"), run.parent.name, run.name, body))
     return found

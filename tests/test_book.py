@@ -121,12 +121,16 @@ def test_results_page_has_every_committed_table_and_says_which_are_missing():
 
 def test_results_page_escapes_what_a_run_wrote(tmp_path):
     row = {"source": "<script>x</script>", "attack": "a", "target": "b", "eps_255": 8, "metric": "asr"}
-    path = tmp_path / "02" / "table_2_1.csv"
+    path = tmp_path / "smoke" / "shapes" / "tables" / "02" / "table_2_1.csv"
     results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", 0, {}).add([row | {"value": 1.5, "n": 2}])
     (path.parent / "table_2_1.old.csv").write_text("set aside\n", encoding="utf-8")
-    page = result_page.markdown(tmp_path)
+    (path.parent / "speed.csv").write_text("attack,seconds\nsim,1.5\n", encoding="utf-8")
+    page = result_page.markdown(tmp_path / "smoke" / "shapes")
     assert "<script" not in page and "&lt;script&gt;x" in page and 'data-scale="smoke"' in page
-    assert "set aside" not in page
+    assert "set aside" not in page and "<td>sim</td>" in page
+    (path.parent / "empty.csv").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="empty.csv is no table"):
+        result_page.markdown(tmp_path / "smoke" / "shapes")
 
 
 # --- the site --------------------------------------------------------------------------------------------------------
