@@ -13,7 +13,7 @@ SHELL := bash
 .PHONY: help env reproduce book course test notebooks figures check clean
 
 # These chapters take five to twelve minutes of one core each: a test runs them at smoke scale.
-LONG := 04 05 06 A3
+LONG := 03 04 05 06 A3
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp
