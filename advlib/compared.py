@@ -11,21 +11,22 @@ from . import results
 from .evaluation import COMMON
 from .secured import NINE
 
-# What a table is about, and the data set and the budget of the thesis' numbers.
+# What a table is about, and the data set of the thesis' numbers.
 ATTACKS = {
-    "2.1": ("one source", "ImageNet", 16),
-    "2.2": ("one source", "ImageNet", 16),
-    "2.3": ("ensemble source", "ImageNet", 16),
-    "2.4": ("ensemble source", "ImageNet", 16),
-    "2.5": ("nine defences", "ImageNet", 16),
-    "3.1": ("one source", "ImageNet", 16),
-    "3.2": ("one source", "ImageNet", 16),
-    "3.3": ("six secured", "ImageNet", 16),
-    "4.1": ("transformed surrogates", "CIFAR-10", 8),
-    "4.2": ("beside other attacks", "ImageNet", 8),
-    "4.3": ("other attacks on top", "CIFAR-10", 4),
-    "4.4": ("six secured", "ImageNet", 16),
+    "2.1": ("one source", "ImageNet"),
+    "2.2": ("one source", "ImageNet"),
+    "2.3": ("ensemble source", "ImageNet"),
+    "2.4": ("ensemble source", "ImageNet"),
+    "2.5": ("nine defences", "ImageNet"),
+    "3.1": ("one source", "ImageNet"),
+    "3.2": ("one source", "ImageNet"),
+    "3.3": ("six secured", "ImageNet"),
+    "4.1": ("transformed surrogates", "CIFAR-10"),
+    "4.2": ("beside other attacks", "ImageNet"),
+    "4.3": ("other attacks on top", "CIFAR-10"),
+    "4.4": ("six secured", "ImageNet"),
 }
+SUCCESS = "black-box success (%)"
 CONSTANTS, TRAINING, GEOMETRY, RECIPES = "4.5", "5.2", "5.5", ("5.1", "5.3")
 OPEN, SAME, MIXED, REVERSED = "open", "as printed", "mixed", "reversed"
 """Values of the column `order`."""
@@ -86,7 +87,7 @@ def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:
         ours = results.black_box(at_eps).rename(columns={"value": "ours"}).drop(columns="pairs")
         setting = f"{ATTACKS[table][1]}, {nearest:g}/255"
         both = ours.join(paper, how="inner").rename_axis("name").reset_index()
-        parts.append(both.assign(metric="black-box success (%)", eps_255=eps, setting=setting))
+        parts.append(both.assign(metric=SUCCESS, eps_255=eps, setting=setting))
     return pd.concat(parts, ignore_index=True)
 
 

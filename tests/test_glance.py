@@ -26,63 +26,55 @@ def test_nothing_committed_is_said(committed):
     assert "No cifar10 run is committed yet" in glance.markdown()
 
 
-def test_row_is_the_mean_over_black_box_targets_beside_the_print(committed):
-    committed("2.1", [("resnet", "MI-FGSM", t, 8, k) for t, k in (("resnet", 200), ("vgg", 80), ("wrn", 100))])
-    low, high = results.wilson(90, 200)
-    printed = results.black_box(results.published("2.1")).value["MI-FGSM"]
-    row = f"| 2.1, one source | MI-FGSM | {printed:.1f} | ImageNet, 16/255 | 45.0 [{low:.1f}, {high:.1f}] |"
-    assert row in glance.markdown().splitlines() and "n = 200 images" in glance.markdown()
-
-
-def test_members_of_the_ensemble_are_white_box_and_a_missing_budget_is_empty(committed):
-    committed("2.1", [("resnet", "MI-FGSM", "vgg", 16, 100)])
-    committed("2.3", [("resnet+wrn", "MI-FGSM", t, 8, k) for t, k in (("resnet", 200), ("vgg", 60))])
-    lines = glance.markdown().splitlines()
-    assert lines[0].endswith("| cifar10, 8/255 | cifar10, 16/255 |")
-    row = next(line for line in lines if line.startswith("| 2.3"))
-    assert " 30.0 [" in row and row.endswith("|  |")
-
-
-def test_rows_that_the_thesis_does_not_have_are_left_out(committed):
-    committed("3.3", [("resnet", a, "JPEG", 16, k) for a, k in (("DIM+TIM", 100), ("DIM+TIM+GNP", 80), ("other", 200))])
-    committed("2.5", [("resnet", "MI-Composite", t, 16, k) for t, k in (("JPEG", 60), ("no defence", 200))])
-    text = glance.markdown()
-    lines = text.splitlines()
-    printed = results.published("3.3").query("attack == 'DIM+TIM'").value.mean()
-    assert any(
-        line.startswith(f"| 3.3, six secured | DIM+TIM | {printed:.1f} | ImageNet, 16/255 | 50.0 [") for line in lines
+def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(committed):
+    for attack, successes in (("MI-FGSM", (200, 80, 100)), ("EM-FGSM", (200, 90, 130))):
+        committed(
+            "2.1", [("resnet", attack, t, 8, k) for t, k in zip(("resnet", "vgg", "wrn"), successes, strict=True)]
+        )
+    low, high = results.newcombe(110, 200, 90, 200)
+    old, new = results.black_box(results.published("2.1")).value[["MI-FGSM", "EM-FGSM"]]
+    row = (
+        "| 2.1, one source | black-box success (%), 8/255 | MI-FGSM → EM-FGSM "
+        f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
     )
-    assert "other" not in text and any("| 2.5, nine defences | MI-Composite | " in x and " 30.0 [" in x for x in lines)
+    assert row in glance.markdown().splitlines()
 
 
-def test_training_is_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
+def test_members_of_the_ensemble_are_white_box_and_the_budget_is_the_nearest(committed):
+    cells = [("vgg", 16, 180), ("resnet", 8, 200), ("vgg", 8, 60)]
+    committed("2.3", [("resnet+wrn", a, t, eps, k) for a in ("MI-FGSM", "EM-FGSM") for t, eps, k in cells])
+    row = glance.markdown().splitlines()[2]
+    assert row.startswith("| 2.3, ensemble source | black-box success (%), 8/255 |") and "| 30.0 → 30.0 | +0.0 [" in row
+
+
+def test_a_claim_of_which_half_is_measured_and_targets_that_the_thesis_lacks_are_left_out(committed):
+    committed("3.3", [("resnet", "DIM+TIM", "JPEG", 16, 100)])
+    cells = [(a, t, k) for a in ("MI-Composite", "EM-RE-Composite") for t, k in (("JPEG", 60), ("no defence", 200))]
+    committed("2.5", [("resnet", a, t, 16, k) for a, t, k in cells])
+    text = glance.markdown()
+    assert "| 3.3" not in text and "16/255 | MI-Composite → EM-RE-Composite |" in text and "| 30.0 → 30.0 |" in text
+
+
+def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     path = results.result_path("5.2", "laptop", "cifar10")
     kept = results.ResultTable(path, "5.2", "laptop", "cifar10", "cpu", 0, {}, key=("source", "attack"))
-    for seed, value in enumerate((80.0, 82.0, 84.0)):
-        row = {
-            "source": f"seed {seed}, 50 images, 4 epochs",
-            "attack": "SAM",
-            "target": "test",
-            "eps_255": float("nan"),
-        }
-        kept.add([row | {"metric": "accuracy", "value": value, "n": 100, "passes": 8}])
-    text = glance.markdown()
-    assert "| 5.2, training | SAM | 96.46 ± 0.18 | 82.00 ± 2.00 | 8 |" in text.splitlines()
-    assert "50 images, 4 epochs" in text and "3 seeds" in text and "black-box" not in text
+    for name, values in (("SGD", (80.0, 82.0, 84.0)), ("CR-SAM", (86.0, 87.0, 88.0))):
+        for seed, value in enumerate(values):
+            row = {"source": f"seed {seed}", "attack": name, "target": "test", "eps_255": float("nan")}
+            kept.add([row | {"metric": "accuracy", "value": value, "n": 100}])
+    (row,) = (line for line in glance.markdown().splitlines() if line.startswith("| 5.2"))
+    half = 4.302653 * (2**2 + 1) ** 0.5 / 3**0.5  # Student's at two degrees of freedom, of deviations 2 and 1
+    assert (
+        "| SGD → CR-SAM | 95.3 → 97.0 |" in row and f"| 82.0 → 87.0 | +5.0 [{5 - half:+.1f}, {5 + half:+.1f}] |" in row
+    )
 
 
-def test_each_table_stands_beside_the_budget_and_the_data_of_the_thesis(committed):
-    committed(
-        "4.1", [("densenet", "PGD+LRS-F", t, eps, k) for t in ("densenet", "vgg") for eps, k in ((4, 60), (8, 80))]
-    )
-    low, high = results.wilson(80, 200)
-    printed = results.published("4.1").query("attack == 'PGD+LRS-F' and eps_255 == 8 and target != 'Average'")
-    mean = printed[~printed.white_box].value.mean()
-    row = f"| 4.1, transformed surrogates | PGD+LRS-F | {mean:.1f} | CIFAR-10, 8/255 | 30.0 ["
-    assert any(
-        x.startswith(row) and x.endswith(f" 40.0 [{low:.1f}, {high:.1f}] |") for x in glance.markdown().splitlines()
-    )
+def test_every_claim_is_in_print():
+    for table, claims in glance.CLAIMS.items():
+        printed = results.published(table)
+        names = set(printed.attack if "attack" in printed else printed.optimizer)
+        assert all({method, other} <= names for _, method, other in claims), table
 
 
 def test_only_the_marked_part_of_a_text_changes(committed):

@@ -191,6 +191,15 @@ def test_newcombe_worked_example():
     assert (low, high) == pytest.approx((-33.39, -5.24), abs=0.005)
 
 
+def test_difference_of_two_rates_is_newcombes():
+    low, high = results.newcombe(56, 70, 48, 80)
+    rows = [
+        {"value": 100 * k / n} | dict(zip(("ci_low", "ci_high"), results.wilson(k, n), strict=True))
+        for k, n in ((56, 70), (48, 80))
+    ]
+    assert results.difference(*map(pd.Series, rows)) == pytest.approx((20.0, low, high))
+
+
 def fourfold(both, first, second, neither):
     a = np.repeat([True, True, False, False], [both, first, second, neither])
     b = np.repeat([True, False, True, False], [both, first, second, neither])
