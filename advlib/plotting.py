@@ -179,10 +179,12 @@ def front(
     ylabel: str,
 ) -> Figure:
     """Points (cost, gain) by name on a logarithmic axis of cost, with error bars (low, high); those of the Pareto front
-    are filled, named and joined."""
+    are filled, named and joined. Panels stand three in a row."""
     with style():
-        figure, axes = _figure(1, len(panels), 1.0 + 3.2 * len(panels), 3.6, sharey=True)
-        for ax, (title, points) in zip(axes[0], panels.items(), strict=True):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, axes = _figure(rows, columns, 1.0 + 3.2 * columns, 3.6 * rows, sharey=True)
+        for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
             best = pareto(points)
             for name, (x, y) in points.items():
                 low, high = bands[title][name]
@@ -196,7 +198,10 @@ def front(
             costs = sorted({x for x, _ in points.values()})
             ax.set_xticks(costs, [f"{x:g}" for x in costs])
             ax.set_xticks([], minor=True)
-        axes[0, 0].set_ylabel(ylabel)
+        for ax in axes[:, 0]:
+            ax.set_ylabel(ylabel)
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
     return figure
 
 
