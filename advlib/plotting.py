@@ -192,8 +192,8 @@ def front(
                 look = {"color": COLOURS[5], "marker": "o", "markerfacecolor": face, "markeredgecolor": COLOURS[0]}
                 ax.errorbar(x, y, [[y - low], [high - y]], lw=0.7, capsize=2, zorder=3, **look)
             ax.step(*zip(*(points[name] for name in best), strict=True), where="post", color=COLOURS[2], lw=1.2)
-            for name in best:
-                ax.annotate(name, points[name], (4, 5), textcoords="offset points", fontsize=6)
+            for k, name in enumerate(best):  # names of neighbours at the same height would stand on one another
+                ax.annotate(name, points[name], (4, (5, -10)[k % 2]), textcoords="offset points", fontsize=6)
             ax.set(title=title, xlabel=xlabel, xscale="log")
             costs = sorted({x for x, _ in points.values()})
             ax.set_xticks(costs, [f"{x:g}" for x in costs])

@@ -240,6 +240,7 @@ fig
 #
 # Chapter 5 trains networks to flat minima, chapters 3 and 4 attack along flat directions and smooth networks. Here the three
 # meet: the same ResNet, the same recipe and epochs, trained with SGD (the one of the zoo), SAM and CR-SAM, attacked with MI-FGSM.
+# On CIFAR-10 every one of them fools nearly every target at 8/255; half the budget leaves more room to differ.
 
 # %%
 NETS = {"SGD": "resnet", "SAM": "resnet-sam", "CR-SAM": "resnet-crsam"}
@@ -255,7 +256,8 @@ print("surrogates:", ", ".join(surrogates), "| smoke scale trains none" if scale
 # %%
 more = al.datasets.load(dataset, "test", n_flat).to(device)
 others = {name: net for name, net in undefended.items() if name != "resnet"}
-judges = al.report.Experiment("06", scale, dataset, others, more, [eps_255], steps, seed, {"bfloat16": bfloat16})
+budgets = [eps_255 / 2, eps_255]
+judges = al.report.Experiment("06", scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
 fast = {name: al.accelerate(net, dtype=dtype) for name, net in surrogates.items()}
 attacks = {k: al.evaluation.Cushioned(al.attacks.mi_fgsm, net) for k, net in fast.items()}
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})
@@ -266,7 +268,7 @@ def constant(net, images, eps):
     return al.lipschitz.local_lipschitz(net, images.x, eps, seed=seed, index=images.index)
 
 
-table_6_4 = replace(judges, images=more[: setting["few"]]).means("6.4", "local_lipschitz", constant, surrogates)
+table_6_4 = replace(book, images=more[: setting["few"]]).means("6.4", "local_lipschitz", constant, surrogates)
 
 # %%
 CLAIMS = [("SAM", "SGD"), ("CR-SAM", "SGD"), ("CR-SAM", "SAM")]
@@ -274,16 +276,27 @@ CLAIMS = [("SAM", "SGD"), ("CR-SAM", "SGD"), ("CR-SAM", "SAM")]
 
 def flat_surrogates(run, success, slopes):
     """Accuracy, local Lipschitz constant, black-box success of MI-FGSM, and in how many cases it is clearly higher."""
-    success = success[success.metric == "asr"]
-    at = success.iloc[0]
-    setting = f"{run}: {at.dataset}, {at.scale} scale, {at.eps_255:g}/255"
-    found = al.results.black_box(al.results.mark_white_box(success))[["value", "ci_low", "ci_high", "n"]]
-    found = found.rename(columns={"value": "black-box success (%)"})
-    found.insert(0, f"local Lipschitz constant, n = {slopes.n.min()}", slopes.set_index("attack").value)
-    found.insert(0, "accuracy (%)", [100 * listed[f"{at.dataset}/{NETS[name]}"]["accuracy"] for name in found.index])
-    display(Markdown(f"**MI-FGSM from each, {setting}**"), found.round(2))
-    judged = [al.results.wins(success, *claim) for claim in CLAIMS if set(claim) <= set(found.index)]
-    display(pd.DataFrame(judged))
+    success = al.results.mark_white_box(success[success.metric == "asr"])
+    dataset, scale = success.iloc[0][["dataset", "scale"]]
+    names = [name for name in NETS if name in set(success.attack)]
+    listed = al.models.manifest()
+    found = pd.DataFrame(
+        {"accuracy (%)": {name: 100 * listed[f"{dataset}/{NETS[name]}"]["accuracy"] for name in names}}
+    )
+    found[f"local Lipschitz constant, n = {slopes.n.min()}"] = slopes.set_index("attack").value.round(1)
+    for eps, part in success.groupby("eps_255"):
+        rows = al.results.black_box(part).loc[names]
+        bounds = zip(rows.value, rows.ci_low, rows.ci_high, strict=True)
+        found[f"success (%) at {eps:g}/255"] = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in bounds]
+    display(Markdown(f"**MI-FGSM from each, {run}: {dataset}, {scale} scale, n = {success.n.min()}**"), found)
+    claims = [claim for claim in CLAIMS if set(claim) <= set(names)]
+    parts = {f"{eps:g}/255": part for eps, part in success.groupby("eps_255")}
+    judged = {
+        (eps, f"{better} > {worse}"): al.results.wins(part, better, worse)
+        for eps, part in parts.items()
+        for better, worse in claims
+    }
+    display(pd.DataFrame(judged).T.drop(columns=["better", "worse"]))
 
 
 flat_surrogates("this run", table_6_3, table_6_4)
