@@ -179,9 +179,9 @@ def front(
     ylabel: str,
 ) -> Figure:
     """Points (cost, gain) by name on a logarithmic axis of cost, with error bars (low, high); those of the Pareto front
-    are filled, named and joined. Panels stand three in a row."""
+    are filled, named and joined. Panels stand two in a row."""
     with style():
-        columns = min(3, len(panels))
+        columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
         figure, axes = _figure(rows, columns, 1.0 + 3.2 * columns, 3.6 * rows, sharey=True)
         for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):

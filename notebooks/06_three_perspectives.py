@@ -152,7 +152,12 @@ def by_kind(parts):
         cells[kind, "per pass"] = (part.value / part.passes).round(2).to_list()
     found = pd.DataFrame(cells, index=part.index)
     found.insert(0, ("", "passes"), part.passes.astype(int))
-    return found
+    return unbroken(found)
+
+
+def unbroken(table):
+    """A number and its interval stay on one line."""
+    return table.replace(" ", "\N{NO-BREAK SPACE}", regex=True)
 
 
 # %%
@@ -170,11 +175,11 @@ def caption(run, surrogates):
     """What a table was measured on."""
     of = runs[run][surrogates].iloc[0]
     n = runs[run][surrogates].query("metric == 'asr'").n.min()
-    return f"{run}: {of.dataset}, {of.scale} scale, {of.eps_255:g}/255, n = {n}, from {surrogates}"
+    return f"{run.capitalize()}: {of.dataset}, {of.scale} scale, {of.eps_255:g}/255, n = {n}, from {surrogates}"
 
 
 for key, parts in shown.items():
-    display(Markdown(f"**Black-box success, {caption(*key)}**"), by_kind(parts))
+    display(Markdown(f"**{caption(*key)}: black-box success**"), by_kind(parts))
 
 # %% [markdown] tags=["slide"]
 # ## Are they complementary?
@@ -213,11 +218,11 @@ def main_effects(parts):
         columns[kind, "alone, on both others"] = [
             f"{a:+.0f}, {b:+.0f}" for a, b in zip(of.alone, of["on both others"], strict=True)
         ]
-    return pd.DataFrame(columns, index=of.index)
+    return unbroken(pd.DataFrame(columns, index=of.index))
 
 
 for key, parts in shown.items():
-    display(Markdown(f"**Points of black-box success, {caption(*key)}**"), main_effects(parts))
+    display(Markdown(f"**{caption(*key)}: points of black-box success**"), main_effects(parts))
 
 # %% [markdown]
 # ## What does a pass buy? Figure 6.1
@@ -227,9 +232,8 @@ for key, parts in shown.items():
 def leaderboard(run):
     """Success against cost of a run's attacks, a panel for each surrogate and kind of target."""
     panels, bands = {}, {}
-    for surrogates, kind, rows in [
-        (s, k, rows) for (r, s), parts in shown.items() if r == run for k, rows in parts.items()
-    ]:
+    for kind, surrogates in product(KINDS, runs[run]):
+        rows = shown[run, surrogates][kind]
         panels[f"{surrogates}, {kind}"] = {name: (row.passes, row.value) for name, row in rows.iterrows()}
         bands[f"{surrogates}, {kind}"] = {name: (row.ci_low, row.ci_high) for name, row in rows.iterrows()}
     return al.plotting.front(panels, bands, "passes per image", "black-box success (%)")
@@ -299,7 +303,10 @@ def flat_surrogates(run, success, slopes):
         rows = al.results.black_box(part).loc[names]
         bounds = zip(rows.value, rows.ci_low, rows.ci_high, strict=True)
         found[f"success (%) at {eps:g}/255"] = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in bounds]
-    display(Markdown(f"**MI-FGSM from each, {run}: {dataset}, {scale} scale, n = {success.n.min()}**"), found)
+    display(
+        Markdown(f"**{run.capitalize()}: {dataset}, {scale} scale, n = {success.n.min()}, MI-FGSM from each**"),
+        unbroken(found),
+    )
     claims = [claim for claim in CLAIMS if set(claim) <= set(names)]
     parts = {f"{eps:g}/255": part for eps, part in success.groupby("eps_255")}
     judged = {
