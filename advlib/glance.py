@@ -43,13 +43,22 @@ def markdown() -> str:
     if not lines:
         return f"*No {DATASET} run is committed yet.*"
     note = (
-        f"*Ours: {SCALE} scale on {DATASET}, small networks, 10 steps, at {BUDGET:g}/255 where a table has it: not "
-        "comparable with the thesis' setting. Success rates are means over the black-box targets, for n images that "
-        "all networks get right; the interval of a difference takes the two for independent. Chapter 5: means of the "
-        "seeds, n images a seed. All attacks, budgets and data sets are on the book's page of results (`make book`).*"
+        f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
+        "with the thesis' setting. Success rates are means over the black-box targets, of attacks of 10 steps, for n "
+        "images that all networks get right; the interval of a difference takes the two for independent. "
+        f"{_training()}All attacks, budgets and data sets are on the book's page of results (`make book`).*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
     return "\n".join([_line(TITLES), _line(rule), *lines]) + "\n\n" + note
+
+
+def _training() -> str:
+    """What the networks of chapter 5 were trained on; "" where none is committed."""
+    rows = results.committed(compared.TRAINING, SCALE, DATASET)
+    if rows is None:
+        return ""
+    conditions = rows.source.iloc[0].partition(", ")[2]  # a source is "seed 0, 10000 images, 12 epochs"
+    return f"Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed. "
 
 
 def _rows(table: str) -> list[str]:

@@ -61,9 +61,12 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
     kept = results.ResultTable(path, "5.2", "laptop", "cifar10", "cpu", 0, {}, key=("source", "attack"))
     for name, values in (("SGD", (80.0, 82.0, 84.0)), ("CR-SAM", (86.0, 87.0, 88.0))):
         for seed, value in enumerate(values):
-            row = {"source": f"seed {seed}", "attack": name, "target": "test", "eps_255": float("nan")}
+            source = f"seed {seed}, 50 images, 4 epochs"
+            row = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
             kept.add([row | {"metric": "accuracy", "value": value, "n": 100}])
-    (row,) = (line for line in glance.markdown().splitlines() if line.startswith("| 5.2"))
+    text = glance.markdown()
+    (row,) = (line for line in text.splitlines() if line.startswith("| 5.2"))
+    assert "3 seeds of a ResNet-8, 50 images, 4 epochs" in text
     half = 4.302653 * (2**2 + 1) ** 0.5 / 3**0.5  # Student's at two degrees of freedom, of deviations 2 and 1
     assert (
         "| SGD → CR-SAM | 95.3 → 97.0 |" in row and f"| 82.0 → 87.0 | +5.0 [{5 - half:+.1f}, {5 + half:+.1f}] |" in row
