@@ -10,12 +10,13 @@ within [0, 1]. Every image's result depends on the image, its `index` and `seed`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from . import checks
+from .checks import Model
 from .draws import Draw
 from .gradients import (
     Gradient,
@@ -28,8 +29,8 @@ from .gradients import (
     reverse_perturbed,
     smoothed,
 )
-from .models import Model, frozen
 from .models import accelerate as accelerated
+from .models import frozen
 from .norms import NORMS, divided, l2_norm
 from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
@@ -54,10 +55,9 @@ class Elastic:
     normalize: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.normalize not in NORMS:
-            raise ValueError(f"normalize={self.normalize!r}: expected one of {', '.join(NORMS)}")
-        if self.mu < 0 or self.sigma < 0:
-            raise ValueError(f"mu={self.mu}, sigma={self.sigma}: expected numbers of at least 0")
+        checks.number("mu", self.mu, 0)
+        checks.number("sigma", self.sigma, 0)
+        checks.choice("normalize", self.normalize, NORMS)
 
     def look_ahead(self, adv: torch.Tensor, m: torch.Tensor, alpha: float) -> torch.Tensor:
         """x_t^em, eq. 2.1."""
@@ -174,9 +174,11 @@ def attack(
     ball), "every" (at x; the gradient is taken at a fresh random point around each iterate). target: int64 (N,), the
     classes wanted: the loss to them is descended. seed, index: int64 (N,), where the randomness of each image comes
     from; 0 .. N-1 if None.
-    Returns adv (N, C, H, W), detached. Models are put in eval mode, frozen, in channels_last, and handed back as they
-    were.
-    Raises TypeError or ValueError, naming the argument, before any step is taken.
+    Returns adv (N, C, H, W), detached, of the type of x; in half precision the loop runs in float32, and the result is
+    rounded toward x. Models are put in eval mode, frozen, in channels_last, given a copy of the images, and handed back
+    as they were.
+    Raises TypeError or ValueError, naming the argument, before any step is taken; and ValueError after the last one for
+    a gradient that was not finite. Warns where one was exactly 0.
     """
     checks.images(x)
     checks.labels(y, x)
@@ -184,28 +186,65 @@ def attack(
     index = checks.index(index, x)
     if target is not None:
         checks.labels(target, x, "target")
-    _check_choice("norm", norm, BALLS)
-    _check_choice("start", start, ("none", "once", "every"))
-    if alpha is not None and not alpha > 0:
-        raise ValueError(f"alpha={alpha}: expected a number above 0")
+    checks.choice("norm", norm, BALLS)
+    checks.choice("start", start, ("none", "once", "every"))
+    if alpha is not None:
+        checks.number("alpha", alpha, above=0)
+    checks.whole("seed", seed)
+    _check_rule(momentum)
     g = g if isinstance(g, Gradient) else gradient(g)
     if g.descends not in (None, target is not None):
         raise ValueError("target: a targeted attack descends its loss and needs norm_penalty(r < 0), others r > 0")
-    wanted = y if target is None else target
-    x = x.detach().contiguous(memory_format=torch.channels_last)
     with frozen(g.models):
-        checks.outputs(g.models, x, y=y, target=wanted)
+        clean = x.detach().clone(memory_format=torch.channels_last)
+        y, wanted = y.clone(), (y if target is None else target).clone()
+        checks.outputs(g.models, clean, y=y, target=wanted)
+        seen, x = _Seen(len(x), x.device), clean.to(torch.promote_types(clean.dtype, torch.float32))
+        g = replace(g, function=seen.gradient_of(g, clean.dtype))
         ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
         adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=_START_STREAM)))
         m, alpha = torch.zeros_like(x), eps / steps if alpha is None else alpha
         for t in range(steps):
             adv, m = step(adv, m, wanted, g, draw.at(step=t), momentum, ball, alpha, target is None, start == "every")
-    return adv.contiguous()
+        checks.gradients(seen.broken, seen.still)
+    return _toward(clean, adv).contiguous()
 
 
-def _check_choice(name: str, value: object, known: Sequence[str] | dict) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+def _check_rule(momentum: object) -> None:
+    rule = not isinstance(momentum, type) and all(hasattr(momentum, name) for name in ("look_ahead", "update"))
+    if not rule:
+        raise TypeError(f"momentum: expected a rule, such as Elastic(mu=1.0), got {checks.shown(momentum)}")
+
+
+class _Seen:
+    """What the gradients of an attack were like, kept on the device: bool (N,), which were not finite in some step, and
+    which were exactly 0."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.broken, self.still = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
+
+    def gradient_of(self, g: Gradient, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+        """`g` for images in float32 or float64, which it is shown in `dtype`; it looks at each gradient."""
+
+        def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+            grad = g(x.to(dtype), y, draw).to(x.dtype)
+            size = torch.linalg.vector_norm(grad, ord=1, dim=(1, 2, 3))
+            self.broken |= ~torch.isfinite(size)
+            self.still |= size == 0
+            return grad
+
+        return function
+
+
+def _toward(x: torch.Tensor, adv: torch.Tensor) -> torch.Tensor:
+    """adv, float32 or float64, in the type of x; where that is coarser, rounded toward x, so that no ball is left."""
+    near = adv.to(x.dtype)
+    if near.dtype == adv.dtype:
+        return near
+    away = (near.to(adv.dtype) - adv) * (adv - x.to(adv.dtype)) > 0
+    # The 16 bits of numbers in [0, 1] count upwards with them: the next one is a unit away.
+    toward = torch.where(near > x, -1, 1).to(torch.int16)
+    return (near.view(torch.int16) + toward * away).view(x.dtype)
 
 
 # --- named attacks ----------------------------------------------------------------------------------------------------
@@ -229,18 +268,29 @@ def _run(
     **options: object,
 ) -> torch.Tensor:
     """transform, loss, chunk: as in `gradient`; kernel: of `smoothed`; wrap: what is done to the gradient function
-    last, such as `norm_penalty`; accelerate: attack a faster copy of the
-    surrogate, True with BatchNorm folded, torch.bfloat16 in that type too. For many batches accelerate the model
-    once, by hand."""
-    if accelerate:
-        model = accelerated(model, dtype=None if accelerate is True else accelerate)
-    g = gradient(model, transform, loss, chunk)
-    g = smoothed(g, kernel) if kernel > 1 else g
-    return attack(x, y, wrap(g) if wrap else g, eps=eps, momentum=momentum, **options)
+    last, such as `norm_penalty`; accelerate: attack a faster copy of the surrogate, True with BatchNorm folded,
+    torch.bfloat16 in that type too. For many batches accelerate the model once, by hand."""
+    checks.network(model)
+    if accelerate is not False:
+        model = _accelerated(model, accelerate)
+    g = smoothed(gradient(model, transform, loss, chunk), kernel)
+    if wrap is not None:
+        checks.function("wrap", wrap, "a function from a gradient function to another, such as norm_penalty", 1)
+        g = wrap(g)
+        checks.instance("wrap", g, Gradient, "a function that returns a gradient function")
+    return attack(x, y, g, eps=eps, momentum=momentum, **options)
 
 
-def _chain(first: Transform | Sequence[Transform], *then: Transform) -> tuple[Transform, ...]:
-    return (*(first if isinstance(first, Sequence) else (first,)), *then)
+def _accelerated(model: Model, how: object) -> Model:
+    if how is not True and not (isinstance(how, torch.dtype) and how.is_floating_point):
+        raise TypeError(f"accelerate={checks.shown(how)}: expected False, True or a floating-point type")
+    checks.module(model)
+    return accelerated(model, dtype=None if how is True else how)
+
+
+def _chain(first: Transform | Sequence[Transform] | None, *then: Transform) -> tuple[Transform, ...]:
+    before = () if first is None else first if isinstance(first, Sequence) else (first,)
+    return (*before, *then)
 
 
 ERASURE = RandomErasure()
@@ -268,7 +318,8 @@ def pgd(
 ) -> torch.Tensor:
     """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2
     ball."""
-    alpha = 2.5 * eps / max(steps, 1) if alpha is None and eps > 0 else alpha
+    checks.budget(eps, steps)
+    alpha = 2.5 * eps / steps if alpha is None and eps > 0 else alpha
     return _run(model, x, y, eps, PLAIN, steps=steps, alpha=alpha, start=start, **options)
 
 
@@ -409,6 +460,8 @@ def taig(
     """TAIG-S: I-FGSM along integrated gradients of the true class's logit (Huang & Kong 2022); noise=eps is TAIG-R.
     points, noise, chunk: of `integrated`; wrap: what is done to the gradient at each point."""
     path = partial(integrated, points=points, noise=noise, chunk=chunk)
+    if wrap is not None:
+        checks.function("wrap", wrap, "a function from a gradient function to another, such as norm_penalty", 1)
     return _run(model, x, y, eps, PLAIN, loss=loss, wrap=lambda g: path(wrap(g) if wrap else g), **options)
 
 
@@ -423,7 +476,7 @@ def rap(
     **options: object,
 ) -> torch.Tensor:
     """RAP on I-FGSM, reverse perturbations of radius eps from step `late` on (Qin et al. 2022; thesis sect. 1.2.3)."""
-    reverse = partial(reverse_perturbed, eps=eps, start=late, ascend="target" not in options)
+    reverse = partial(reverse_perturbed, eps=eps, start=late, ascend=options.get("target") is None)
     return _run(model, x, y, eps, PLAIN, steps=steps, wrap=reverse, **options)
 
 
@@ -432,6 +485,7 @@ def lgv(
 ) -> torch.Tensor:
     """LGV: I-FGSM, each step on another network of `checkpoints`, collected along a fine-tuning at a high learning rate
     (Gubri et al. 2022; thesis sect. 1.2.3). options: of `attack`. One network is I-FGSM."""
+    checks.instance("checkpoints", checkpoints, Sequence, "a list of models")
     return attack(x, y, cycled([gradient(model) for model in checkpoints]), eps=eps, **options)
 
 

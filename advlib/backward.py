@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from . import checks
 from .models import Ensemble
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
@@ -28,7 +29,8 @@ def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     stands for anything). Raises ValueError if there are none; TypeError for what is no nn.Module, and for an ensemble,
     whose members are to be wrapped one by one."""
     if not isinstance(model, nn.Module) or isinstance(model, Ensemble):
-        raise TypeError(f"model: expected an nn.Module that is no ensemble, got {type(model).__name__}")
+        raise TypeError(f"model: expected an nn.Module that is no ensemble, got {checks.shown(model)}")
+    checks.text("layer", pattern)
     found = {
         name: layer
         for name, layer in model.named_modules()
@@ -132,10 +134,10 @@ def skip_gradient(model: nn.Module, layers: str, gamma: float = 0.5) -> nn.Modul
 
     layers: a pattern of names (`named`) for the *last* layer of each branch, whose output the sum takes: "bn2" in a
     basic block of torchvision, "bn3" in a bottleneck. Where the original decays the gradient at every ReLU of a branch,
-    this does it once, at its end. Raises ValueError for a pattern that fits no layer, or gamma outside [0, 1].
+    this does it once, at its end. Raises TypeError or ValueError for a pattern that fits no layer, or gamma outside
+    [0, 1]; and ValueError when run if the model calls none of the layers.
     """
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma={gamma}: expected a number in [0, 1]")
+    checks.number("gamma", gamma, 0, 1)
     return _SkipGradient(model, tuple(named(model, layers)), gamma)
 
 
@@ -149,12 +151,18 @@ class _SkipGradient(_Rewired):
 
     @contextmanager
     def rewired(self) -> Iterator[None]:
-        hooks = [self.model.get_submodule(name).register_forward_hook(self._decayed) for name in self.layers]
+        called = []
+
+        def decayed(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            called.append(layer)
+            return torch.lerp(output.detach(), output, self.gamma)
+
+        hooks = [self.model.get_submodule(name).register_forward_hook(decayed) for name in self.layers]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _decayed(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        return torch.lerp(output.detach(), output, self.gamma)
+        if not called:
+            names = ", ".join(self.layers)
+            raise ValueError(f"layers {names}: {type(self.model).__name__} never calls them; name others")

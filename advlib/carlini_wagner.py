@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from . import checks
-from .gradients import margin
-from .models import Model, frozen
+from .checks import Model
+from .gradients import image_gradient, margin
+from .models import frozen
 from .norms import l2_norm
 
 # atanh(1) is infinite: white and black pixels start this far inside, 0.013/255. Closer, tanh is so flat there that a
@@ -36,21 +37,27 @@ def carlini_wagner(
     steps: Adam steps for each value of c; searches: values of c tried, the first is `c`; kappa: margin asked for, in
     logits (with 0 the images lie on the boundary itself, and rounding in another batch size decides); lr: Adam's rate
     in w. target: int64 (N,), the classes wanted instead of any other than y.
-    Successes are kept per image; no image stops, or hurries, another. Raises as `attacks.attack` does.
+    Successes are kept per image; no image stops, or hurries, another. Half-precision images are searched for in
+    float32. Raises as `attacks.attack` does.
     """
+    checks.network(model)
     checks.images(x)
     checks.labels(y, x)
     checks.budget(0, steps)
-    for name, value in (("searches", searches), ("c", c), ("lr", lr)):
-        if not value > 0:
-            raise ValueError(f"{name}={value}: expected a number above 0")
+    checks.whole("searches", searches, 1)
+    checks.number("c", c, above=0)
+    checks.number("kappa", kappa, 0)
+    checks.number("lr", lr, above=0)
     if target is not None:
         checks.labels(target, x, "target")
-    wanted, sign = (y, 1.0) if target is None else (target, -1.0)
-    x = x.detach().contiguous(memory_format=torch.channels_last)
     with frozen([model]):
-        checks.outputs([model], x, y=y, target=wanted)
-        return _search(model, x, wanted, sign, steps, searches, c, kappa, lr).contiguous()
+        clean = x.detach().clone(memory_format=torch.channels_last)
+        wanted, sign = (y.clone(), 1.0) if target is None else (target.clone(), -1.0)
+        checks.outputs([model], clean, y=y, target=wanted)
+        x = clean.to(torch.promote_types(clean.dtype, torch.float32))
+        # A copy: a model may write into what it is given.
+        answer = lambda adv: model(adv.to(clean.dtype, copy=True)).to(x.dtype)  # noqa: E731
+        return _search(answer, x, wanted, sign, steps, searches, c, kappa, lr).to(clean.dtype).contiguous()
 
 
 def _search(
@@ -95,16 +102,22 @@ def _minimise(
     w = torch.atanh((2 * x - 1) * _SHRINK)
     adam = torch.optim.Adam([w], lr)
     best, best_distance = x, torch.full_like(weight, float("inf"))
+    broken = torch.zeros_like(y, dtype=torch.bool)
+    met = {}
 
-    def objective(w: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def objective(w: torch.Tensor) -> torch.Tensor:
         adv = (torch.tanh(w) + 1) / 2
-        distance, gap = (adv - x).square().sum((1, 2, 3)), sign * margin(model(adv), y)
-        return (distance + weight * (kappa - gap).clamp(min=0)).sum(), (adv, gap)
+        gap = sign * margin(model(adv), y)
+        met.update(adv=adv.detach(), gap=gap.detach())
+        return ((adv - x).square().sum((1, 2, 3)) + weight * (kappa - gap).clamp(min=0)).sum()
 
     for _ in range(steps):
-        w.grad, (adv, gap) = torch.func.grad(objective, has_aux=True)(w)
+        w.grad = image_gradient(objective, w)
+        adv, gap = met["adv"], met["gap"]
+        broken |= ~torch.isfinite(gap + w.grad.sum((1, 2, 3)))
         distance = torch.where(gap > kappa, l2_norm(adv - x)[:, 0, 0, 0], float("inf"))
         best = torch.where((distance < best_distance)[:, None, None, None], adv, best)
         best_distance = torch.minimum(distance, best_distance)
         adam.step()
+    checks.gradients(broken, torch.zeros_like(broken))
     return best, best_distance

@@ -4,6 +4,7 @@ expected: a TypeError for the wrong kind of thing, a ValueError for a wrong valu
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite
 from numbers import Integral, Rational, Real
@@ -51,8 +52,8 @@ def number(
     below: float | None = None,
     note: str = "",
 ) -> None:
-    """A finite number with low <= value <= high, and above < value < below where those are given. note: what the message
-    says besides, such as the unit. Raises TypeError or ValueError."""
+    """A finite number with low <= value <= high, and above < value < below where those are given. note: what the
+    message says besides, such as the unit. Raises TypeError or ValueError."""
     limits = _range(low, high, above, below)
     expected = " ".join(filter(None, ["a finite number", limits])) + (f", {note}" if note else "")
     if isinstance(value, bool) or not _is_number(value):
@@ -133,7 +134,8 @@ _MODEL = "a function from images (N, C, H, W) in [0, 1] to logits (N, classes)"
 def network(model: object, name: str = "model") -> None:
     """Anything callable from images to logits; it is not called. Raises TypeError."""
     function(name, model, _MODEL, 1)
-    if isinstance(model, nn.Module) and type(model).forward is nn.Module.forward:
+    plain = isinstance(model, nn.Module) and type(model).__call__ is nn.Module.__call__
+    if plain and "forward" not in vars(model) and type(model).forward is nn.Module.forward:
         raise TypeError(f"{name}: expected {_MODEL}, got {type(model).__name__}, which has no method forward")
 
 
@@ -144,9 +146,9 @@ def module(model: object, name: str = "model") -> None:
 
 
 def logits(value: object, n: int, name: str = "model") -> torch.Tensor:
-    """`value`, which a model returned for n images, if it is a float tensor of shape (n, classes), classes >= 1. Nothing
-    is read back from the device. Raises TypeError, which says what to write in place of a tuple, dict or ModelOutput, or
-    ValueError."""
+    """`value`, which a model returned for n images, if it is a float tensor of shape (n, classes), classes >= 1.
+    Nothing is read back from the device. Raises TypeError, which says what to write in place of a tuple, dict or
+    ModelOutput, or ValueError."""
     if not isinstance(value, torch.Tensor):
         hint = _instead(value, name)
         raise TypeError(f"{name}: expected logits of shape (N, classes), got {shown(value)}{hint}")
@@ -163,6 +165,26 @@ def _instead(value: object, name: str) -> str:
     if isinstance(value, dict):
         return f"; write lambda x: {name}(x)[{next(iter(value), 'logits')!r}]"
     return f"; write lambda x: {name}(x)[0]" if isinstance(value, tuple | list) else ""
+
+
+def losses(value: object, n: int, name: str = "loss") -> torch.Tensor:
+    """`value`, which a loss returned for n images, if it is a float tensor of shape (n,). Nothing is read back from the
+    device. Raises TypeError or ValueError."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name}: expected a float tensor of shape (N,), one value an image, got {shown(value)}")
+    if value.shape != (n,):
+        raise ValueError(f"{name}: expected shape (N,), one value an image, got {tuple(value.shape)} for {n} images")
+    return value
+
+
+def transformed(value: object, x: torch.Tensor, name: str = "transform") -> torch.Tensor:
+    """`value`, which a transform made of the images x, if it is a tensor of their shape, type and device. Raises
+    TypeError or ValueError."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected images like those it is given, got {shown(value)}")
+    if (value.shape, value.dtype, value.device) != (x.shape, x.dtype, x.device):
+        raise ValueError(f"{name}: expected images like those it is given, {shown(x)}, got {shown(value)}")
+    return value
 
 
 # --- images and labels -----------------------------------------------------------------------------------------------
@@ -216,8 +238,8 @@ def labels(y: object, x: torch.Tensor, name: str = "y", classes: int | None = No
 
 
 def index(i: object, x: torch.Tensor) -> torch.Tensor:
-    """The images' own numbers: i, or 0 .. N-1 where it is None. int64 or int32 (N,), on the device of x. Raises TypeError
-    or ValueError."""
+    """The images' own numbers: i, or 0 .. N-1 where it is None. int64 or int32 (N,), on the device of x. Raises
+    TypeError or ValueError."""
     if i is None:
         return torch.arange(len(x), device=x.device)
     if not isinstance(i, torch.Tensor) or i.dtype not in (torch.int64, torch.int32) or i.layout != torch.strided:
@@ -229,7 +251,8 @@ def index(i: object, x: torch.Tensor) -> torch.Tensor:
 
 
 def budget(eps: object, steps: object) -> None:
-    """eps: a number from 0 to 1, in [0, 1] units; steps: a whole number of at least 1. Raises TypeError or ValueError."""
+    """eps: a number from 0 to 1, in [0, 1] units; steps: a whole number of at least 1. Raises TypeError or
+    ValueError."""
     number("eps", eps, 0, 1, note="in units of [0, 1] images (16/255, not 16)")
     whole("steps", steps, 1)
 
@@ -267,3 +290,51 @@ def _answer(model: Model, few: torch.Tensor) -> object:
         raise ValueError(
             f"model: {type(error).__name__} on x of shape {tuple(few.shape)} and type {few.dtype}{unlike}: {error}"
         ) from error
+
+
+# --- what came out ---------------------------------------------------------------------------------------------------
+
+_STILL = (
+    "the gradient of an image was exactly 0 in a step of the attack, which then does not move that image: something "
+    "rounds on the way, or the loss is flat there, and no success is no sign of robustness"
+)
+
+
+def gradients(broken: torch.Tensor, still: torch.Tensor) -> None:
+    """What an attack has seen of its gradients, bool (N,) each: those of `broken` were not finite in some step, those
+    of `still` were exactly 0. The first is a ValueError, the second a warning; the device is waited for once."""
+    lost, flat = torch.stack([broken, still]).cpu()
+    if lost.any():
+        rows = lost.nonzero()[:, 0].tolist()
+        places = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise ValueError(
+            f"model: its gradient is NaN or infinite for {len(rows)} of {len(lost)} images (rows {places}), be it by "
+            "the network, the loss or a transform"
+        )
+    if flat.any():
+        warnings.warn(_STILL, RuntimeWarning, stacklevel=3)
+
+
+_ROUNDING = 1e-5  # of float32, and far below a level of 1/255
+
+
+def adversarial(adv: object, x: torch.Tensor, eps: float | None, name: str = "attack") -> torch.Tensor:
+    """`adv`, which an attack made of the images x, if it has their shape, type and device, is finite, in [0, 1] and no
+    further than eps from x in any value (eps None: not looked at). An L2 ball of radius eps lies inside. Raises
+    TypeError or ValueError."""
+    if not isinstance(adv, torch.Tensor):
+        raise TypeError(f"{name}: expected adversarial images like x, got {shown(adv)}")
+    if (adv.shape, adv.dtype, adv.device) != (x.shape, x.dtype, x.device):
+        raise ValueError(f"{name}: expected adversarial images like x, {shown(x)}, got {shown(adv)}")
+    low, high = adv.aminmax()
+    furthest = (adv - x).abs().max()
+    if not torch.isfinite(low + high):
+        raise ValueError(f"{name}: its adversarial images contain NaN or infinite values")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(f"{name}: its adversarial images leave [0, 1]: {low.item():.4g} to {high.item():.4g}")
+    if eps is not None and furthest > eps + _ROUNDING:
+        raise ValueError(
+            f"{name}: its adversarial images are up to {255 * furthest.item():.4g}/255 from x, but eps is "
+            f"{255 * eps:.4g}/255"
+        )
+    return adv

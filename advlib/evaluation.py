@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
+from . import checks
+from .checks import Model
 from .datasets import Images
 from .defenses import ABSTAIN, Defended
 from .models import Ensemble, digest, frozen
@@ -33,19 +36,41 @@ been fooled: `abstained` counts that, over the images of `asr`."""
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, data: Images, batch_size: int = 250) -> torch.Tensor:
-    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode; ABSTAIN where a defence does."""
+def predictions(model: Model, data: Images, batch_size: int = 250) -> torch.Tensor:
+    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode; ABSTAIN where a defence does. Raises
+    TypeError or ValueError for a model that does not give finite logits (N, classes)."""
+    checks.network(model)
+    _check_data(data)
+    checks.whole("batch_size", batch_size, 1)
     with frozen([model]):
-        return torch.cat([_answers(model, b.x) for b in data.batches(batch_size)])
+        return _named([_answers(model, b.x) for b in data.batches(batch_size)], "model")
 
 
-def _answers(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    x = _channels_last(x)
-    return model.predict(x) if isinstance(model, Defended) else model(x).argmax(1)
+def _check_data(data: object) -> None:
+    checks.instance("data", data, Images, "images as datasets.load gives them")
+    if not len(data):
+        raise ValueError("data: holds no image")
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+_NO_ANSWER = -2
+"""Where a model answers with NaN, until `_named` makes an error of it: until then nothing waits for the device."""
+
+
+def _answers(model: Model, x: torch.Tensor, name: str = "model") -> torch.Tensor:
+    # A copy: the model may write into it, and others are to be asked about the same images.
+    x = x.clone(memory_format=torch.channels_last)
+    if isinstance(model, Defended):
+        return model.predict(x)
+    logits = checks.logits(model(x), len(x), name)
+    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), _NO_ANSWER)
+
+
+def _named(answers: list[torch.Tensor], name: str) -> torch.Tensor:
+    """The answers of all batches. Raises ValueError if there is one that is none."""
+    found = torch.cat(answers)
+    if lost := int((found == _NO_ANSWER).sum()):
+        raise ValueError(f"{name}: its logits are NaN or infinite for {lost} of {len(found)} images")
+    return found
 
 
 @dataclass
@@ -112,27 +137,38 @@ def counting(model: nn.Module) -> Iterator[PassCounter]:
 
 def success_rates(
     attacks: Mapping[str, Attack],
-    surrogates: Mapping[str, nn.Module],
-    targets: Mapping[str, nn.Module],
+    surrogates: Mapping[str, Model],
+    targets: Mapping[str, Model],
     data: Images,
     eps_255: Sequence[float],
     *,
     table: ResultTable | None = None,
     batch_size: int = 100,
     seed: int = 0,
+    ball: bool = True,
     title: str = "success rates",
 ) -> pd.DataFrame:
     """Attack every image of `data` on every surrogate and count what each target gets wrong.
 
     attacks, surrogates, targets: by the name that stands in the table. eps_255: budgets in 1/255. table: rows are
     written there cell by cell (source, attack, budget), and cells that it holds already are not run again, unless the
-    attack's function or keywords are others now.
+    attack's function or keywords are others now. ball: whether what an attack returns has to be within the budget in
+    every value, as it always has to be like x, finite and in [0, 1]; False for attacks without one (C&W).
     Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
     target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
     n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack.
-    Raises ValueError, before any attack, if no image is right for all models.
+    Raises TypeError or ValueError, before any attack, for what is not as described, if a surrogate and another target
+    have one name, or if no image is right for all models; and for an attack that returns something else, by its name.
     """
-    networks = {**targets, **{k: v for k, v in surrogates.items() if k not in targets}}
+    _check_asked(attacks, surrogates, targets, data, eps_255)
+    checks.whole("batch_size", batch_size, 1)
+    checks.whole("seed", seed)
+    checks.flag("ball", ball)
+    if table is not None:
+        checks.instance("table", table, ResultTable, "a ResultTable")
+    asked = _modules({**targets, **surrogates})
+    surrogates, targets = ({name: asked[name] for name in group} for group in (surrogates, targets))
+    networks = {**targets, **surrogates}
     right = torch.stack([predictions(m, data, batch_size) == data.y for m in networks.values()]).all(0)
     if not right.any():
         raise ValueError(
@@ -141,11 +177,11 @@ def success_rates(
     cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
     if table is not None:
         table.expect({name: described(attack) for name, attack in attacks.items()})
-    rows = []
+    rows, run = [], _Run(targets, data, right, batch_size, seed, ball)
     with Progress(title, len(cells)) as bar, frozen(list(networks.values())):
         for source, name, eps in cells:
             if table is None or not table.done(source, name, eps):
-                new = _cell(attacks[name], surrogates[source], targets, data, eps, right, batch_size, seed)
+                new = run.cell(attacks[name], surrogates[source], eps, f"attack {name!r} on {source!r} at {eps:g}/255")
                 new = [{"source": source, "attack": name, "eps_255": eps, **row} for row in new]
                 rows += new
                 if table is not None:
@@ -154,41 +190,82 @@ def success_rates(
     return pd.DataFrame(rows) if table is None else _asked_for(table.frame, cells)
 
 
+def _check_asked(attacks: object, surrogates: object, targets: object, data: object, eps_255: object) -> None:
+    """What `success_rates` is asked for, before any work."""
+    for kind, group in (("attacks", attacks), ("surrogates", surrogates), ("targets", targets)):
+        checks.instance(kind, group, Mapping, "a dictionary by name")
+        if not group:
+            raise ValueError(f"{kind}: expected at least one")
+        for name, member in group.items():
+            checks.text(f"{kind}: a name", name)
+            if kind == "attacks":
+                checks.function(f"attack {name!r}", member, "a function (model, x, y, eps=, seed=, index=) -> adv")
+            else:
+                checks.network(member, name)
+    _check_data(data)
+    if isinstance(eps_255, str) or not isinstance(eps_255, Sequence | np.ndarray) or not len(eps_255):
+        raise TypeError(f"eps_255: expected a list of budgets in 1/255, got {checks.shown(eps_255)}")
+    for eps in eps_255:
+        checks.number("eps_255", eps, 0, 255, note="in 1/255 of the range of a pixel")
+    if double := [name for name in surrogates if name in targets and targets[name] is not surrogates[name]]:
+        raise ValueError(f"surrogates: {double[0]!r} is the name of another network among the targets")
+
+
+class _Function(nn.Module):
+    """A function from images to logits as a module, so that its passes can be counted."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def _modules(networks: Mapping[str, Model]) -> dict[str, nn.Module]:
+    return {name: m if isinstance(m, nn.Module) else _Function(m) for name, m in networks.items()}
+
+
 def _asked_for(frame: pd.DataFrame, cells: list[tuple[str, str, float]]) -> pd.DataFrame:
     """The rows of these cells, in their order: a resumed table may hold others, from a run with other budgets."""
     groups = frame.groupby(["source", "attack", "eps_255"])
     return pd.concat([groups.get_group(cell) for cell in cells], ignore_index=True)
 
 
-def _cell(
-    attack: Attack,
-    surrogate: nn.Module,
-    targets: Mapping[str, nn.Module],
-    data: Images,
-    eps: float,
-    right: torch.Tensor,
-    batch_size: int,
-    seed: int,
-) -> list[dict[str, object]]:
-    """Rows of one source, attack and budget: for every target, both denominators, and abstentions."""
-    answers = {name: [] for name in targets}
-    seconds, rows = 0.0, 0
-    for batch in data.batches(batch_size):
-        started = time.perf_counter()
-        with counting(_network(attack, surrogate)) as counter:
-            adv = attack(surrogate, batch.x, batch.y, eps=eps / 255, seed=seed, index=batch.index)
-        _finish(adv)
-        seconds += time.perf_counter() - started
-        rows += counter.rows
-        with torch.no_grad():
-            for name, target in targets.items():
-                answers[name].append(_answers(target, adv))
-    cost = {"passes": round(rows / len(data)), "seconds": seconds}
-    return [
-        {"target": name, **rate, **cost}
-        for name, given in answers.items()
-        for rate in _rates(targets[name], torch.cat(given), data.y, right)
-    ]
+@dataclass(frozen=True)
+class _Run:
+    """What all cells of a table share. right: bool (N,), the images that every network gets right; the others: of
+    `success_rates`."""
+
+    targets: Mapping[str, nn.Module]
+    data: Images
+    right: torch.Tensor
+    batch_size: int
+    seed: int
+    ball: bool
+
+    def cell(self, attack: Attack, surrogate: nn.Module, eps: float, what: str) -> list[dict[str, object]]:
+        """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions. what:
+        the cell in words, for errors."""
+        answers = {name: [] for name in self.targets}
+        seconds, passed = 0.0, 0
+        for batch in self.data.batches(self.batch_size):
+            started = time.perf_counter()
+            with counting(_network(attack, surrogate)) as counter:
+                adv = attack(surrogate, batch.x, batch.y.clone(), eps=eps / 255, seed=self.seed, index=batch.index)
+            _finish(adv)
+            seconds += time.perf_counter() - started
+            passed += counter.rows
+            checks.adversarial(adv, batch.x, eps / 255 if self.ball else None, what)
+            with torch.no_grad():
+                for name, target in self.targets.items():
+                    answers[name].append(_answers(target, adv, name))
+        cost = {"passes": round(passed / len(self.data)), "seconds": seconds}
+        return [
+            {"target": name, **rate, **cost}
+            for name, given in answers.items()
+            for rate in _rates(self.targets[name], _named(given, f"{name}, shown {what}"), self.data.y, self.right)
+        ]
 
 
 def _rates(target: nn.Module, answers: torch.Tensor, y: torch.Tensor, right: torch.Tensor) -> list[dict[str, object]]:
@@ -206,9 +283,9 @@ def _rate(counted: torch.Tensor, keep: torch.Tensor, metric: str) -> dict[str, o
     return {"metric": metric, "value": 100 * k / n, "n": n, "ci_low": low, "ci_high": high}
 
 
-def _finish(adv: torch.Tensor) -> None:
+def _finish(adv: object) -> None:
     """Wait for the device, so that the clock measures the attack and not its launch."""
-    if adv.is_cuda:
+    if isinstance(adv, torch.Tensor) and adv.is_cuda:
         torch.cuda.synchronize(adv.device)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from . import checks
 from .attacks import attack
 from .backward import only
 from .draws import Draw
-from .gradients import Gradient, cross_entropy
+from .gradients import Gradient, cross_entropy, image_gradient
 from .models import frozen
 
 
@@ -29,12 +30,12 @@ def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Ten
         seen = []
 
         def stop(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            seen.append(output.flatten(1))
+            seen.append(_flat(output, layer))
             raise _Stop
 
         hook = module.register_forward_hook(stop)
         try:
-            model(x)
+            model(x.clone())  # a model may write into what it is given
         except _Stop:
             return seen[0]
         finally:
@@ -42,6 +43,12 @@ def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Ten
         raise ValueError(f"layer {layer!r}: {type(model).__name__} never calls it; name another")
 
     return function
+
+
+def _flat(output: object, layer: str) -> torch.Tensor:
+    """What a layer returned, (N, features). Raises TypeError for what is no tensor."""
+    checks.instance(f"layer {layer!r}", output, torch.Tensor, "a layer that returns one tensor")
+    return output.flatten(1)
 
 
 def ila_plus_plus(
@@ -63,10 +70,10 @@ def ila_plus_plus(
     layer: whose output is taken, as `backward.only` finds it; steps: of the first run, of eps / steps each; refine: of
     the second; ridge: its penalty; the authors' 1e10 makes the direction the sum of the differences, each times its
     loss. seed, index: as of `attacks.attack`, which raises what is wrong with the others. Returns adv, like x.
-    Raises ValueError for ridge <= 0 or an unknown layer.
+    Raises TypeError or ValueError for ridge <= 0, refine < 1 or an unknown layer.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge={ridge}: expected a number above 0")
+    checks.number("ridge", ridge, above=0)
+    checks.whole("refine", refine, 1)
     shown = features(model, layer)
     trail = []
     options = {"eps": eps, "seed": seed, "index": index}
@@ -78,9 +85,7 @@ def ila_plus_plus(
         w = guide(differences, torch.stack([loss for _, loss in path], 1), ridge)
 
     def along(z: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            return torch.autograd.grad((shown(z) * w).sum(), z)[0]
+        return image_gradient(lambda image: (shown(image) * w).sum(), z)
 
     return attack(x, y, Gradient(along, (model,), 1), steps=refine, **options)
 
@@ -101,11 +106,12 @@ def _recorded(model: nn.Module, layer: str, trail: list) -> Gradient:
     """The cross-entropy gradient, which leaves (features, losses) of every point it is asked for in `trail`."""
 
     def function(z: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            feature, loss = _features_and_loss(model, layer, z, y)
+        def total(image: torch.Tensor) -> torch.Tensor:
+            feature, loss = _features_and_loss(model, layer, image, y)
             trail.append((feature.detach(), loss.detach()))
-            return torch.autograd.grad(loss.sum(), z)[0]
+            return loss.sum()
+
+        return image_gradient(total, z)
 
     return Gradient(function, (model,), 1)
 
@@ -116,10 +122,10 @@ def _features_and_loss(
     """The output of `layer`, (N, D), and the cross-entropy, (N,), of one pass."""
     seen = []
     hook = model.get_submodule(only(model, layer)).register_forward_hook(
-        lambda module, inputs, output: seen.append(output.flatten(1))
+        lambda module, inputs, output: seen.append(_flat(output, layer))
     )
     try:
-        loss = cross_entropy(model(z), y)
+        loss = cross_entropy(checks.logits(model(z.clone()), len(z)), y)
     finally:
         hook.remove()
     return seen[0], loss

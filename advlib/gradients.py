@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 
 import torch
 import torch.nn.functional as F
 
+from . import checks
+from .checks import Model
 from .draws import Draw
-from .models import Model, members
+from .models import members
 from .norms import NORMS, divided, l2_norm
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
@@ -112,27 +114,50 @@ def _summed_gradient(
     rows = draw.at(index=draw.index.repeat(k), copy=copy)
 
     def total_loss(image: torch.Tensor) -> torch.Tensor:
-        stack = image.repeat(k, 1, 1, 1) if k > 1 else image
-        stride = 1
+        # Always a copy: a model, or a transform, may write into what it is given.
+        stack, stride = image.repeat(k, 1, 1, 1) if k > 1 else image.clone(), 1
         for place, t in enumerate(transforms):
             own = getattr(t, "copies", 1)
-            stack = t(stack, rows.at(stream=(place + 1) * _STREAMS), (copy // stride) % own)
-            stride *= own
-        return loss(model(stack), y.repeat(k)).sum()
+            view = t(stack, rows.at(stream=(place + 1) * _STREAMS), (copy // stride) % own)
+            stack, stride = checks.transformed(view, stack), stride * own
+        logits = checks.logits(model(stack), len(copy))
+        return checks.losses(loss(logits, y.repeat(k)), len(copy)).sum()
 
+    return image_gradient(total_loss, x)
+
+
+def image_gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The gradient at the images x, (N, C, H, W), of a scalar function of them, whatever the mode of autograd outside.
+    Raises ValueError where `function` lets no gradient through to the images."""
     if torch.compiler.is_compiling():  # the compiler traces this form
-        return torch.func.grad(total_loss)(x)
+        return torch.func.grad(function)(x)
     # Outside it, torch.func.grad would also record a graph of the backward pass: a fifth slower, twice the memory.
     with torch.enable_grad():
         image = x.detach().requires_grad_()
-        return torch.autograd.grad(total_loss(image), image)[0]
+        total = function(image)
+        found = torch.autograd.grad(total, image, allow_unused=True)[0] if total.requires_grad else None
+    if found is None:
+        raise ValueError(
+            "model: no gradient reaches the images, since the network, the loss or a transform detaches, rounds to "
+            "whole numbers or runs in no_grad"
+        )
+    return found
+
+
+def _check_gradient(g: object) -> None:
+    checks.instance("g", g, Gradient, "a gradient function, such as gradient(model)")
 
 
 def smoothed(g: Gradient, kernel: int = 7) -> Gradient:
     """TIM: the gradient convolved with a Gaussian of kernel x kernel pixels that spans 3 standard deviations to each
-    side (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd, ValueError otherwise; 1 changes nothing."""
-    if kernel < 1 or kernel % 2 == 0:
+    side (Dong et al. 2019, eq. 8), zeros outside the image. kernel: odd; 1 returns `g`. Raises TypeError or ValueError
+    for another kernel, or what is no gradient function."""
+    _check_gradient(g)
+    checks.whole("kernel", kernel, 1)
+    if kernel % 2 == 0:
         raise ValueError(f"kernel={kernel}: expected an odd number of pixels")
+    if kernel == 1:
+        return g
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         grad, c = g(x, y, draw), x.shape[1]
@@ -159,12 +184,16 @@ def norm_penalty(g: Gradient, r: float = 0.01, beta: float = 0.8, unit: str = "l
     beta: weight of the penalty. 0 returns `g`. Below 0 the norm is rewarded, and -1 is the gradient ahead, as in SAM.
     rescale: bring g2 to the L2 length of g1 first, so that a gradient that grows along its own direction cannot
     outweigh g1 and turn the step downhill.
-    A zero gradient stays zero. Raises ValueError for r = 0, another `unit`, or a number that is not finite.
+    A zero gradient stays zero. Raises TypeError or ValueError for r = 0, another `unit`, or a number that is not
+    finite.
     """
-    if unit not in ("l2", "mean"):
-        raise ValueError(f"unit={unit!r}: expected l2 or mean")
-    if not isfinite(r) or not r or not isfinite(beta):
-        raise ValueError(f"r={r}, beta={beta}: expected finite numbers, r not 0")
+    _check_gradient(g)
+    checks.choice("unit", unit, ("l2", "mean"))
+    checks.number("r", r)
+    checks.number("beta", beta)
+    checks.flag("rescale", rescale)
+    if not r:
+        raise ValueError(f"r={r}: expected a number other than 0")
     if not beta:
         return g
 
@@ -185,10 +214,13 @@ def integrated(g: Gradient, points: int = 20, reference: float = 0.0, noise: flo
     reference: x0, a grey value; noise: half-width of the uniform noise on every point, per image, point and step: 0 is
     TAIG-S, eps TAIG-R. chunk: how many points go through the network at once; memory grows with it, the result does
     not change.
-    Raises ValueError for points < 1, chunk < 1 or noise < 0.
+    Raises TypeError or ValueError for points < 1, chunk < 1, noise < 0, or a number that is not finite.
     """
-    if points < 1 or chunk < 1 or noise < 0:
-        raise ValueError(f"points={points}, chunk={chunk}, noise={noise}: expected at least 1, 1 and 0")
+    _check_gradient(g)
+    checks.whole("points", points, 1)
+    checks.number("reference", reference)
+    checks.number("noise", noise, 0)
+    checks.whole("chunk", chunk, 1)
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         total = torch.zeros_like(x)
@@ -215,10 +247,12 @@ def reverse_perturbed(
 
     eps: L-inf radius of n; start: the step of the attack at which it begins ("late start"), until then it is `g`.
     ascend: False in a targeted attack, whose loss n then raises. The passes of `g` times (steps + 1), from `start` on.
-    Raises ValueError for eps < 0 or steps < 1.
+    Raises TypeError or ValueError for eps outside [0, 1], steps < 1, or a start that is no whole number of at least 0.
     """
-    if eps < 0 or steps < 1:
-        raise ValueError(f"eps={eps}, steps={steps}: expected at least 0 and 1")
+    _check_gradient(g)
+    checks.budget(eps, steps)
+    checks.whole("start", start, 0)
+    checks.flag("ascend", ascend)
     down = -eps / steps if ascend else eps / steps
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -232,13 +266,20 @@ def reverse_perturbed(
 
 def cycled(gradients: Sequence[Gradient]) -> Gradient:
     """LGV: another of `gradients` in each step, in an order drawn from the seed, and then in that order again (Gubri et
-    al. 2022, whose networks are collected along one training run). Raises ValueError if there is none."""
+    al. 2022, whose networks are collected along one training run). Raises TypeError or ValueError if there is none, or
+    if some are meant for a targeted attack and others are not."""
+    checks.instance("gradients", gradients, Sequence, "a list of gradient functions")
+    for g in gradients:
+        checks.instance("gradients", g, Gradient, "a list of gradient functions, such as gradient(model)")
     if not gradients:
         raise ValueError("gradients: expected at least one")
+    meant = {g.descends for g in gradients} - {None}
+    if len(meant) > 1:
+        raise ValueError("gradients: some descend the loss (norm_penalty with r < 0) and others ascend it")
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         order = torch.randperm(len(gradients), generator=torch.Generator().manual_seed(draw.seed))
         return gradients[order[draw.step % len(gradients)]](x, y, draw)
 
     models = tuple(dict.fromkeys(model for g in gradients for model in g.models))
-    return Gradient(function, models, max(g.passes for g in gradients), gradients[0].descends)
+    return Gradient(function, models, max(g.passes for g in gradients), next(iter(meant), None))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import checks
 from .draws import Draw, content
 
 
@@ -29,10 +30,9 @@ class InputDiversity:
     copies: int = 1
 
     def __post_init__(self) -> None:
-        _check_probability(self.p)
-        if self.scale < 1:
-            raise ValueError(f"scale={self.scale}: expected at least 1")
-        _check_copies(self.copies)
+        checks.number("p", self.p, 0, 1)
+        checks.number("scale", self.scale, 1)
+        checks.whole("copies", self.copies, 1)
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         u = draw.uniform(4)
@@ -66,7 +66,8 @@ class ScaleCopies:
     origin: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_copies(self.copies)
+        checks.whole("copies", self.copies, 1)
+        checks.number("origin", self.origin)
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         scale = torch.exp2(-copy.to(x.dtype))[:, None, None, None]
@@ -79,7 +80,8 @@ class MixedImages:
 
     pool: float (P, C, H, W) in [0, 1], of the size of x, on its device. Where the paper draws x' from other classes,
     and its published code from the batch, here it is any image of a pool that no batch changes.
-    eta: weight of x'. Nothing is clipped, as there. Raises ValueError for an empty pool or eta < 0.
+    eta: weight of x'. Nothing is clipped, as there. Raises TypeError or ValueError for a pool that does not hold such
+    images, or eta < 0; when called, ValueError for images of another size or device than those of the pool.
     """
 
     pool: torch.Tensor
@@ -87,13 +89,14 @@ class MixedImages:
     copies: int = 3
 
     def __post_init__(self) -> None:
-        _check_copies(self.copies)
-        if self.pool.dim() != 4 or not len(self.pool):
-            raise ValueError(f"pool: expected images (P, C, H, W), got {tuple(self.pool.shape)}")
-        if self.eta < 0:
-            raise ValueError(f"eta={self.eta}: expected a number of at least 0")
+        checks.images(self.pool, "pool")
+        checks.number("eta", self.eta, 0)
+        checks.whole("copies", self.copies, 1)
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        if self.pool.shape[1:] != x.shape[1:]:
+            raise ValueError(f"pool: images of {tuple(self.pool.shape[1:])}, but those of x are {tuple(x.shape[1:])}")
+        checks.same_place(self.pool, x, "pool")
         # The draw is one of this copy and not of the chain's: the scaled copies that follow share their image.
         which = (draw.at(copy=copy).uniform(1)[:, 0] * len(self.pool)).long()
         return x + self.eta * self.pool[which].to(x.dtype)
@@ -123,14 +126,17 @@ class RandomErasure:
     fill: float | str = "noise"
 
     def __post_init__(self) -> None:
-        _check_copies(self.copies)
-        _check_probability(self.p)
-        if not 0 <= self.s_h < 1:
-            raise ValueError(f"s_h={self.s_h}: expected 0 <= s_h < 1")
-        if self.aspect != "random" and (isinstance(self.aspect, str) or self.aspect <= 0):
-            raise ValueError(f"aspect={self.aspect!r}: expected 'random' or a positive number")
-        if self.fill != "noise" and (isinstance(self.fill, str) or not 0 <= self.fill <= 1):
-            raise ValueError(f"fill={self.fill!r}: expected 'noise' or a number in [0, 1]")
+        checks.whole("copies", self.copies, 1)
+        checks.number("p", self.p, 0, 1)
+        checks.number("s_h", self.s_h, 0, below=1)
+        if isinstance(self.aspect, str):
+            checks.choice("aspect", self.aspect, ("random",))
+        else:
+            checks.number("aspect", self.aspect, above=0, note="or 'random'")
+        if isinstance(self.fill, str):
+            checks.choice("fill", self.fill, ("noise",))
+        else:
+            checks.number("fill", self.fill, 0, 1, note="or 'noise'")
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         erased = self.mask(x.shape[2], x.shape[3], draw, copy)
@@ -178,13 +184,3 @@ def _inside(side: int, start: torch.Tensor, length: torch.Tensor) -> torch.Tenso
 
 def _log(value: float) -> float:
     return float(torch.log(torch.tensor(value, dtype=torch.float64)))
-
-
-def _check_probability(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: expected a probability in [0, 1]")
-
-
-def _check_copies(copies: int) -> None:
-    if copies < 1:
-        raise ValueError(f"copies={copies}: expected at least 1")

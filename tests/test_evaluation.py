@@ -25,7 +25,7 @@ class Lookup(nn.Module):
 
     def forward(self, x):
         level = (x[:, 0, 0, 0] * 255).round().long()
-        marked = (x[:, 1, 0, 0] > 0.5) & self.fooled  # the mark that `mark` leaves: an adversarial image
+        marked = (x[:, 1, 0, 0] > 0) & self.fooled  # the mark that `mark` leaves: an adversarial image
         bad = torch.stack([level == w for w in self.wrong_on] or [torch.zeros_like(marked)]).any(0)
         return nn.functional.one_hot((level + (marked | bad).long()) % 10, 10).float()
 
@@ -35,8 +35,11 @@ def mark(model, x, y, eps, seed, index, only=None):
     model(x)
     adv = x.clone()
     rows = torch.ones_like(y, dtype=torch.bool) if only is None else torch.isin(index, torch.tensor(only))
-    adv[rows, 1, 0, 0] = 1.0
+    adv[rows, 1, 0, 0] = eps
     return adv
+
+
+F = {"f": Lookup()}
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_attack_gets_budget_seed_and_index(data):
         seen.append((eps, seed, index.tolist()))
         return x
 
-    success_rates({"spy": spy}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16], batch_size=6, seed=5)
+    success_rates({"spy": spy}, F, F, data, [8, 16], batch_size=6, seed=5)
     assert seen == [(e / 255, 5, part) for e in (8, 16) for part in (list(range(100, 106)), list(range(106, 110)))]
 
 
@@ -153,7 +156,7 @@ def test_second_call_with_the_same_table_attacks_nothing(data, tmp_path):
         calls.append(round(eps * 255))
         return mark(model, x, y, eps, seed, index)
 
-    run = partial(success_rates, {"m": counted}, {"f": Lookup()}, {"f": Lookup()}, data)
+    run = partial(success_rates, {"m": counted}, F, F, data)
     first, again = run([8, 16], table=table(tmp_path)), run([8, 16], table=table(tmp_path))
     pd.testing.assert_frame_equal(again, first)
     other = run([4, 16], table=table(tmp_path))
@@ -164,7 +167,7 @@ def test_attack_with_other_keywords_under_its_old_name_runs_again(data, tmp_path
     def run(only):
         pair = {"m": partial(mark, only=only), "all": mark}
         kept = table(tmp_path)
-        rows = success_rates(pair, {"f": Lookup()}, {"f": Lookup()}, data, [8], table=kept)
+        rows = success_rates(pair, F, F, data, [8], table=kept)
         return rows[rows.metric == "asr"].set_index("attack").value.to_dict(), kept.set_aside
 
     assert run([100]) == ({"m": 10.0, "all": 100.0}, None)
@@ -195,7 +198,7 @@ def test_killed_evaluation_goes_on_at_its_cell(data, tmp_path):
             raise KeyboardInterrupt
         return mark(model, x, y, eps, seed, index)
 
-    run = partial(success_rates, {"m": dies_at_16}, {"f": Lookup()}, {"f": Lookup()}, data, [8, 16])
+    run = partial(success_rates, {"m": dies_at_16}, F, F, data, [8, 16])
     with pytest.raises(KeyboardInterrupt):
         run(table=table(tmp_path))
     assert len(run(table=table(tmp_path))) == 4 and calls == [8, 16, 16]

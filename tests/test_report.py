@@ -104,7 +104,8 @@ def test_a_table_of_other_networks_is_not_resumed(book):
     attack = {"MI-FGSM": attacks.mi_fgsm}
     book.measure("2.1", attack, book.models)
     other = {"resnet": tiny_model(1)}
-    for changed in (replace(book, models=other).measure("2.1", attack, other), book.measure("2.1", attack, other)):
+    renamed = {"tiny": other["resnet"]}
+    for changed in (replace(book, models=other).measure("2.1", attack, other), book.measure("2.1", attack, renamed)):
         assert len(changed) == 2
     old = [p.name for p in (book.folder / "tables" / "02").glob("*.old*.csv")]
     assert len(old) == 2
