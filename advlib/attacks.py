@@ -25,6 +25,7 @@ from .gradients import (
     cycled,
     gradient,
     integrated,
+    listed,
     norm_penalty,
     reverse_perturbed,
     smoothed,
@@ -273,12 +274,17 @@ def _run(
     checks.network(model)
     if accelerate is not False:
         model = _accelerated(model, accelerate)
-    g = smoothed(gradient(model, transform, loss, chunk), kernel)
-    if wrap is not None:
-        checks.function("wrap", wrap, "a function from a gradient function to another, such as norm_penalty", 1)
-        g = wrap(g)
-        checks.instance("wrap", g, Gradient, "a function that returns a gradient function")
+    g = _wrapped(smoothed(gradient(model, transform, loss, chunk), kernel), wrap)
     return attack(x, y, g, eps=eps, momentum=momentum, **options)
+
+
+def _wrapped(g: Gradient, wrap: Callable[[Gradient], Gradient] | None) -> Gradient:
+    if wrap is None:
+        return g
+    checks.function("wrap", wrap, "a function from a gradient function to another, such as norm_penalty", 1)
+    g = wrap(g)
+    checks.instance("wrap", g, Gradient, "a function that returns a gradient function")
+    return g
 
 
 def _accelerated(model: Model, how: object) -> Model:
@@ -289,8 +295,7 @@ def _accelerated(model: Model, how: object) -> Model:
 
 
 def _chain(first: Transform | Sequence[Transform] | None, *then: Transform) -> tuple[Transform, ...]:
-    before = () if first is None else first if isinstance(first, Sequence) else (first,)
-    return (*before, *then)
+    return (*listed(first), *then)
 
 
 ERASURE = RandomErasure()
@@ -405,6 +410,7 @@ def re_fgsm(
     **options: object,
 ) -> torch.Tensor:
     """Random erasure on MI-FGSM (thesis sect. 2.2.2, Table 2.2)."""
+    checks.function("erasure", erasure, "a transform such as RandomErasure(copies=5)", 3)
     return _run(model, x, y, eps, momentum, transform=erasure, **options)
 
 
@@ -440,6 +446,7 @@ def admix(
 ) -> torch.Tensor:
     """Admix on MI-FGSM: `mixed` images of `pool` are mixed in, each sum at `copies` scales (Wang et al. 2021); what
     `transform` holds comes first. eta = 0 is SIM."""
+    checks.whole("mixed", mixed, 1)
     chain = _chain(transform, MixedImages(pool, eta, mixed), ScaleCopies(copies))
     return _run(model, x, y, eps, momentum, transform=chain, **options)
 
@@ -460,9 +467,7 @@ def taig(
     """TAIG-S: I-FGSM along integrated gradients of the true class's logit (Huang & Kong 2022); noise=eps is TAIG-R.
     points, noise, chunk: of `integrated`; wrap: what is done to the gradient at each point."""
     path = partial(integrated, points=points, noise=noise, chunk=chunk)
-    if wrap is not None:
-        checks.function("wrap", wrap, "a function from a gradient function to another, such as norm_penalty", 1)
-    return _run(model, x, y, eps, PLAIN, loss=loss, wrap=lambda g: path(wrap(g) if wrap else g), **options)
+    return _run(model, x, y, eps, PLAIN, loss=loss, wrap=lambda g: path(_wrapped(g, wrap)), **options)
 
 
 def rap(
@@ -476,6 +481,7 @@ def rap(
     **options: object,
 ) -> torch.Tensor:
     """RAP on I-FGSM, reverse perturbations of radius eps from step `late` on (Qin et al. 2022; thesis sect. 1.2.3)."""
+    checks.whole("late", late, 0)
     reverse = partial(reverse_perturbed, eps=eps, start=late, ascend=options.get("target") is None)
     return _run(model, x, y, eps, PLAIN, steps=steps, wrap=reverse, **options)
 

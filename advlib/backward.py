@@ -24,13 +24,13 @@ from .models import Ensemble
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
 
 
-def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
+def named(model: nn.Module, pattern: str, argument: str = "layer") -> dict[str, nn.Module]:
     """The layers of `model` whose name, or the end of it behind a dot, matches `pattern` ("layer3.0", "layer*.bn2"; "*"
     stands for anything). Raises ValueError if there are none; TypeError for what is no nn.Module, and for an ensemble,
-    whose members are to be wrapped one by one."""
+    whose members are to be wrapped one by one. argument: what errors call the pattern."""
     if not isinstance(model, nn.Module) or isinstance(model, Ensemble):
         raise TypeError(f"model: expected an nn.Module that is no ensemble, got {checks.shown(model)}")
-    checks.text("layer", pattern)
+    checks.text(argument, pattern)
     found = {
         name: layer
         for name, layer in model.named_modules()
@@ -38,7 +38,7 @@ def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     }
     if not found:
         names = [name for name, _ in model.named_modules() if name]
-        raise ValueError(f"layer {pattern!r}: there is none; the names go from {names[0]} to {names[-1]}")
+        raise ValueError(f"{argument} {pattern!r}: there is none; the names go from {names[0]} to {names[-1]}")
     return found
 
 
@@ -138,7 +138,7 @@ def skip_gradient(model: nn.Module, layers: str, gamma: float = 0.5) -> nn.Modul
     [0, 1]; and ValueError when run if the model calls none of the layers.
     """
     checks.number("gamma", gamma, 0, 1)
-    return _SkipGradient(model, tuple(named(model, layers)), gamma)
+    return _SkipGradient(model, tuple(named(model, layers, "layers")), gamma)
 
 
 class _SkipGradient(_Rewired):

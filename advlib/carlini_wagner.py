@@ -103,17 +103,18 @@ def _minimise(
     adam = torch.optim.Adam([w], lr)
     best, best_distance = x, torch.full_like(weight, float("inf"))
     broken = torch.zeros_like(y, dtype=torch.bool)
-    met = {}
+    gap = torch.zeros_like(weight)
 
-    def objective(w: torch.Tensor) -> torch.Tensor:
-        adv = (torch.tanh(w) + 1) / 2
-        gap = sign * margin(model(adv), y)
-        met.update(adv=adv.detach(), gap=gap.detach())
-        return ((adv - x).square().sum((1, 2, 3)) + weight * (kappa - gap).clamp(min=0)).sum()
+    def penalty(adv: torch.Tensor) -> torch.Tensor:
+        nonlocal gap
+        found = sign * margin(model(adv), y)
+        gap = found.detach()
+        return (weight * (kappa - found).clamp(min=0)).sum()
 
     for _ in range(steps):
-        w.grad = image_gradient(objective, w)
-        adv, gap = met["adv"], met["gap"]
+        adv = (torch.tanh(w) + 1) / 2
+        of_adv = 2 * (adv - x) + image_gradient(penalty, adv)
+        w.grad = of_adv * 2 * adv * (1 - adv)  # the derivative of (tanh w + 1) / 2
         broken |= ~torch.isfinite(gap + w.grad.sum((1, 2, 3)))
         distance = torch.where(gap > kappa, l2_norm(adv - x)[:, 0, 0, 0], float("inf"))
         best = torch.where((distance < best_distance)[:, None, None, None], adv, best)

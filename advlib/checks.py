@@ -135,7 +135,8 @@ def network(model: object, name: str = "model") -> None:
     """Anything callable from images to logits; it is not called. Raises TypeError."""
     function(name, model, _MODEL, 1)
     plain = isinstance(model, nn.Module) and type(model).__call__ is nn.Module.__call__
-    if plain and "forward" not in vars(model) and type(model).forward is nn.Module.forward:
+    missing = inspect.getattr_static(type(model), "forward", None) is nn.Module.forward
+    if plain and missing and "forward" not in vars(model):
         raise TypeError(f"{name}: expected {_MODEL}, got {type(model).__name__}, which has no method forward")
 
 
@@ -175,6 +176,15 @@ def losses(value: object, n: int, name: str = "loss") -> torch.Tensor:
     if value.shape != (n,):
         raise ValueError(f"{name}: expected shape (N,), one value an image, got {tuple(value.shape)} for {n} images")
     return value
+
+
+def reached(images: bool) -> None:
+    """Whether a gradient found its way back to the images. Raises ValueError if not."""
+    if not images:
+        raise ValueError(
+            "model: no gradient reaches the images, since the network, the loss or a transform detaches, rounds to "
+            "whole numbers or runs in no_grad"
+        )
 
 
 def transformed(value: object, x: torch.Tensor, name: str = "transform") -> torch.Tensor:

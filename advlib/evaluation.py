@@ -43,6 +43,7 @@ def predictions(model: Model, data: Images, batch_size: int = 250) -> torch.Tens
     _check_data(data)
     checks.whole("batch_size", batch_size, 1)
     with frozen([model]):
+        checks.outputs([model], data[:2].x)
         return _named([_answers(model, b.x) for b in data.batches(batch_size)], "model")
 
 

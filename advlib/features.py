@@ -24,7 +24,8 @@ def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Ten
 
     layer: its name, or the end of it. Raises as `backward.only` does, and ValueError when run if the model never calls
     the layer."""
-    module = model.get_submodule(only(model, layer))
+    name = only(model, layer)
+    module = model.get_submodule(name)
 
     def function(x: torch.Tensor) -> torch.Tensor:
         seen = []
@@ -72,6 +73,7 @@ def ila_plus_plus(
     loss. seed, index: as of `attacks.attack`, which raises what is wrong with the others. Returns adv, like x.
     Raises TypeError or ValueError for ridge <= 0, refine < 1 or an unknown layer.
     """
+    checks.module(model)
     checks.number("ridge", ridge, above=0)
     checks.whole("refine", refine, 1)
     shown = features(model, layer)

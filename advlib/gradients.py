@@ -79,13 +79,19 @@ def gradient(
     model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies
     multiply. loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once;
     the memory that a call takes grows with `chunk` and not with the number of copies, the result does not change.
-    Raises ValueError for an unknown loss or chunk < 1.
+    Raises TypeError or ValueError for what is no model, transform, loss or chunk of at least 1; when called, also for a
+    transform, a model or a loss that returns something else than it should, and where no gradient reaches the images.
     """
-    if isinstance(loss, str) and loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}, or a function (logits, y) -> (N,)")
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1")
-    transforms = () if transform is None else tuple(transform) if isinstance(transform, Sequence) else (transform,)
+    checks.network(model)
+    if isinstance(loss, str):
+        checks.choice("loss", loss, LOSSES)
+    else:
+        checks.function("loss", loss, "a name or a function (logits, y) -> (N,)", 2)
+    checks.whole("chunk", chunk, 1)
+    transforms = listed(transform)
+    for t in transforms:
+        checks.function("transform", t, "a function (x, draw, copy) -> images", 3)
+        checks.whole("transform.copies", getattr(t, "copies", 1), 1)
     copies = prod(getattr(t, "copies", 1) for t in transforms)
     loss_of = LOSSES[loss] if isinstance(loss, str) else loss
 
@@ -97,6 +103,14 @@ def gradient(
         return total if copies == 1 else total.div_(copies)
 
     return Gradient(function, (model,), copies * members(model))
+
+
+def listed(transform: object) -> tuple[Transform, ...]:
+    """One transform, several or None, as a tuple. A text is a sequence too, and no transform."""
+    if transform is None:
+        return ()
+    several = isinstance(transform, Sequence) and not isinstance(transform, str)
+    return tuple(transform) if several else (transform,)
 
 
 def _summed_gradient(
@@ -136,11 +150,7 @@ def image_gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Te
         image = x.detach().requires_grad_()
         total = function(image)
         found = torch.autograd.grad(total, image, allow_unused=True)[0] if total.requires_grad else None
-    if found is None:
-        raise ValueError(
-            "model: no gradient reaches the images, since the network, the loss or a transform detaches, rounds to "
-            "whole numbers or runs in no_grad"
-        )
+    checks.reached(found is not None)
     return found
 
 

@@ -18,6 +18,8 @@ from advlib import (
     ScaleCopies,
     attack,
     attacks,
+    carlini_wagner,
+    cycled,
     ensemble,
     gradient,
     norm_penalty,
@@ -536,3 +538,135 @@ def test_numbers_of_numpy_are_numbers(model):
     plain = attacks.mi_fgsm(model, X, Y, EPS, steps=3)
     assert torch.equal(attacks.mi_fgsm(model, X, Y, np.float64(EPS), steps=3), plain)
     assert torch.equal(attacks.mi_fgsm(model, X, Y, EPS, steps=np.int64(3)), plain)
+
+
+# --- gradients that are none ----------------------------------------------------------------------------------------
+
+
+class Gamma(nn.Module):
+    """Gamma correction before a network: its slope is infinite at black pixels."""
+
+    def __init__(self, model, gamma=0.5):
+        super().__init__()
+        self.model, self.gamma = model, gamma
+
+    def forward(self, z):
+        return self.model(z**self.gamma)
+
+
+@pytest.mark.parametrize("name", ["mi", "i_fgsm", "tim", "dim", "sim", "taig_s"])
+def test_gradient_that_is_not_finite_is_an_error_that_names_the_image(name, model, x, y):
+    """One black pixel is enough; a NaN must not leave the image clean, as if the network were robust."""
+    x = x.clamp(min=1 / 255)
+    x[2, 1, 3, 3] = 0
+    clean = x[[0, 1, 3]], y[[0, 1, 3]]
+    assert (PRESETS[name](Gamma(model), *clean, eps=0.5 / 255) != clean[0]).any()
+    with pytest.raises(ValueError, match=r"model: its gradient .* 1 of 4 images \(rows 2\)"):
+        PRESETS[name](Gamma(model), x, y, eps=0.5 / 255)
+
+
+def test_nan_of_one_step_is_found_after_the_others(model, x, y):
+    """Without momentum nothing of it would be left at the end."""
+    once = Gradient(lambda z, y, draw: gradient(model)(z, y, draw) * (float("nan") if draw.step == 1 else 1), (), 1)
+    with pytest.raises(ValueError, match="4 of 4 images"):
+        attack(x, y, once, eps=EPS, steps=5)
+
+
+def test_carlini_wagner_names_a_gradient_that_is_not_finite(model, x, y):
+    corner = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+    spoiled = lambda z: corner(z) + (0 * (z - z.detach())).abs().sqrt().sum((1, 2, 3))[:, None]  # noqa: E731
+    with pytest.raises(ValueError, match="model: its gradient"):
+        carlini_wagner(spoiled, x, torch.tensor([0, 1, 0, 1]), steps=2, searches=1)
+
+
+def test_gradient_of_exactly_zero_warns(model, x, y):
+    rounded = lambda z: model((z * 15).round() / 15 + 0 * z)  # noqa: E731
+    with pytest.warns(RuntimeWarning, match="exactly 0"):
+        assert torch.equal(attacks.mi_fgsm(rounded, x, y, EPS), x)
+
+
+def test_gradient_that_is_not_zero_does_not_warn(model, x, y, recwarn):
+    attacks.mi_fgsm(model, x, y, EPS)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("attacked", [attacks.mi_fgsm, attacks.sim, carlini_wagner])
+def test_model_that_detaches_is_refused(attacked, model, x, y):
+    with pytest.raises(ValueError, match="no gradient reaches the images"):
+        attacked(lambda z: model(z.detach()), x, y)
+
+
+# --- models that write into their input -----------------------------------------------------------------------------
+
+
+class InPlace(nn.Module):
+    """Normalises as `Normalize(..., inplace=True)` does; `copied` does the same and keeps its input."""
+
+    def __init__(self, copied):
+        super().__init__()
+        torch.manual_seed(0)
+        self.last, self.copied = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), copied
+
+    def forward(self, z):
+        z = z.clone() if self.copied else z
+        return self.last(z.sub_(0.5).div_(0.25))
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "carlini_wagner"])
+def test_model_that_writes_into_its_input_gets_a_copy(name, x):
+    run = partial(PRESETS[name], eps=EPS) if name in PRESETS else partial(carlini_wagner, steps=5, searches=2)
+    x = x.contiguous(memory_format=torch.channels_last)
+    before, y = x.clone(), InPlace(True)(x).argmax(1)
+    adv, expected = (run(InPlace(copied).eval(), x, y) for copied in (False, True))
+    assert torch.equal(adv, expected) and torch.equal(x, before) and (adv != x).any()
+
+
+# --- half precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_half_precision_stays_in_the_ball_to_the_last_bit(norm, dtype, model, x, y):
+    eps = EPS if norm == "linf" else 0.5
+    seen = []
+
+    def half(z):
+        seen.append(z.dtype)
+        return model(z.float()).to(dtype)
+
+    x = x.to(dtype)
+    adv = attacks.pgd(half, x, y, eps, norm=norm)
+    delta = adv.double() - x.double()
+    size = delta.abs().max() if norm == "linf" else delta.flatten(1).norm(dim=1).max()
+    assert adv.dtype == dtype and set(seen) == {dtype}
+    assert size <= eps * (1 + 1e-6) and adv.min() >= 0 and adv.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_small_steps(dtype, x, y):
+    """100 steps of 0.08/255 reach the surface of the ball, though each is lost in bfloat16."""
+    uphill = Gradient(lambda z, y, draw: torch.ones_like(z), (), 1)
+    x = x.clamp(0.3, 0.6).to(dtype)
+    adv = attack(x, y, uphill, eps=EPS, steps=100)
+    ulp = 2.0**-11 if dtype == torch.float16 else 2.0**-8
+    assert ((adv.double() - x.double()) > EPS - ulp).all() and ((adv.double() - x.double()) <= EPS).all()
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def test_rap_without_a_target_is_untargeted(model, x, y):
+    run = partial(attacks.rap, model, x, y, EPS, steps=3, late=1)
+    assert torch.equal(run(target=None), run())
+
+
+def test_gradients_of_opposite_directions_do_not_take_turns(model):
+    up, down = norm_penalty(gradient(model), r=0.01), norm_penalty(gradient(model), r=-0.01)
+    with pytest.raises(ValueError, match="gradients"):
+        cycled([up, down])
+    assert cycled([gradient(model), down]).descends is True and cycled([gradient(model)]).descends is None
+
+
+def test_seed_is_a_whole_number(model, x, y):
+    with pytest.raises(TypeError, match="seed"):
+        attacks.dim(model, x, y, EPS, seed=1.5)

@@ -129,3 +129,12 @@ def test_errors_name_the_layer(chain):
         skip_gradient(chain, "last", 1.5)
     with pytest.raises(TypeError, match="ensemble"):
         named(ensemble([tiny_model(), tiny_model(1)]), "net.0")
+
+
+def test_skip_gradient_of_layers_that_are_never_called_is_refused(x, y):
+    model = tiny_model()
+    model.net.add_module("spare", torch.nn.Linear(10, 10))
+    model.net.forward = lambda z: torch.nn.Sequential(*list(model.net)[:-1])(z)
+    with pytest.raises(ValueError, match="net.spare.*never calls"):
+        skip_gradient(model, "spare")(x)
+    assert torch.equal(skip_gradient(model, "*")(x), model(x))

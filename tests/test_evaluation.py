@@ -267,3 +267,93 @@ def test_the_description_of_a_cushioned_attack_changes_with_its_network():
     linear = described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.2")))
     assert one == same and len({one, other, linear}) == 3
     assert linear != described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.5")))
+
+
+# --- what is believed ------------------------------------------------------------------------------------------------
+
+SPOILED = {
+    "noise in place of the budget": lambda m, x, y, eps, **o: torch.rand_like(x),
+    "one image for all": lambda m, x, y, eps, **o: x[:1],
+    "0..255": lambda m, x, y, eps, **o: x * 255,
+    "NaN": lambda m, x, y, eps, **o: x * float("nan"),
+    "one NaN": lambda m, x, y, eps, **o: x.index_fill(0, torch.tensor([2]), float("nan")),
+    "outside [0, 1]": lambda m, x, y, eps, **o: x - eps,
+    "twice the budget": lambda m, x, y, eps, **o: (x + 2 * eps).clamp(max=1),
+    "None": lambda m, x, y, eps, **o: None,
+    "numpy": lambda m, x, y, eps, **o: x.numpy(),
+    "float64": lambda m, x, y, eps, **o: x.double(),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_an_attack_that_returns_something_else_is_named(name, data):
+    with pytest.raises(
+        (TypeError, ValueError), match="^attack 'mine' on 'f' at 8/255: (expected|its) adversarial images"
+    ):
+        success_rates({"mine": SPOILED[name]}, F, F, data, [8])
+
+
+def test_an_attack_that_changes_its_images_in_place_is_held_to_the_budget_too(data):
+    def grows(model, x, y, eps, seed, index):
+        return x.add_(2 * eps)
+
+    with pytest.raises(ValueError, match="attack 'mine'"):
+        success_rates({"mine": grows}, F, F, data, [8])
+
+
+def test_attacks_without_a_budget_are_let_out_of_the_ball_alone(small):
+    f = {"f": tiny_model()}
+    far = lambda m, x, y, eps, **o: 1 - x  # noqa: E731
+    with pytest.raises(ValueError, match="eps is 1/255"):
+        success_rates({"far": far}, f, f, small, [1])
+    assert len(success_rates({"far": far}, f, f, small, [1], ball=False)) == 2
+    with pytest.raises(ValueError, match=r"leave \[0, 1\]"):
+        success_rates({"far": lambda m, x, y, eps, **o: -x}, f, f, small, [1], ball=False)
+
+
+def test_a_plain_function_is_a_model_whose_passes_are_counted(small):
+    f = tiny_model()
+    plain = lambda z: f(z)  # noqa: E731
+    attack = {"mi": partial(attacks.mi_fgsm, steps=3)}
+    ours, expected = (success_rates(attack, {"f": m}, {"f": m}, small, [8]) for m in (plain, f))
+    assert ours.value.tolist() == expected.value.tolist() and set(ours.passes) == {3}
+
+
+class Output(dict):
+    """What a model of another library returns."""
+
+    logits = property(lambda self: self["logits"])
+
+
+@pytest.mark.parametrize("ask", [predictions, lambda m, data: success_rates({"m": mark}, F, {"m": m}, data, [8])])
+def test_other_outputs_are_refused_with_what_to_write_instead(ask, data):
+    with pytest.raises(TypeError, match=r"lambda x: model\(x\)\.logits"):
+        ask(lambda z: Output(logits=Lookup()(z)), data)
+    with pytest.raises(TypeError, match=r"lambda x: model\(x\)\[0\]"):
+        ask(lambda z: (Lookup()(z), None), data)
+
+
+def test_an_answer_of_nan_is_no_success(data):
+    """It would be counted as class 0."""
+    seen = lambda z: torch.where(z[:, 1, :1, 0] > 0, float("nan"), F["f"](z))  # noqa: E731
+    with pytest.raises(ValueError, match="shy, shown attack 'm' on 'f' at 8/255: its logits are NaN"):
+        success_rates({"m": mark}, F, {**F, "shy": seen}, data, [8])
+
+
+def test_targets_see_the_images_as_the_attack_made_them(data):
+    """A target that writes into its input changes nothing for the next one."""
+
+    class Greedy(Lookup):
+        def forward(self, z):
+            found = super().forward(z)
+            z.zero_()
+            return found
+
+    alone = success_rates({"m": mark}, F, F, data, [8])
+    after = success_rates({"m": mark}, F, {"greedy": Greedy(), **F}, data, [8])
+    assert after[after.target == "f"].value.tolist() == alone.value.tolist()
+
+
+def test_two_networks_of_one_name_are_refused(data):
+    with pytest.raises(ValueError, match="surrogates: 'f'"):
+        success_rates({"m": mark}, {"f": Lookup()}, F, data, [8])
