@@ -18,11 +18,12 @@
 # against torchattacks. Nothing on this page is asserted about time; the tables say whether a target was met.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or cifar100
-n: int = 0  # images for success rates and for the comparison with torchattacks, 0 takes the number of the scale
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or cifar100
+n: int = 0  # images for success rates and for the comparison with torchattacks, 0 takes the number of the scale;
+# at least 0
 compile: bool = False  # also time torch.compile, which needs a C++ compiler and a minute or two
-seed: int = 0  # of every random draw
+seed: int = 0  # of every random draw; at least 0
 
 # %%
 import copy
@@ -56,6 +57,8 @@ try:
 except ImportError:
     hessian = None
 
+RUN = al.chapters.begin("A3", globals())
+
 # %%
 SETTINGS = {
     "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2, "rounds": 1, "deep_rounds": 1},
@@ -64,7 +67,6 @@ SETTINGS = {
 }
 setting = SETTINGS[scale]
 n = n or setting["n"]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -77,7 +79,7 @@ print(al.results.conditions(scale, dataset))
 
 # %%
 def native_bfloat16():
-    """"yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
+    """ "yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
@@ -175,11 +177,17 @@ images = al.datasets.load(dataset, "test", max(n, setting["batch"])).to(device)
 x, y = images.x[: setting["batch"]], images.y[: setting["batch"]]
 deep_x = F.interpolate(images.x[: setting["deep"]], (setting["side"], setting["side"]), mode="bilinear")
 deep_y = images.y[: setting["deep"]]
-CASES = {"small ResNet": (small, x, y, setting["rounds"]),
-         "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"])}
+CASES = {
+    "small ResNet": (small, x, y, setting["rounds"]),
+    "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"]),
+}
 size = {k: sum(p.numel() for p in c[0].parameters()) / 1e6 for k, c in CASES.items()}
-pd.DataFrame({k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
-              for k, c in CASES.items()}).T.round(2)
+pd.DataFrame(
+    {
+        k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
+        for k, c in CASES.items()
+    }
+).T.round(2)
 
 # %% [markdown]
 # ## Loop overhead
@@ -210,8 +218,13 @@ def prepared(model):
 # $$\frac{t_{attack} - t_{call}\,(1 - T/10)}{\text{passes} \times t_{bare}}$$
 
 # %%
-ATTACKS = {"MI": al.attacks.mi_fgsm, "EM": al.attacks.em_fgsm, "DIM": al.attacks.dim,
-           "RE": al.attacks.re_fgsm, "SIM": al.attacks.sim}
+ATTACKS = {
+    "MI": al.attacks.mi_fgsm,
+    "EM": al.attacks.em_fgsm,
+    "DIM": al.attacks.dim,
+    "RE": al.attacks.re_fgsm,
+    "SIM": al.attacks.sim,
+}
 COPIES = {"RE": 5, "SIM": 5}
 
 
@@ -262,7 +275,9 @@ def price(case, model, x, y, rounds):
     contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
     contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
     seconds = timed(contestants, rounds)
-    return {(case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED}
+    return {
+        (case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED
+    }
 
 
 # %%
@@ -336,7 +351,9 @@ table.assign(expected=[EXPECTED.get(name.partition(",")[0]) for _, name in table
 
 # %%
 BATCH, POINTS = min(32, len(x)), 20
-alone = [partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)]
+alone = [
+    partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)
+]
 options = {"eps": 8 / 255, "steps": 1, "points": POINTS, "seed": seed}
 together = partial(al.attacks.taig, small, x[:BATCH], y[:BATCH], index=images.index[:BATCH], **options)
 
@@ -348,7 +365,11 @@ def image_by_image():
 
 same = (together() == image_by_image()).float().mean().item()
 seconds = timed({"together": together, "loop": image_by_image}, setting["rounds"])
-taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
+taig = {
+    ("small ResNet", "TAIG"): record(
+        "TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"]
+    )
+}
 print(f"{same:.1%} of the pixels are the same in both")
 tabulate(taig, "model", "attack")
 
@@ -403,8 +424,10 @@ if device.type == "cuda":
         peaks[name] = torch.cuda.max_memory_allocated() / 2**20
     display(pd.Series(peaks, name="peak GPU memory (MiB)").round(0).to_frame())
 else:
-    kept = {"SAM": "two copies of the weights: the old ones and the step",
-            "CR-SAM": "five: the old ones, the step and three gradients"}
+    kept = {
+        "SAM": "two copies of the weights: the old ones and the step",
+        "CR-SAM": "five: the old ones, the step and three gradients",
+    }
     display(Markdown("*Peak memory is measured on GPUs only. Beyond SGD's, by construction:*"))
     display(pd.Series(kept, name="").to_frame())
 
@@ -457,8 +480,12 @@ def seconds_of(name):
 
 
 found = pd.DataFrame([{name: seconds_of(name) for name in ("SGD", "CR-SAM", "side by side")} for _ in range(2)])
-side = {("small ResNet", name): record(f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"])
-        for name in ("CR-SAM", "side by side")}
+side = {
+    ("small ResNet", name): record(
+        f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"]
+    )
+    for name in ("CR-SAM", "side by side")
+}
 tabulate(side, "model", "CR-SAM")
 
 # %% [markdown]
@@ -480,7 +507,12 @@ loss = al.curvature.mean_loss(ours_net, data64, 64)
 def to_one_percent(estimate, error, seconds, probes, before=0.0):
     """What it takes to a standard error of 1 %, if `probes` took `seconds` beyond the `before` that is spent once."""
     needed = probes * (error / (0.01 * abs(estimate))) ** 2
-    return {"trace": estimate, "standard error": error, "probes to 1 %": needed, "seconds": before + seconds * needed / probes}
+    return {
+        "trace": estimate,
+        "standard error": error,
+        "probes to 1 %": needed,
+        "seconds": before + seconds * needed / probes,
+    }
 
 
 def ours(deflate):
@@ -507,7 +539,10 @@ else:
     found = np.array(setup.trace(maxIter=PROBES, tol=0))
     error = found.std(ddof=1) / len(found) ** 0.5
     traces["PyHessian"] = to_one_percent(found.mean(), error, perf_counter() - start, len(found), once)
-    apart = abs(traces["this book"]["trace"] - found.mean()) / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    apart = (
+        abs(traces["this book"]["trace"] - found.mean())
+        / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    )
     faster = traces["PyHessian"]["seconds"] / traces["this book"]["seconds"]
     record("trace to 1 %, over PyHessian", "small ResNet", 64, pd.Series([faster]))
     print(f"{apart:.1f} standard errors apart; {faster:.0f} times as fast to the same standard error")
@@ -523,8 +558,12 @@ pd.DataFrame(traces).T.round(2)
 # significant bits of each number.
 
 # %%
-VARIANTS = {"plain": lambda f: f, "channels_last": prepared, "folded": al.accelerate,
-            "bfloat16": partial(al.accelerate, dtype=torch.bfloat16)}
+VARIANTS = {
+    "plain": lambda f: f,
+    "channels_last": prepared,
+    "folded": al.accelerate,
+    "bfloat16": partial(al.accelerate, dtype=torch.bfloat16),
+}
 if compile:
     VARIANTS["folded, compiled"] = partial(al.accelerate, compile=True)
     VARIANTS["bfloat16, compiled"] = partial(al.accelerate, dtype=torch.bfloat16, compile=True)
@@ -583,8 +622,15 @@ def compared(ours, base):
     difference, low, high = al.results.paired_difference((ours != truth).numpy(), (base != truth).numpy())
     rates = [100 * (p != truth).float().mean().item() for p in (base, ours)]
     changed = 100 * (ours != base).float().mean().item()
-    return {"base ASR (%)": rates[0], "ASR (%)": rates[1], "difference (points)": difference, "95 % low": low,
-            "95 % high": high, "other prediction (%)": changed, "n": len(truth)}
+    return {
+        "base ASR (%)": rates[0],
+        "ASR (%)": rates[1],
+        "difference (points)": difference,
+        "95 % low": low,
+        "95 % high": high,
+        "other prediction (%)": changed,
+        "n": len(truth),
+    }
 
 
 # %%
@@ -675,8 +721,11 @@ def bench(name):
     run = {k: (lambda k=k, f=f: found.update({k: attacked(f)})) for k, f in made.items()}
     seconds = timed(run, min(2, setting["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
     batch = min(n, setting["batch"])
-    speed = {k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
-             for k in run if k != "torchattacks"}
+    speed = {
+        k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
+        for k in run
+        if k != "torchattacks"
+    }
     return speed, {k: judged(adv) for k, adv in found.items()}
 
 
@@ -696,8 +745,12 @@ if benches:
 
 # %%
 if benches:
-    table = {(name, k, j): compared(p[k][j], p["torchattacks"][j]) for name, (_, p) in benches.items()
-             for k in ("ours", "ours, bfloat16") for j in judges}
+    table = {
+        (name, k, j): compared(p[k][j], p["torchattacks"][j])
+        for name, (_, p) in benches.items()
+        for k in ("ours", "ours, bfloat16")
+        for j in judges
+    }
     table = tabulate(table, "attack", "contestant", "judge").rename(columns={"base ASR (%)": "torchattacks ASR (%)"})
     near = (table["difference (points)"].abs() <= 1).map({True: "yes", False: "no"})
     display(table.round(1).assign(**{"within 1 point": near}))
@@ -763,8 +816,14 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(al.attacks.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
-               ball=al.attacks.LinfBall.around(some_x, EPS))
+step = partial(
+    al.attacks.step,
+    y=some_y,
+    g=g,
+    rule=al.Elastic(sigma=2.0),
+    alpha=EPS / 10,
+    ball=al.attacks.LinfBall.around(some_x, EPS),
+)
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")
@@ -786,20 +845,20 @@ if device.type == "cuda":
 # ## The numbers as a file, and in one picture
 
 # %%
-file = RUN / "tables" / "A3" / "speed.csv"
-file.parent.mkdir(parents=True, exist_ok=True)
+file = RUN.tables / "speed.csv"
 columns = ["what", "model", "batch", "ratio", "low", "high", "device", "torch", "threads", "commit"]
 frame = pd.DataFrame(rows)[columns]
-partial_file = file.with_name(file.name + ".partial")
-frame.to_csv(partial_file, index=False, lineterminator="\n")
-os.replace(partial_file, file)
-print(f"{len(frame)} rows in {file.relative_to(al.paths.ROOT)}")
+with al.paths.replacing(file) as partial_file:
+    frame.to_csv(partial_file, index=False, lineterminator="\n")
+print(f"{len(frame)} rows in {os.path.relpath(file, al.paths.ROOT)}")
 
 
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True)
+    short = part.what.str.replace(
+        r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True
+    )
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
