@@ -79,7 +79,7 @@ print(al.results.conditions(scale, dataset))
 
 # %%
 def native_bfloat16():
-    """ "yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
+    """"yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
@@ -177,17 +177,11 @@ images = al.datasets.load(dataset, "test", max(n, setting["batch"])).to(device)
 x, y = images.x[: setting["batch"]], images.y[: setting["batch"]]
 deep_x = F.interpolate(images.x[: setting["deep"]], (setting["side"], setting["side"]), mode="bilinear")
 deep_y = images.y[: setting["deep"]]
-CASES = {
-    "small ResNet": (small, x, y, setting["rounds"]),
-    "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"]),
-}
+CASES = {"small ResNet": (small, x, y, setting["rounds"]),
+         "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"])}
 size = {k: sum(p.numel() for p in c[0].parameters()) / 1e6 for k, c in CASES.items()}
-pd.DataFrame(
-    {
-        k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
-        for k, c in CASES.items()
-    }
-).T.round(2)
+pd.DataFrame({k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
+              for k, c in CASES.items()}).T.round(2)
 
 # %% [markdown]
 # ## Loop overhead
@@ -218,13 +212,8 @@ def prepared(model):
 # $$\frac{t_{attack} - t_{call}\,(1 - T/10)}{\text{passes} \times t_{bare}}$$
 
 # %%
-ATTACKS = {
-    "MI": al.attacks.mi_fgsm,
-    "EM": al.attacks.em_fgsm,
-    "DIM": al.attacks.dim,
-    "RE": al.attacks.re_fgsm,
-    "SIM": al.attacks.sim,
-}
+ATTACKS = {"MI": al.attacks.mi_fgsm, "EM": al.attacks.em_fgsm, "DIM": al.attacks.dim,
+           "RE": al.attacks.re_fgsm, "SIM": al.attacks.sim}
 COPIES = {"RE": 5, "SIM": 5}
 
 
@@ -275,9 +264,7 @@ def price(case, model, x, y, rounds):
     contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
     contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
     seconds = timed(contestants, rounds)
-    return {
-        (case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED
-    }
+    return {(case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED}
 
 
 # %%
@@ -351,9 +338,7 @@ table.assign(expected=[EXPECTED.get(name.partition(",")[0]) for _, name in table
 
 # %%
 BATCH, POINTS = min(32, len(x)), 20
-alone = [
-    partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)
-]
+alone = [partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)]
 options = {"eps": 8 / 255, "steps": 1, "points": POINTS, "seed": seed}
 together = partial(al.attacks.taig, small, x[:BATCH], y[:BATCH], index=images.index[:BATCH], **options)
 
@@ -365,11 +350,7 @@ def image_by_image():
 
 same = (together() == image_by_image()).float().mean().item()
 seconds = timed({"together": together, "loop": image_by_image}, setting["rounds"])
-taig = {
-    ("small ResNet", "TAIG"): record(
-        "TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"]
-    )
-}
+taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
 print(f"{same:.1%} of the pixels are the same in both")
 tabulate(taig, "model", "attack")
 
@@ -424,10 +405,8 @@ if device.type == "cuda":
         peaks[name] = torch.cuda.max_memory_allocated() / 2**20
     display(pd.Series(peaks, name="peak GPU memory (MiB)").round(0).to_frame())
 else:
-    kept = {
-        "SAM": "two copies of the weights: the old ones and the step",
-        "CR-SAM": "five: the old ones, the step and three gradients",
-    }
+    kept = {"SAM": "two copies of the weights: the old ones and the step",
+            "CR-SAM": "five: the old ones, the step and three gradients"}
     display(Markdown("*Peak memory is measured on GPUs only. Beyond SGD's, by construction:*"))
     display(pd.Series(kept, name="").to_frame())
 
@@ -480,12 +459,8 @@ def seconds_of(name):
 
 
 found = pd.DataFrame([{name: seconds_of(name) for name in ("SGD", "CR-SAM", "side by side")} for _ in range(2)])
-side = {
-    ("small ResNet", name): record(
-        f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"]
-    )
-    for name in ("CR-SAM", "side by side")
-}
+side = {("small ResNet", name): record(f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"])
+        for name in ("CR-SAM", "side by side")}
 tabulate(side, "model", "CR-SAM")
 
 # %% [markdown]
@@ -507,12 +482,7 @@ loss = al.curvature.mean_loss(ours_net, data64, 64)
 def to_one_percent(estimate, error, seconds, probes, before=0.0):
     """What it takes to a standard error of 1 %, if `probes` took `seconds` beyond the `before` that is spent once."""
     needed = probes * (error / (0.01 * abs(estimate))) ** 2
-    return {
-        "trace": estimate,
-        "standard error": error,
-        "probes to 1 %": needed,
-        "seconds": before + seconds * needed / probes,
-    }
+    return {"trace": estimate, "standard error": error, "probes to 1 %": needed, "seconds": before + seconds * needed / probes}
 
 
 def ours(deflate):
@@ -539,10 +509,7 @@ else:
     found = np.array(setup.trace(maxIter=PROBES, tol=0))
     error = found.std(ddof=1) / len(found) ** 0.5
     traces["PyHessian"] = to_one_percent(found.mean(), error, perf_counter() - start, len(found), once)
-    apart = (
-        abs(traces["this book"]["trace"] - found.mean())
-        / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
-    )
+    apart = abs(traces["this book"]["trace"] - found.mean()) / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
     faster = traces["PyHessian"]["seconds"] / traces["this book"]["seconds"]
     record("trace to 1 %, over PyHessian", "small ResNet", 64, pd.Series([faster]))
     print(f"{apart:.1f} standard errors apart; {faster:.0f} times as fast to the same standard error")
@@ -558,12 +525,8 @@ pd.DataFrame(traces).T.round(2)
 # significant bits of each number.
 
 # %%
-VARIANTS = {
-    "plain": lambda f: f,
-    "channels_last": prepared,
-    "folded": al.accelerate,
-    "bfloat16": partial(al.accelerate, dtype=torch.bfloat16),
-}
+VARIANTS = {"plain": lambda f: f, "channels_last": prepared, "folded": al.accelerate,
+            "bfloat16": partial(al.accelerate, dtype=torch.bfloat16)}
 if compile:
     VARIANTS["folded, compiled"] = partial(al.accelerate, compile=True)
     VARIANTS["bfloat16, compiled"] = partial(al.accelerate, dtype=torch.bfloat16, compile=True)
@@ -622,15 +585,8 @@ def compared(ours, base):
     difference, low, high = al.results.paired_difference((ours != truth).numpy(), (base != truth).numpy())
     rates = [100 * (p != truth).float().mean().item() for p in (base, ours)]
     changed = 100 * (ours != base).float().mean().item()
-    return {
-        "base ASR (%)": rates[0],
-        "ASR (%)": rates[1],
-        "difference (points)": difference,
-        "95 % low": low,
-        "95 % high": high,
-        "other prediction (%)": changed,
-        "n": len(truth),
-    }
+    return {"base ASR (%)": rates[0], "ASR (%)": rates[1], "difference (points)": difference, "95 % low": low,
+            "95 % high": high, "other prediction (%)": changed, "n": len(truth)}
 
 
 # %%
@@ -721,11 +677,8 @@ def bench(name):
     run = {k: (lambda k=k, f=f: found.update({k: attacked(f)})) for k, f in made.items()}
     seconds = timed(run, min(2, setting["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
     batch = min(n, setting["batch"])
-    speed = {
-        k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
-        for k in run
-        if k != "torchattacks"
-    }
+    speed = {k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
+             for k in run if k != "torchattacks"}
     return speed, {k: judged(adv) for k, adv in found.items()}
 
 
@@ -745,12 +698,8 @@ if benches:
 
 # %%
 if benches:
-    table = {
-        (name, k, j): compared(p[k][j], p["torchattacks"][j])
-        for name, (_, p) in benches.items()
-        for k in ("ours", "ours, bfloat16")
-        for j in judges
-    }
+    table = {(name, k, j): compared(p[k][j], p["torchattacks"][j]) for name, (_, p) in benches.items()
+             for k in ("ours", "ours, bfloat16") for j in judges}
     table = tabulate(table, "attack", "contestant", "judge").rename(columns={"base ASR (%)": "torchattacks ASR (%)"})
     near = (table["difference (points)"].abs() <= 1).map({True: "yes", False: "no"})
     display(table.round(1).assign(**{"within 1 point": near}))
@@ -816,14 +765,8 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(
-    al.attacks.step,
-    y=some_y,
-    g=g,
-    rule=al.Elastic(sigma=2.0),
-    alpha=EPS / 10,
-    ball=al.attacks.LinfBall.around(some_x, EPS),
-)
+step = partial(al.attacks.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
+               ball=al.attacks.LinfBall.around(some_x, EPS))
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")
@@ -856,9 +799,7 @@ print(f"{len(frame)} rows in {os.path.relpath(file, al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(
-        r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True
-    )
+    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True)
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
