@@ -17,7 +17,8 @@ LONG := 03 04 05 06 A3
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp
-RUN := _build/$(SCALE)/$(DATASET)
+BUILD := $(or $(ADVLIB_BUILD),_build)
+RUN := $(BUILD)/$(SCALE)/$(DATASET)
 SOURCES := $(sort $(if $(CH),$(foreach c,$(CH),$(wildcard notebooks/$(c)_*.py)),$(wildcard notebooks/*.py)))
 START := $(shell date +%s)
 WALL = echo "make $@: $$(( $$(date +%s) - $(START) )) s"
@@ -61,16 +62,19 @@ test: $(STAMP) ## pytest, then execute and validate the committed notebooks with
 notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and keep the notebooks in notebooks/
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'  # chapter A3 compares with it
 	@$(PY) -m advlib run $(CH) --scale laptop --dataset shapes --fresh
-	@for source in $(SOURCES); do cp "_build/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
+	@for source in $(SOURCES); do cp "$(BUILD)/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
 	@$(WALL)
 
-figures: $(STAMP) ## keep a finished run's figures in figures/ and its tables in data/results/<scale>/<dataset>/
+figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its tables in data/results/<scale>/<dataset>/
 	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@! compgen -G '$(RUN)/*.partial.ipynb' || { echo "not finished: resume with make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@test $(SCALE) != smoke || { echo "a smoke run is a test, its numbers are not kept"; exit 1; }
-	@mkdir -p figures data/results/$(SCALE)/$(DATASET)
+	@twice=$$(find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec basename {} \; | sort | uniq -d); \
+	  test -z "$$twice" || { echo "two chapters have a table of one name: $$twice"; exit 1; }
+	@mkdir -p data/results/$(SCALE)/$(DATASET)
 	@find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec cp -v {} data/results/$(SCALE)/$(DATASET)/ \;
-	@if [ -d $(RUN)/figures ]; then find $(RUN)/figures -name '*.svg' -exec cp -v {} figures/ \; ; fi
+	@for chapter in $(RUN)/figures/*/; do [ -d "$$chapter" ] || continue; \
+	  mkdir -p "figures/$$(basename "$$chapter")"; cp -v "$$chapter"*.svg "figures/$$(basename "$$chapter")/"; done
 	@$(PY) -m advlib glance
 
 check: $(STAMP) ## ruff and codespell

@@ -20,8 +20,9 @@ from nbformat import NotebookNode
 
 from . import result_page, slides
 from .book_text import anchored, cited, equations, figure_alt, linked, titles
+from .chapters import UsageError, sources
 from .paths import BUILD, FIGURES, NOTEBOOKS, ROOT
-from .run import Chapter, UsageError, read_chapter, sources
+from .run import Chapter, read_chapter
 
 SOURCE = ROOT / "book"
 PARTS = {
@@ -35,8 +36,8 @@ PARTS = {
 def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
     """Write the site to `folder`/html and return its first page.
 
-    run: a folder of executed notebooks (_build/<scale>/<dataset>), which take the place of the committed ones of the
-    same name, and of tables. Raises UsageError where Sphinx or a notebook is missing, and where Sphinx complains.
+    run: the folder of a run, whose executed notebooks take the place of the committed ones of the same name, and whose
+    tables are shown. Raises UsageError where Sphinx or a notebook is missing, and where Sphinx complains.
     """
     if absent := [
         name for name in ("sphinx", "myst_nb", "sphinx-mathjax-offline", "sphinx_revealjs") if find_spec(name) is None

@@ -12,8 +12,8 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from .chapters import UsageError, sources
 from .paths import BUILD, NOTEBOOKS
-from .run import UsageError, sources
 
 SOLUTIONS = NOTEBOOKS / "solutions"
 

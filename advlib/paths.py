@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "data" / "published"
@@ -15,7 +16,8 @@ WEIGHTS = ROOT / "data" / "weights"
 CACHE = ROOT / "data" / "cache"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
-BUILD = ROOT / "_build"
+BUILD = (ROOT / Path(os.environ.get("ADVLIB_BUILD") or "_build").expanduser()).resolve()
+"""Where runs and sites come to lie: $ADVLIB_BUILD, or else _build; a relative one counts from the repository."""
 
 
 def data_roots() -> list[Path]:
@@ -27,14 +29,35 @@ def data_roots() -> list[Path]:
     return ([(ROOT / Path(given).expanduser()).resolve()] if given else []) + [CACHE]
 
 
+class WriteError(OSError):
+    """A file or folder that cannot be written: which, and why."""
+
+    def __init__(self, error: OSError, path: str | Path) -> None:
+        super().__init__(error.errno, error.strerror or str(error), str(path))
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises WriteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(error, folder) from error
+    return folder
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when the context ends: a reader, or a run killed in
-    between, finds the old content or the new. After an error the old content stays. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    between, finds the old content or the new. After an error the old content stays. Makes the folder. Each writer has
+    a file of its own: of several at once the last one wins, whole. Raises WriteError."""
+    partial = made(path.parent) / f".{path.name}.{os.getpid()}-{token_hex(4)}.partial"
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        raise WriteError(error, path) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The figures: one style, the thesis' numbering, vector files that read in grey.
 
-Every function returns a matplotlib Figure; `save` writes it as figures/fig_X_Y_what.svg of a run.
+Every function returns a matplotlib Figure; `save` writes it as figures/<chapter>/fig_X_Y_what.svg of a run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from .chapters import Run
 from .paths import replacing
 
 # Dark to light, so that the order survives without colour; line style and marker tell lines apart a second time.
@@ -222,10 +223,10 @@ def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str
     return figure
 
 
-def save(figure: Figure, name: str, folder: Path) -> Path:
-    """Write figures/<name>.svg under `folder`, atomically and without a date, so that the same figure is the same
-    file."""
-    file = folder / "figures" / f"{name}.svg"
+def save(figure: Figure, name: str, run: Run) -> Path:
+    """Write <name>.svg among the figures of a chapter's run, whole and without a date, so that the same figure is the
+    same file. Raises WriteError."""
+    file = run.figures / f"{name}.svg"
     with style(), replacing(file) as partial:
         figure.savefig(partial, format="svg", metadata={"Date": None})
     return file

@@ -1,6 +1,6 @@
 """What a chapter does with a table of the thesis: measure it, show it, put it beside the print and our committed run.
 
-book = Experiment("02", scale, dataset, models, images, eps_255=[8.0])
+book = Experiment(RUN, scale, dataset, models, images, eps_255=[8.0])  # RUN: `chapters.begin`
 rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
 book.show(rows); book.beside("2.1", rows); found = book.committed("2.1")
 book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
@@ -8,35 +8,34 @@ book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
 from torch import nn
 
 from . import results
+from .chapters import Run
 from .compared import ATTACKS
 from .datasets import Images
 from .defenses import ABSTAIN, Defended
-from .evaluation import ABSTAINED, COMMON, Attack, predictions, success_rates
+from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
 from .models import digest
-from .paths import BUILD
 
 
 @dataclass(frozen=True)
 class Experiment:
     """The conditions that all tables of a chapter share.
 
-    chapter: "02", the folder of its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
+    run: where the chapter keeps its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
     1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the numbers.
     """
 
-    chapter: str
+    run: Run
     scale: str
     dataset: str
     models: Mapping[str, nn.Module]
@@ -45,11 +44,6 @@ class Experiment:
     steps: int | None = None
     seed: int = 0
     config: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where this run keeps tables/ and figures/: _build/<scale>/<dataset>."""
-        return BUILD / self.scale / self.dataset
 
     def measure(
         self, table: str, attacks: Mapping[str, Attack], surrogates: Mapping[str, nn.Module], stem: str | None = None
@@ -60,7 +54,7 @@ class Experiment:
         (`results.ensemble_name`); stem: the file's name where it is not that table itself.
         """
         networks = {"targets": self.models, "surrogates": surrogates}
-        kept = self._kept(table, self.images, networks, stem)
+        kept = self._kept(table, self.images, networks, stem=stem)
         if self.steps is not None:
             attacks = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
         rows = success_rates(
@@ -109,7 +103,7 @@ class Experiment:
         """Rows of the mean over the images of `measure(network, images, eps)`, shape (N,), eps in [0, 1], of every
         network at each budget, with the normal interval of 95 %; a killed run resumes. Columns as of `measure`, where
         source, attack and target all are the network."""
-        kept = self._kept(table, self.images, {"networks": networks})
+        kept = self._kept(table, self.images, {"networks": networks}, {"measure": described(measure)})
         for name, network in networks.items():
             for eps in self.eps_255:
                 cell = {"source": name, "attack": name, "target": name, "eps_255": eps}
@@ -117,6 +111,8 @@ class Experiment:
                     continue
                 started = time.perf_counter()
                 values = torch.cat([measure(network, batch, eps / 255) for batch in self.images.batches(100)]).double()
+                if values.shape != (len(self.images),):
+                    raise ValueError(f"measure: expected one number an image, got {tuple(values.shape)}")
                 mean, half = values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
                 interval = {"value": mean, "ci_low": mean - half, "ci_high": mean + half}
                 seconds = time.perf_counter() - started
@@ -124,23 +120,25 @@ class Experiment:
         return kept.frame
 
     def _kept(
-        self, table: str, data: Images, networks: Mapping[str, Mapping[str, nn.Module]], stem: str | None = None
+        self,
+        table: str,
+        data: Images,
+        networks: Mapping[str, Mapping[str, nn.Module]],
+        more: Mapping[str, object] | None = None,
+        stem: str | None = None,
     ) -> results.ResultTable:
-        """The file of a table of this run; what it was made from is in its fingerprint, the networks by content."""
+        """The file of a table of this run; what it was made from is in its fingerprint: images and networks by content,
+        and `more`."""
         weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
-        config = {"n": len(data), **weights, **self.config}
-        path = self.folder / "tables" / self.chapter / f"{stem or 'table_' + table.replace('.', '_')}.csv"
+        config = {"n": len(data), "images": _contents(data), **weights, **(more or {}), **self.config}
+        path = self.run.tables / f"{stem or 'table_' + table.replace('.', '_')}.csv"
         return results.ResultTable(path, table, self.scale, self.dataset, data.labels.device, self.seed, config)
 
     def show(self, rows: pd.DataFrame) -> None:
         """Our table in the thesis' layout, one for each budget."""
         for eps, part in rows[rows.metric == COMMON].groupby("eps_255", sort=False):
-            display(
-                Markdown(
-                    f"**Ours**, {self.dataset}, {self.scale} scale, {eps:g}/255, n = {part.n.min()}; a star: white-box"
-                )
-            )
-            display(results.layout(part))
+            _say(f"**Ours**, {self.dataset}, {self.scale} scale, {eps:g}/255, n = {part.n.min()}; a star: white-box")
+            _show(results.layout(part))
 
     def black_box(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Mean black-box success of each attack at each budget, with n and the 95 % interval at n images."""
@@ -162,8 +160,8 @@ class Experiment:
             printed = results.averages(published[published.eps_255 == eps])
             both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
             paper = f"**Paper** ({eps:g}/255, n = {printed.n.min()})"
-            display(Markdown(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)"))
-            display(both.set_index(["role", "attack"]).round(1))
+            _say(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)")
+            _show(both.set_index(["role", "attack"]).round(1))
 
     def committed(
         self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None, whole: bool = False
@@ -174,20 +172,18 @@ class Experiment:
         found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
         scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
-            display(Markdown(f"*No {dataset} run of Table {table} is committed yet.*"))
+            _say(f"*No {dataset} run of Table {table} is committed yet.*")
             return None
         kept = rows.metric == COMMON if targets is None else (rows.metric == COMMON) & rows.target.isin(targets)
         rows = results.mark_white_box(rows[kept])
         for eps, part in rows.groupby("eps_255"):
-            display(
-                Markdown(
-                    f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
-                    f"n = {part.n.min()} images that all models get right"
-                )
+            _say(
+                f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
+                f"n = {part.n.min()} images that all models get right"
             )
-            display(results.averages(part).set_index(["role", "attack"]).round(1))
+            _show(results.averages(part).set_index(["role", "attack"]).round(1))
             if whole:
-                display(results.layout(part))
+                _show(results.layout(part))
         return rows
 
     def verdicts(
@@ -215,6 +211,28 @@ class Experiment:
         index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])
         found = pd.DataFrame(scores, index)
         return found[(found != "").any(axis=1)]
+
+
+def _contents(data: Images) -> str:
+    """Sixteen hex digits of what images are: their numbers, labels and pixels."""
+    found = hashlib.sha256()
+    for part in (data.index, data.labels, data.images):
+        values = part.detach().cpu().contiguous()
+        found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _say(markdown: str) -> None:
+    from IPython.display import Markdown  # here, since the module is of use where there is no notebook
+
+    _show(Markdown(markdown))
+
+
+def _show(thing: object) -> None:
+    from IPython.display import display
+
+    display(thing)
 
 
 def _share(count: int, n: int) -> dict[str, float]:

@@ -35,13 +35,13 @@ COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "bud
 
 
 def markdown(run: Path | None = None) -> str:
-    """The page. run: the folder of a run, _build/<scale>/<dataset>, whose tables stand at the end; None for none."""
+    """The page. run: the folder of a run, whose tables stand at the end; None for none."""
     tables = sorted(
         path.stem.removeprefix("table_").replace("_", ".") for path in results.PUBLISHED.glob("table_*.csv")
     )
     blocks = [block for table in tables for block in _blocks(table)]
     missing = [table for table in tables if not _measured(table) and table not in compared.RECIPES]
-    figures = sorted(FIGURES.glob("fig_*.svg"))
+    figures = sorted(FIGURES.glob("*/fig_*.svg"))
     parts = [
         HEAD,
         _filter(tables),
@@ -84,7 +84,8 @@ def _blocks(table: str) -> list[str]:
 
 
 def _block(caption: str, about: str, chapter: str, scale: str, dataset: str, body: str) -> str:
-    marks = f'data-chapter="{chapter}" data-scale="{scale}" data-dataset="{dataset}"'
+    values = {"chapter": chapter, "scale": scale, "dataset": dataset}
+    marks = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in values.items())
     label = html.escape(caption)
     return (
         f'<section class="result" {marks}>\n<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n'
@@ -128,22 +129,25 @@ def _filter(tables: list[str]) -> str:
 
 def _figure(path: Path) -> str:
     text = stem_alt(path.stem)
-    return f"```{{figure}} figures/{path.name}\n:alt: {text}\n\n{text}\n```"
+    return f"```{{figure}} figures/{path.parent.name}/{path.name}\n:alt: {text}\n\n{text}\n```"
 
 
 def _of_run(run: Path | None) -> list[str]:
-    """The tables of a run, in its own columns. Raises ValueError for a file that is no table."""
+    """The tables of a run, in its own columns. Raises DamagedError for a file that is no table."""
     files = sorted(p for p in (run / "tables").rglob("*.csv") if ".old" not in p.name) if run is not None else []
     found = ["## This run", "The tables of the run that this site was built after."] if files else []
     for path in files:
         try:
             rows = pd.read_csv(path, dtype={"table": str})
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise ValueError(f"{path} is no table ({error}); restore or delete it") from error
-        facts = [f"{name} {rows[name].iloc[0]}" for name in ("torch", "device", "commit") if name in rows and len(rows)]
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise results.DamagedError(f"{path} is no table ({error}); restore or delete it") from error
+        said = {name: str(rows[name].iloc[0]) for name in ("torch", "device", "commit") if name in rows and len(rows)}
+        scale, dataset = (str(rows[k].iloc[0]) if k in rows and len(rows) else "" for k in ("scale", "dataset"))
         name = f"{path.parent.name}/{path.stem}"
         shown = rows[list(OF_RUN)] if set(OF_RUN) <= set(rows) else rows
         body = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
-        body = body.replace("<th>", '<th scope="col">').replace("<thead>", f"<caption>{name}</caption><thead>", 1)
-        found.append(_block(name, ", ".join(facts), path.parent.name.lstrip("0"), run.parent.name, run.name, body))
+        caption = f"<caption>{html.escape(name)}</caption><thead>"
+        body = body.replace("<th>", '<th scope="col">').replace("<thead>", caption, 1)
+        facts = ", ".join(f"{key} {value}" for key, value in said.items())
+        found.append(_block(name, facts, path.parent.name.lstrip("0"), scale, dataset, body))
     return found

@@ -23,7 +23,9 @@ import torch
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from .paths import PUBLISHED, RESULTS, ROOT, replacing
+from . import checks, locks
+from .chapters import DATASETS, SCALES
+from .paths import PUBLISHED, RESULTS, ROOT, made, replacing
 
 _TYPES = {
     "table": str,
@@ -48,10 +50,12 @@ _TYPES = {
 COLUMNS = tuple(_TYPES)
 REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
-SCALES = ("smoke", "laptop", "paper")
 AVERAGE = "Average"
 """The target under which a published table holds a printed average."""
-DATASETS = ("shapes", "cifar10", "cifar100", "imagenet")
+
+
+class DamagedError(ValueError):
+    """A result file that is cut or is no result file."""
 
 
 def published(table: str) -> pd.DataFrame:
@@ -74,15 +78,15 @@ def result_path(table: str, scale: str, dataset: str) -> Path:
 
 
 def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
-    """Our committed rows of a table, or None where there are none. Raises ValueError when the file is damaged."""
+    """Our committed rows of a table, or None where there are none. Raises DamagedError when the file is damaged."""
     path = result_path(table, scale, dataset)
     return _read(path) if path.is_file() else None
 
 
 def conditions(scale: str, dataset: str) -> str:
     """One sentence: how far numbers of this scale and data set compare with the thesis. ValueError: unknown name."""
-    if scale not in SCALES or dataset not in DATASETS:
-        raise ValueError(f"scale is one of {SCALES}, dataset one of {DATASETS}; not {scale!r}, {dataset!r}")
+    checks.choice("scale", scale, SCALES)
+    checks.choice("dataset", dataset, DATASETS)
     if dataset == "shapes":
         return f"Measured at {scale} scale on shapes, a teaching set: not comparable with the thesis' setting."
     if scale != "paper":
@@ -96,10 +100,13 @@ class ResultTable:
     """A result file that grows by one cell of the table at a time, so that a killed run goes on where it was.
 
     `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
-    table, scale, dataset, seed and the code that attacks lies beside the CSV in a .json. A CSV with another
+    table, scale, dataset, seed and the code of this package (`CODE`) lies beside the CSV in a .json. A CSV with another
     fingerprint, or none, is not continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new
-    path; `expect` does the same for single attacks. `key` names the columns that make a cell. One writer at a time.
-    Raises ValueError on a damaged file or an unknown name, TypeError on a `config` that is not JSON.
+    path; `expect` does the same for single attacks. `key` names the columns that make a cell.
+
+    The file has one writer: it is locked for as long as the table is in use, and BusyError names the process that has
+    it. Raises DamagedError on a damaged file, ValueError on an unknown name, TypeError on a `config` that is not JSON,
+    WriteError.
     """
 
     def __init__(
@@ -114,15 +121,18 @@ class ResultTable:
         key: Sequence[str] = ("source", "attack", "eps_255"),
     ) -> None:
         conditions(scale, dataset)
+        checks.text("table", table)
+        checks.whole("seed", seed)
         if not key or not set(key) <= set(REQUIRED):
             raise ValueError(f"key must name columns among {REQUIRED}, not {tuple(key)}")
-        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset, "code": _code()}
+        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset, "code": CODE}
         self.path, self.sidecar, self.key = Path(path), Path(path).with_suffix(".json"), tuple(key)
         self.config = dict(config) | run
         self.info = {name: value for name, value in run.items() if name in COLUMNS} | run_info(device)
         self.fingerprint = fingerprint(self.config)
         self.set_aside: Path | None = None
         self._attacks: dict[str, str] = {}
+        self._lock = locks.acquire(self.path)
         self._rows = self._open()
 
     @property
@@ -142,6 +152,7 @@ class ResultTable:
         kept = [row for row in self._rows if row["attack"] not in changed]
         if len(kept) < len(self._rows):
             self._move_aside()
+            self._last = None
             self._store(kept)
         self._attacks |= attacks
         self._write_sidecar()
@@ -150,7 +161,8 @@ class ResultTable:
         """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out).
 
         Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, or when
-        they give a target's metric twice; the file is then as it was.
+        they give a target's metric twice; ValueError or TypeError, which names the column, for a value that would not
+        be read back as it is; RuntimeError when the file was opened again since. The file is then as it was.
         """
         new = [self._row(row) for row in rows]
         cells = {tuple(row[name] for name in self.key) for row in new}
@@ -162,25 +174,38 @@ class ResultTable:
         self._write_sidecar()
 
     def _store(self, rows: list[dict[str, object]]) -> None:
+        if self._seen() != self._last:
+            raise RuntimeError(f"{self.path} was written since this table was opened: go on with the newest of the two")
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
         with replacing(self.path) as partial:
             frame.to_csv(partial, index=False, lineterminator="\n")
-        self._rows = rows
+        self._rows, self._last = rows, self._seen()
+
+    def _seen(self) -> tuple[int, ...] | None:
+        """What tells one state of the file from another: the lock keeps other processes off, not this one."""
+        if not self.path.exists():
+            return None
+        facts = self.path.stat()
+        return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
     def _row(self, row: Mapping[str, object]) -> dict[str, object]:
         missing, unknown = set(REQUIRED) - set(row), set(row) - set(REQUIRED + OPTIONAL)
         if missing or unknown:
             raise ValueError(f"row lacks {sorted(missing)}, has unknown {sorted(unknown)}")
+        for name in ("source", "attack", "target", "metric"):
+            _name_of_row(name, row[name])
+        checks.whole("n", row["n"], 1)
+        checks.number("value", row["value"])
         full = dict.fromkeys(OPTIONAL, nan) | dict(row) | self.info
         return {name: kind(full[name]) for name, kind in _TYPES.items()}
 
     def _open(self) -> list[dict[str, object]]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        made(self.path.parent)
         try:
             beside = json.loads(self.sidecar.read_text(encoding="utf-8")) if self.sidecar.exists() else {}
             same, rows_written = beside.get("fingerprint") == self.fingerprint, beside.get("rows", 0)
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"{self.sidecar} is truncated or damaged ({error}); restore or delete it") from error
+            raise DamagedError(f"{self.sidecar} is truncated or damaged ({error}); restore or delete it") from error
         if same:
             self._attacks = beside.get("attacks", {})
         else:
@@ -188,8 +213,8 @@ class ResultTable:
         rows = _read(self.path).to_dict("records") if self.path.exists() else []
         # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
         if same and len(rows) < rows_written:
-            raise ValueError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
-        self._rows = rows
+            raise DamagedError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
+        self._rows, self._last = rows, self._seen()
         self._write_sidecar()
         return rows
 
@@ -218,31 +243,33 @@ def fingerprint(config: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# What may change a number without a parameter changing: rows of an older version are not continued.
-_ATTACKING = (
-    "attacks",
-    "backward",
-    "carlini_wagner",
-    "datasets",
-    "defenses",
-    "draws",
-    "evaluation",
-    "features",
-    "gradients",
-    "models",
-    "nets",
-    "norms",
-    "purification",
-    "purifiers",
-    "shapes",
-    "transforms",
-)
+def _name_of_row(column: str, name: object) -> None:
+    """A text on one line, which a CSV gives back as it is."""
+    checks.text(column, name)
+    if not name.isprintable():
+        raise ValueError(f"{column}={checks.shown(name)}: expected a text on one line, without control characters")
 
 
-def _code() -> str:
-    """Eight hex digits of the sources that attacks run through."""
-    sources = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _ATTACKING)
-    return hashlib.sha256(sources).hexdigest()[:8]
+# The modules that print or place numbers, and make none. Every other one may change a number without a parameter
+# changing; a new module counts until it is named here.
+_PRINTING = {
+    "__main__", "book", "book_text", "chapters", "cli", "compared", "course", "glance", "locks", "paths", "plotting",
+    "progress", "result_page", "run", "slides",
+}  # fmt: skip
+
+
+def code_digest(package: Path) -> str:
+    """Sixteen hex digits of the sources of a package that may change a number: rows of another version are not
+    continued."""
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).with_suffix("").as_posix() not in _PRINTING:
+            found.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+CODE = code_digest(Path(__file__).parent)
+"""Of the code that this process has imported: an edit while it runs changes nothing that it computes."""
 
 
 def run_info(device: torch.device | str) -> dict[str, str]:
@@ -305,10 +332,10 @@ def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tupl
 
 def paired_mean(differences: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of a few differences, of one seed each say, and Student's interval: (mean, low, high); the interval is
-    infinite for one. Raises ValueError for none."""
+    infinite for one. Raises ValueError for none and for one that is not finite."""
     d = np.asarray(differences, dtype=float)
-    if d.ndim != 1 or not d.size:
-        raise ValueError(f"differences: expected shape (N,), N >= 1; not {d.shape}")
+    if d.ndim != 1 or not d.size or not np.isfinite(d).all():
+        raise ValueError(f"differences: expected finite numbers of shape (N,), N >= 1; not {d.shape} {d[:3]}")
     half = student.ppf((1 + level) / 2, d.size - 1) * d.std(ddof=1) / sqrt(d.size) if d.size > 1 else inf
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
@@ -457,7 +484,7 @@ def _read(path: Path) -> pd.DataFrame:
         rows = [[parse(kind, field) for kind, field in zip(_TYPES.values(), line, strict=True)] for line in lines]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}); restore or delete it") from error
+        raise DamagedError(f"{path} is truncated or damaged ({error}); restore or delete it") from error
 
 
 def date_of(path: Path) -> str:

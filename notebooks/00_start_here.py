@@ -30,11 +30,11 @@
 # (see [below](#Turning-a-knob)).
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper: how many images
-dataset: str = "shapes"  # shapes, cifar10, cifar100 or imagenet
-eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255
-steps: int = 10  # gradient steps of the attack
-seed: int = 0  # where all randomness comes from
+scale: str = "laptop"  # how many images; one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10, cifar100 or imagenet
+eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255; from 0 to 255
+steps: int = 10  # gradient steps of the attack; at least 1
+seed: int = 0  # where all randomness comes from; at least 0
 
 # %% [markdown]
 # A *scale* is a set of numbers and nothing else: the code below is the same for a test of a few seconds and
@@ -46,8 +46,9 @@ import torch
 
 import advlib as al
 
+RUN = al.chapters.begin("00", globals())
+
 SETTINGS = {"smoke": dict(n=8, shown=4), "laptop": dict(n=100, shown=6), "paper": dict(n=1000, shown=6)}[scale]
-RUN = al.paths.BUILD / scale / dataset
 device = "cuda" if torch.cuda.is_available() else "cpu"
 eps = eps_255 / 255
 
@@ -131,7 +132,7 @@ fig
 # table as they are finished, so that a run that was stopped goes on where it was.
 
 # %%
-book = al.report.Experiment("00", scale, dataset, models, data, [eps_255], steps, seed)
+book = al.report.Experiment(RUN, scale, dataset, models, data, [eps_255], steps, seed)
 rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
 # %% tags=["slide"]
@@ -248,9 +249,9 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 #   on two CPU cores. `paper` uses as many images as the thesis and wants a GPU.
 # - **Data sets.** `shapes` is built in. `cifar10`, `cifar100` and `imagenet` are looked for in `$ADVLIB_DATA`
 #   and `data/cache`; if they are missing, the error says how to get them.
-# - **Results** of a run are in `_build/<scale>/<dataset>/`: executed notebooks, `tables/*.csv`,
-#   `figures/*.svg`. The tables that the README quotes are kept in `data/results`, those of the thesis, as
-#   printed, in `data/published`.
+# - **Results** of a run are in `_build/<scale>/<dataset>/`, with `,name=value` behind it for every parameter
+#   that is not the default: executed notebooks, and by chapter `tables` and `figures`. The tables that the README
+#   quotes are kept in `data/results`, those of the thesis, as printed, in `data/published`.
 # - **Code.** The functions behind the chapters are in `advlib/`, one short file for each topic. Each chapter
 #   names the function that is an equation, and tests it on numbers small enough to check by hand.
 

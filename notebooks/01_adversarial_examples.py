@@ -23,13 +23,13 @@
 # $\alpha$ the size of a step, $T$ the number of steps, $\mu$ the decay of the momentum.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper: how many images
-dataset: str = "shapes"  # shapes, cifar10, cifar100 or imagenet
-eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255
-steps: int = 10  # steps T of the iterative attacks
+scale: str = "laptop"  # how many images; one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10, cifar100 or imagenet
+eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255; from 0 to 255
+steps: int = 10  # steps T of the iterative attacks; at least 1
 surrogate: str = ""  # the network that is attacked, a name of the zoo; the first of the zoo if empty
-image: int = 0  # which image the two pictures of a single image show
-seed: int = 0  # where all randomness comes from
+image: int = 0  # which image the two pictures of a single image show; at least 0
+seed: int = 0  # where all randomness comes from; at least 0
 
 # %%
 from functools import partial
@@ -41,6 +41,8 @@ import torch
 
 import advlib as al
 
+RUN = al.chapters.begin("01", globals())
+
 SETTINGS = {
     "smoke": dict(n=8, n_path=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
     "laptop": dict(n=100, n_path=50, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
@@ -48,7 +50,6 @@ SETTINGS = {
 }[scale]
 
 # %%
-RUN = al.paths.BUILD / scale / dataset
 device = "cuda" if torch.cuda.is_available() else "cpu"
 eps = eps_255 / 255
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
@@ -366,7 +367,7 @@ attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
 # %%
-book = al.report.Experiment("01", scale, dataset, models, data, [eps_255], seed=seed)
+book = al.report.Experiment(RUN, scale, dataset, models, data, [eps_255], seed=seed)
 rates = book.measure("1.1", attacks, {surrogate: f})
 asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
 
@@ -653,7 +654,7 @@ for name, saved in in_levels.items():
 # %% tags=["nbval-check-output"]
 from torchvision.io import read_image
 
-files = al.save_images(mi, some.x, eps, RUN / "images" / "01", [f"{dataset}_{i}" for i in some.index.tolist()])
+files = al.save_images(mi, some.x, eps, RUN.images, [f"{dataset}_{i}" for i in some.index.tolist()])
 read_back = torch.stack([read_image(str(file)) for file in files]).to(device)
 assert (read_back.int() - some.images.int()).abs().max() <= eps_255
 print(f"{len(files)} files written, read back: every pixel within {eps_255:g} levels of the clean image")

@@ -23,11 +23,12 @@
 # stand beside them.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or imagenet (the ImageNet-compatible set)
-eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet
-n: int = 0  # images to attack, 0 takes the number of the scale
-seed: int = 0  # of every random draw
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or imagenet; the last is the ImageNet-compatible set
+eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet;
+# each from 0 to 255
+n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
+seed: int = 0  # of every random draw; at least 0
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
 checkpoints: str = ""  # folder with the ensemble adversarially trained networks, paper scale only
 
@@ -41,6 +42,8 @@ import torch
 
 import advlib as al
 
+RUN = al.chapters.begin("02", globals())
+
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "steps": 2, "sources": 2, "sigmas": (0, 2), "areas": (0.2, 0.4)},
@@ -50,7 +53,6 @@ SETTINGS = {
 setting = SETTINGS[scale]
 n = n or setting["n"]
 eps_255 = eps_255 or [16.0 if dataset == "imagenet" else 8.0]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -210,7 +212,7 @@ print(
 
 # %%
 book = al.report.Experiment(
-    "02", scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
+    RUN, scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
 )
 norms = {
     "MI-FGSM": al.attacks.mi_fgsm,

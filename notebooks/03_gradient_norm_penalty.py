@@ -21,15 +21,15 @@
 # Every number below says on which data, at which scale and on how many images it was measured.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or imagenet (the ImageNet-compatible set)
-eps_255: list[float] = [4.0, 8.0, 16.0]  # budgets in 1/255
-n: int = 0  # images to attack, 0 takes the number of the scale
-n_val: int = 0  # validation images to choose on, 0 takes the number of the scale
-steps: int = 0  # T, 0 takes the number of the scale (the thesis has 100)
-long_steps: int = 0  # T of the longer attack in section 3.3, 0 takes the number of the scale
-n_sources: int = 0  # how many networks section 3.3 attacks from, 0 takes the number of the scale
-seed: int = 0  # of every random draw
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or imagenet; the last is the ImageNet-compatible set
+eps_255: list[float] = [4.0, 8.0, 16.0]  # budgets in 1/255; not empty; each from 0 to 255
+n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
+n_val: int = 0  # validation images to choose on, 0 takes the number of the scale; at least 0
+steps: int = 0  # T, 0 takes the number of the scale (the thesis has 100); at least 0
+long_steps: int = 0  # T of the longer attack in section 3.3, 0 takes the number of the scale; at least 0
+n_sources: int = 0  # how many networks section 3.3 attacks from, 0 takes the number of the scale; at least 0
+seed: int = 0  # of every random draw; at least 0
 bfloat16: bool = False  # run the surrogate in bfloat16, about twice as fast where the processor has it
 checkpoints: str = ""  # folder with the authors' files for Table 3.3, paper scale only (advlib/checkpoints.py)
 
@@ -44,6 +44,8 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 
 import advlib as al
+
+RUN = al.chapters.begin("03", globals())
 
 # %%
 SETTINGS = {
@@ -79,7 +81,6 @@ BETAS = (0.2, 0.4, 0.6, 0.8, 1.2, 1.6)
 setting = SETTINGS[scale]
 n, n_val, steps = n or setting["n"], n_val or setting["n_val"], steps or setting["steps"]
 long_steps, n_sources = long_steps or setting["long"], n_sources or setting["n_sources"]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -350,7 +351,7 @@ for loss in ("cross_entropy", "margin"):
                     al.attacks.i_fgsm, loss=loss, wrap=wrap
                 )
 search = al.report.Experiment(
-    "03", scale, dataset, models, val, [8.0], steps, seed, {"bfloat16": bfloat16, "split": "validation"}
+    RUN, scale, dataset, models, val, [8.0], steps, seed, {"bfloat16": bfloat16, "split": "validation"}
 )
 found = search.measure("3.0", grid, {source: f}, stem="choice_on_validation_images")
 
@@ -399,7 +400,7 @@ def with_and_without(steps):
 
 
 probe = al.report.Experiment(
-    "03", scale, dataset, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"}
+    RUN, scale, dataset, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"}
 )
 others = {name: al.accelerate(models[name], dtype=dtype) for name in [*models][1:n_sources]}
 places = {source: f, f"{source}, logits / 10": Tempered(f), **others}
@@ -433,7 +434,7 @@ pd.DataFrame(rows).T
 # GNP costs. A success is an image that the target gets wrong, among the images that all models get right.
 
 # %%
-book = al.report.Experiment("03", scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+book = al.report.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
 FORMS = {"": {}, "+GNP": al.GNP, "+look-ahead": {"wrap": partial(al.norm_penalty, beta=-0.8)}, "+GNP, chosen": CHOSEN}
 
 
@@ -477,7 +478,7 @@ cifar_3_2 = book.committed("3.2")
 
 # %%
 if secured:
-    guarded = al.report.Experiment("03", scale, dataset, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
+    guarded = al.report.Experiment(RUN, scale, dataset, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
     table_3_3 = guarded.measure("3.3", rows_of("DIM+TIM", partial(al.attacks.dim, kernel=7)), {source: f})
     guarded.show(table_3_3)
     guarded.beside("3.3", table_3_3)
@@ -591,7 +592,7 @@ for unit, choices in setting["r"].items():
             ablation[f"{unit} {r:g} {b:g}"] = partial(
                 al.attacks.i_fgsm, wrap=partial(al.norm_penalty, r=r, beta=b, unit=unit)
             )
-middle = al.report.Experiment("03", scale, dataset, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
+middle = al.report.Experiment(RUN, scale, dataset, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 

@@ -25,17 +25,19 @@
 # stand beside it.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or cifar100
-eps_255: list[float] = [4.0, 8.0]  # budgets of Table 4.1 in 1/255; 4.2 takes the largest, 4.3 the smallest
-n: int = 0  # images to attack, 0 takes the number of the scale
-n_others: int = 0  # images of them for Tables 4.2 to 4.4, 0 takes all
-n_val: int = 0  # validation images to choose on, 0 takes the number of the scale
-steps: int = 0  # T of every attack, 0 takes the number of the scale (the thesis has 50)
-batches: int = 0  # steps of the short fine-tunings, 0 takes the number of the scale
-epochs: int = 0  # of the surrogates' fine-tuning, 0 takes the recipe's (the thesis has 10)
-retrain: list[str] = []  # surrogates to train again though their weights are committed: lrs1, lrsf, ...
-seed: int = 0  # of every random draw
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or cifar100
+eps_255: list[float] = [4.0, 8.0]  # budgets of Table 4.1 in 1/255, of which 4.2 takes the largest, 4.3 the smallest;
+# not empty; each from 0 to 255
+n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
+n_others: int = 0  # images of them for Tables 4.2 to 4.4, 0 takes all; at least 0
+n_val: int = 0  # validation images to choose on, 0 takes the number of the scale; at least 0
+steps: int = 0  # T of every attack, 0 takes the number of the scale (the thesis has 50); at least 0
+batches: int = 0  # steps of the short fine-tunings, 0 takes the number of the scale; at least 0
+epochs: int = 0  # of the surrogates' fine-tuning, 0 takes the recipe's (the thesis has 10); at least 0
+retrain: list[str] = []  # surrogates to train again though their weights are committed;
+# each one of tuned, lrs1, lrs2, lrsf or adv
+seed: int = 0  # of every random draw; at least 0
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
 
 # %%
@@ -50,6 +52,8 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
+
+RUN = al.chapters.begin("04", globals())
 
 # %%
 SETTINGS = {
@@ -70,7 +74,6 @@ setting = SETTINGS[scale]
 n, n_val = n or setting["n"], n_val or setting["n_val"]
 steps, batches = steps or setting["steps"], batches or setting["batches"]
 small, large = min(eps_255), max(eps_255)
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -306,7 +309,7 @@ for variant in missing if scale != "smoke" else []:
     name = f"{dataset}/{source}-{variant}"
     recipe = al.recipes.recipe_for(name)
     recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
-    options = {"checkpoints": RUN / "checkpoints", "device": device, "report": partial(tell, name), "watch": watched}
+    options = {"checkpoints": RUN.checkpoints, "device": device, "report": partial(tell, name), "watch": watched}
     al.training.train_member(name, recipe, **options)
 print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
 
@@ -360,7 +363,7 @@ def by_radius(rows):
     return wide.assign(**{"original over it": wide.iloc[0, -1] / wide.iloc[:, -1]}).rename_axis(None)
 
 
-book = al.report.Experiment("04", scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+book = al.report.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
 table_4_5 = replace(book, images=part, eps_255=[1.0, 8.0]).means("4.5", "local_lipschitz", constant, networks)
 printed = al.results.published("4.5").pivot(index="attack", columns="target", values="value").add_prefix("paper: ")
 display(Markdown(f"**Ours**, {dataset}, {scale} scale, n = {len(part)} test images, 20 steps, **beside the paper**"))

@@ -25,13 +25,14 @@
 # part of CIFAR-10, where there are any, stand beside it.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or cifar100
-n_train: int = 0  # training images, 0 takes the number of the scale
-n_test: int = 0  # test images, 0 takes the number of the scale
-epochs: int = 0  # of SGD, SAM and CR-SAM, 0 takes the number of the scale (the thesis has 200)
-seeds: int = 0  # trainings of each kind, 0 takes the number of the scale (the thesis has 3)
-augment: list[str] = []  # crop, flip, cutout, autoaugment; none takes the basic ones of the data set
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or cifar100
+n_train: int = 0  # training images, 0 takes the number of the scale; at least 0
+n_test: int = 0  # test images, 0 takes the number of the scale; at least 0
+epochs: int = 0  # of SGD, SAM and CR-SAM, 0 takes the number of the scale (the thesis has 200); at least 0
+seeds: int = 0  # trainings of each kind, 0 takes the number of the scale (the thesis has 3); at least 0
+augment: list[str] = []  # none takes the basic ones of the data set;
+# each one of crop, flip, cutout or autoaugment
 bfloat16: bool = True  # train in bfloat16 autocast
 
 # %%
@@ -47,6 +48,8 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
+
+RUN = al.chapters.begin("05", globals())
 
 # %%
 SETTINGS = {
@@ -88,7 +91,6 @@ setting = SETTINGS[scale]
 n_train, n_test = n_train or setting["n_train"], n_test or setting["n_test"]
 epochs, seeds = epochs or setting["epochs"], seeds or setting["seeds"]
 augment = tuple(augment) or al.recipes.RECIPES[dataset].augment
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -312,7 +314,7 @@ def trained(name, plan, watch=lambda net: {}, watch_at=()):
     """A network and what was written down along its training; a killed one goes on."""
     net = network(plan.seed)
     made_of = al.results.fingerprint({"n": len(train), **plan.facts()})
-    kept = RUN / "checkpoints" / f"05_{name}_{made_of}.pt".replace(" ", "_")
+    kept = RUN.checkpoints / f"{name}_{made_of}.pt".replace(" ", "_")
     return net, al.training.fit(net, train, val, plan, kept, watch=watch, watch_at=watch_at)
 
 
@@ -373,7 +375,7 @@ def along(net):
 
 LOOK = sorted({1, 2, *np.linspace(1, epochs, 7).round().astype(int).tolist()})
 config = {"n_train": len(train), "n_test": len(test), "epochs": epochs, "augment": augment, "bf16": bfloat16, **setting}
-path = RUN / "tables" / "05" / "table_5_2.csv"
+path = RUN.tables / "table_5_2.csv"
 kept = al.results.ResultTable(path, "5.2", scale, dataset, device, 0, config, key=("source", "attack"))
 nets, history = {}, {}
 for seed in range(seeds):

@@ -23,15 +23,17 @@
 # than one that was trained with SGD, at the same accuracy?
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes or cifar10
-eps_255: float = 8.0  # budget in 1/255
-n: int = 0  # images to attack, 0 takes the number of the scale
-n_flat: int = 0  # images for the flat surrogates, which cost less, 0 takes the number of the scale
-steps: int = 0  # T of every attack, 0 takes the number of the scale
-copies: int = 0  # copies that RE and SIM make each, 0 takes the number of the scale (the thesis has 5)
-retrain: list[str] = []  # flat surrogates to train again though their weights are committed: sam, crsam
-seed: int = 0  # of every random draw
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes or cifar10
+eps_255: float = 8.0  # budget in 1/255; from 0 to 255
+n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
+n_flat: int = 0  # images for the flat surrogates, which cost less, 0 takes the number of the scale; at least 0
+steps: int = 0  # T of every attack, 0 takes the number of the scale; at least 0
+copies: int = 0  # copies that RE and SIM make each, 0 takes the number of the scale (the thesis has 5);
+# at least 0
+retrain: list[str] = []  # flat surrogates to train again though their weights are committed;
+# each one of sam or crsam
+seed: int = 0  # of every random draw; at least 0
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
 
 # %%
@@ -45,6 +47,8 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
+RUN = al.chapters.begin("06", globals())
+
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "n_flat": 6, "steps": 2, "copies": 2, "few": 6},
@@ -54,7 +58,6 @@ SETTINGS = {
 setting = SETTINGS[scale]
 n, n_flat = n or setting["n"], n_flat or setting["n_flat"]
 steps, copies = steps or setting["steps"], copies or setting["copies"]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 dtype = torch.bfloat16 if bfloat16 else None
 print(al.results.conditions(scale, dataset))
@@ -123,7 +126,7 @@ print(len(every(single)), "attacks:", ", ".join(every(single)))
 # ## Tables 6.1 and 6.2: all of them, from one surrogate and from two
 
 # %%
-book = al.report.Experiment("06", scale, dataset, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
+book = al.report.Experiment(RUN, scale, dataset, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
 table_6_1 = book.measure("6.1", every(single), {"densenet": single[False]})
 table_6_2 = book.measure("6.2", every(both), {al.results.ensemble_name(["densenet", "resnet"]): both[False]})
 
@@ -262,7 +265,7 @@ NETS = {"SGD": "resnet", "SAM": "resnet-sam", "CR-SAM": "resnet-crsam"}
 listed = al.models.manifest()
 lacking = [net for net in NETS.values() if net.partition("-")[2] in retrain or f"{dataset}/{net}" not in listed]
 for net in lacking if scale != "smoke" else []:
-    al.training.train_member(f"{dataset}/{net}", checkpoints=RUN / "checkpoints", device=device)
+    al.training.train_member(f"{dataset}/{net}", checkpoints=RUN.checkpoints, device=device)
 listed = al.models.manifest()
 found = {k: f"{dataset}/{net}" for k, net in NETS.items() if f"{dataset}/{net}" in listed}
 surrogates = {k: al.models.load(name).to(device) for k, name in found.items()}
@@ -272,7 +275,7 @@ print("surrogates:", ", ".join(surrogates), "| smoke scale trains none" if scale
 more = al.datasets.load(dataset, "test", n_flat).to(device)
 others = {name: net for name, net in undefended.items() if name != "resnet"}
 budgets = [eps_255 / 2, eps_255]
-judges = al.report.Experiment("06", scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
+judges = al.report.Experiment(RUN, scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
 fast = {name: al.accelerate(net, dtype=dtype) for name, net in surrogates.items()}
 attacks = {k: al.evaluation.Cushioned(al.attacks.mi_fgsm, net) for k, net in fast.items()}
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})

@@ -18,13 +18,15 @@
 # This appendix trains what is missing, shows the recipe and the curves, and tests the committed weights anew.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or cifar100
-families: list[str] = ["resnet", "vgg", "densenet", "wrn", "resnext", "pyramidnet"]  # which of the six
-size: str = "small"  # small (0.19 to 0.31 million weights), or full for the thesis' networks and a GPU
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or cifar100
+families: list[str] = ["resnet", "vgg", "densenet", "wrn", "resnext", "pyramidnet"]  # of the zoo;
+# not empty; each one of resnet, vgg, densenet, wrn, resnext or pyramidnet
+size: str = "small"  # of the networks: 0.19 to 0.31 million weights, or the thesis', for a GPU;
+# one of small or full
 retrain: bool = False  # train also where weights are committed
-epochs: int = 0  # 0 takes the number of the recipe
-seed: int = 0  # of weights, order of images and augmentation
+epochs: int = 0  # 0 takes the number of the recipe; at least 0
+seed: int = 0  # of weights, order of images and augmentation; at least 0
 
 # %%
 import json
@@ -37,10 +39,11 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
+RUN = al.chapters.begin("A1", globals())
+
 # %%
 SETTINGS = {"smoke": {"n": 50}, "laptop": {"n": 2000}, "paper": {"n": 10_000}}
 setting = SETTINGS[scale]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 names = [f"{dataset}/{family}" + ("-full" if size == "full" else "") for family in families]
 
@@ -90,7 +93,7 @@ print("the crop of image 5 is the same alone and in a batch:", torch.equal(toget
 # scale the new weights go to the build folder.
 
 # %%
-folder = al.paths.WEIGHTS if scale != "smoke" else RUN / "weights"
+folder = al.paths.WEIGHTS if scale != "smoke" else RUN.weights
 
 
 def tell(name, row):
@@ -101,7 +104,7 @@ def tell(name, row):
 
 missing = [name for name in names if retrain or name not in al.models.available()]
 for name in missing:
-    facts = al.training.train_member(name, recipe, RUN / "checkpoints", folder, device, partial(tell, name))
+    facts = al.training.train_member(name, recipe, RUN.checkpoints, folder, device, partial(tell, name))
     print(f"{name}: trained, {facts['accuracy']:.1%} of {facts['n']:,} test images")
 print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
 

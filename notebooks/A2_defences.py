@@ -19,14 +19,16 @@
 # are secure.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10, cifar100, or imagenet (at paper scale: the thesis' networks)
-retrain: list[str] = []  # nets to train again though their weights are committed: vgg-pgd, hgd, ...
-epochs: int = 0  # of a training, 0 takes the number of the recipe
-eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet
-n: int = 0  # images to attack, 0 takes the number of the scale
-n_clean: int = 0  # images for the clean accuracy, 0 takes the number of the scale
-seed: int = 0  # of weights, order of images and every random draw
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10, cifar100 or imagenet; the last at paper scale only
+retrain: list[str] = []  # nets to train again though their weights are committed;
+# each one of vgg-pgd, vgg-ens3, vgg-ens4, pyramidnet-ens1, vgg-noise, hgd, comdefend or nrp
+epochs: int = 0  # of a training, 0 takes the number of the recipe; at least 0
+eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet;
+# each from 0 to 255
+n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
+n_clean: int = 0  # images for the clean accuracy, 0 takes the number of the scale; at least 0
+seed: int = 0  # of weights, order of images and every random draw; at least 0
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
 checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/checkpoints.py names them)
 
@@ -39,6 +41,8 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
+
+RUN = al.chapters.begin("A2", globals())
 
 # %%
 SETTINGS = {
@@ -53,7 +57,6 @@ if not ours and scale != "paper":
     raise ValueError("dataset='imagenet': its defended networks are to be had at paper scale only")
 eps_255 = eps_255 or [8.0 if ours else 16.0]
 eps = eps_255[0] / 255
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -92,7 +95,7 @@ for name in missing if scale != "smoke" else []:
     recipe = room.recipe_for(f"{dataset}/{name}")
     recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
     report = partial(tell, name, recipe.epochs)
-    train(f"{dataset}/{name}", recipe, checkpoints=RUN / "checkpoints", device=device, report=report)
+    train(f"{dataset}/{name}", recipe, checkpoints=RUN.checkpoints, device=device, report=report)
 print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
 
 # %%
@@ -189,7 +192,7 @@ fig
 # %%
 clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
-book = al.report.Experiment("A2", scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+book = al.report.Experiment(RUN, scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
 
 
 def costs(rows):

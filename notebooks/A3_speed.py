@@ -18,11 +18,12 @@
 # against torchattacks. Nothing on this page is asserted about time; the tables say whether a target was met.
 
 # %% tags=["parameters"]
-scale: str = "laptop"  # smoke, laptop or paper
-dataset: str = "shapes"  # shapes, cifar10 or cifar100
-n: int = 0  # images for success rates and for the comparison with torchattacks, 0 takes the number of the scale
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes, cifar10 or cifar100
+n: int = 0  # images for success rates and for the comparison with torchattacks, 0 takes the number of the scale;
+# at least 0
 compile: bool = False  # also time torch.compile, which needs a C++ compiler and a minute or two
-seed: int = 0  # of every random draw
+seed: int = 0  # of every random draw; at least 0
 
 # %%
 import copy
@@ -56,6 +57,8 @@ try:
 except ImportError:
     hessian = None
 
+RUN = al.chapters.begin("A3", globals())
+
 # %%
 SETTINGS = {
     "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2, "rounds": 1, "deep_rounds": 1},
@@ -64,7 +67,6 @@ SETTINGS = {
 }
 setting = SETTINGS[scale]
 n = n or setting["n"]
-RUN = al.paths.BUILD / scale / dataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(al.results.conditions(scale, dataset))
 
@@ -786,14 +788,12 @@ if device.type == "cuda":
 # ## The numbers as a file, and in one picture
 
 # %%
-file = RUN / "tables" / "A3" / "speed.csv"
-file.parent.mkdir(parents=True, exist_ok=True)
+file = RUN.tables / "speed.csv"
 columns = ["what", "model", "batch", "ratio", "low", "high", "device", "torch", "threads", "commit"]
 frame = pd.DataFrame(rows)[columns]
-partial_file = file.with_name(file.name + ".partial")
-frame.to_csv(partial_file, index=False, lineterminator="\n")
-os.replace(partial_file, file)
-print(f"{len(frame)} rows in {file.relative_to(al.paths.ROOT)}")
+with al.paths.replacing(file) as partial_file:
+    frame.to_csv(partial_file, index=False, lineterminator="\n")
+print(f"{len(frame)} rows in {os.path.relpath(file, al.paths.ROOT)}")
 
 
 # %%

@@ -8,10 +8,10 @@ import jupytext
 import nbformat
 import pytest
 
-from advlib import book, book_text, compared, result_page, results, run, slides
+from advlib import book, book_text, chapters, compared, result_page, results, run, slides
 from advlib.paths import FIGURES, NOTEBOOKS
 
-SOURCES = run.sources(NOTEBOOKS)
+SOURCES = chapters.sources(NOTEBOOKS)
 BIBLIOGRAPHY = book_text.titles((book.SOURCE / "references.bib").read_text(encoding="utf-8"))
 CHROMIUM = shutil.which("chromium")
 needs_sphinx = pytest.mark.skipif(
@@ -63,7 +63,7 @@ def test_alternative_text_says_figure_caption_and_section():
     assert book_text.figure_alt("fig", "", "") == "Figure"
 
 
-@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*/*.svg")), ids=lambda p: p.stem)
 def test_committed_figures_have_a_number_and_a_name(path):
     assert re.fullmatch(r"Figure [\dA][\w.]*: [\w ,]+", book_text.stem_alt(path.stem))
 
@@ -116,7 +116,7 @@ def test_results_page_has_every_committed_table_and_says_which_are_missing():
         assert f"Table {table}, {path.parent.name}, {path.parent.parent.name} scale" in page
     absent = page.partition("### Not measured")[2].partition("## Figures")[0]
     assert "5.4" in absent and "2.1" not in absent
-    assert all(f"figures/{path.name}" in page for path in FIGURES.glob("*.svg"))
+    assert all(f"figures/{path.parent.name}/{path.name}" in page for path in FIGURES.glob("*/*.svg"))
 
 
 def test_results_page_escapes_what_a_run_wrote(tmp_path):
@@ -125,7 +125,12 @@ def test_results_page_escapes_what_a_run_wrote(tmp_path):
     results.ResultTable(path, "2.1", "smoke", "shapes", "cpu", 0, {}).add([row | {"value": 1.5, "n": 2}])
     (path.parent / "table_2_1.old.csv").write_text("set aside\n", encoding="utf-8")
     (path.parent / "speed.csv").write_text("attack,seconds\nsim,1.5\n", encoding="utf-8")
+    (path.parent / "<img onerror=x>.csv").write_text("attack\nsim\n", encoding="utf-8")
+    bad = path.parent.with_name('"><img onerror=y>')
+    bad.mkdir()
+    (bad / "one.csv").write_text("attack,scale,dataset\nsim,<img onerror=z>,<i>\n", encoding="utf-8")
     page = result_page.markdown(tmp_path / "smoke" / "shapes")
+    assert "<img" not in page and "<i>" not in page and "&lt;img onerror=x&gt;" in page
     assert "<script" not in page and "&lt;script&gt;x" in page and 'data-scale="smoke"' in page
     assert "set aside" not in page and "<td>sim</td>" in page
     (path.parent / "empty.csv").write_text("", encoding="utf-8")
@@ -146,7 +151,7 @@ def test_box_names_command_parameters_and_files():
 
 def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(book, "NOTEBOOKS", tmp_path)
-    with pytest.raises(run.UsageError, match="make reproduce CH=02"):
+    with pytest.raises(chapters.UsageError, match="make reproduce CH=02"):
         book._executed("02_elastic", None)
 
 

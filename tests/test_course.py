@@ -8,17 +8,17 @@ from importlib.util import find_spec
 import jupytext
 import pytest
 
-from advlib import course, run
+from advlib import chapters, course
 from advlib.models import available
 from advlib.paths import NOTEBOOKS
 
-SHEETS = run.sources(course.SOLUTIONS)
+SHEETS = chapters.sources(course.SOLUTIONS)
 pytestmark = pytest.mark.skipif("shapes/resnet" not in available(), reason="no weights for shapes: run notebook A1")
 needs_nbgrader = pytest.mark.skipif(find_spec("nbgrader") is None, reason="no nbgrader: pip install 'advlib[course]'")
 
 
 def test_every_chapter_has_three_exercises_of_the_three_kinds():
-    assert [p.name for p in SHEETS] == [p.name for p in run.sources(NOTEBOOKS)]
+    assert [p.name for p in SHEETS] == [p.name for p in chapters.sources(NOTEBOOKS)]
     for path in SHEETS:
         text = path.read_text(encoding="utf-8")
         assert re.findall(r"^# ## (\d. .+)$", text, re.MULTILINE) == ["1. Turn one knob", "2. Derive", "3. Build"], path

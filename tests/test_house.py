@@ -11,10 +11,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from advlib import run
+from advlib import chapters, run
 from advlib.paths import NOTEBOOKS, ROOT
 
-SOURCES = run.sources(NOTEBOOKS)
+SOURCES = chapters.sources(NOTEBOOKS)
 EXECUTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 MAX_FIGURE = 150 * 1024  # bytes
 MAX_FILE = 2 * 1024**2  # bytes

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from advlib import plotting
+from advlib.chapters import Run
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
     lines = {"panel": {"a": ([0, 1], [10.0, 20.0])}}
-    first = plotting.save(plotting.curves(lines, "x", "y (%)"), "one", tmp_path).read_bytes()
-    second = plotting.save(plotting.curves(lines, "x", "y (%)"), "two", tmp_path).read_bytes()
+    run = Run("02", tmp_path)
+    first = plotting.save(plotting.curves(lines, "x", "y (%)"), "one", run).read_bytes()
+    second = plotting.save(plotting.curves(lines, "x", "y (%)"), "two", run).read_bytes()
     assert first == second and first.startswith(b"<?xml")
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["one.svg", "two.svg"]
+    assert sorted(p.name for p in (tmp_path / "figures" / "02").iterdir()) == ["one.svg", "two.svg"]
 
 
 def test_heatmap_writes_every_number_and_frames_the_white_box():

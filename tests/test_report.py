@@ -8,24 +8,24 @@ import torch
 from conftest import tiny_model
 
 from advlib import attacks, defenses, report, results
+from advlib.chapters import Run
 from advlib.datasets import Images
 from advlib.evaluation import predictions
 
 
 @pytest.fixture
-def book(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "BUILD", tmp_path)
+def book(tmp_path):
     model = tiny_model()
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), ("a", "b"), "shapes", "test")
     images = Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
-    return report.Experiment("02", "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
+    return report.Experiment(Run("02", tmp_path), "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
 
 
 @pytest.fixture
 def shown(monkeypatch):
     things = []
-    monkeypatch.setattr(report, "display", things.append)
+    monkeypatch.setattr(report, "_show", things.append)
     return things
 
 
@@ -33,7 +33,7 @@ def test_measure_writes_the_table_and_resumes(book):
     attack = {"MI-FGSM": attacks.mi_fgsm}
     rows = book.measure("2.1", attack, book.models)
     assert rows.white_box.all() and set(rows.passes) == {2.0}
-    file = book.folder / "tables" / "02" / "table_2_1.csv"
+    file = book.run.tables / "table_2_1.csv"
     before = file.stat().st_mtime_ns
     again = book.measure("2.1", attack, book.models)
     assert file.stat().st_mtime_ns == before and again.value.tolist() == rows.value.tolist()
@@ -107,18 +107,52 @@ def test_a_table_of_other_networks_is_not_resumed(book):
     renamed = {"tiny": other["resnet"]}
     for changed in (replace(book, models=other).measure("2.1", attack, other), book.measure("2.1", attack, renamed)):
         assert len(changed) == 2
-    old = [p.name for p in (book.folder / "tables" / "02").glob("*.old*.csv")]
+    old = [p.name for p in (book.run.tables).glob("*.old*.csv")]
     assert len(old) == 2
 
 
+def test_a_table_of_other_images_of_the_same_number_is_not_resumed(book):
+    attack = {"MI-FGSM": attacks.mi_fgsm}
+    first = book.measure("2.1", attack, book.models)
+    pixels = 255 - book.images.images
+    parts = {"images": pixels, "index": book.images.index + 1, "labels": (book.images.labels + 1) % 10}
+    for count, (name, values) in enumerate(parts.items(), start=1):
+        images = replace(book.images, **{name: values})
+        if name != "labels":  # the model must name at least one of them rightly
+            images = replace(images, labels=predictions(book.models["resnet"], images))
+        else:
+            images = replace(images, labels=torch.where(torch.arange(4) < 2, book.images.labels, values))
+        alone = replace(book, images=images, run=Run("alone", book.run.folder))
+        again = replace(book, images=images).measure("2.1", attack, book.models)
+        assert again.value.tolist() == alone.measure("2.1", attack, book.models).value.tolist()
+        assert len([*book.run.tables.glob("*.old*.csv")]) == count
+    assert len(first) == 2
+
+
+def test_another_measure_is_not_resumed(book):
+    def mean(net, batch, eps, factor=1.0):
+        return factor * batch.x.mean((1, 2, 3))
+
+    once = book.means("4.5", "brightness", mean, book.models).value.item()
+    twice = book.means("4.5", "brightness", partial(mean, factor=2.0), book.models).value.item()
+    assert twice == pytest.approx(2 * once)
+
+    def mean(net, batch, eps):
+        return 3 * batch.x.mean((1, 2, 3))
+
+    assert book.means("4.5", "brightness", mean, book.models).value.item() == pytest.approx(3 * once)
+    with pytest.raises(ValueError, match="one number an image"):
+        book.means("4.5", "brightness", lambda net, batch, eps: batch.x.mean((2, 3)), book.models)
+
+
 def test_committed_says_when_there_is_nothing(book, shown, monkeypatch):
-    monkeypatch.setattr(results, "RESULTS", book.folder)
+    monkeypatch.setattr(results, "RESULTS", book.run.folder)
     assert book.committed("2.1") is None
     assert "No cifar10 run of Table 2.1" in shown[0].data
 
 
 def test_committed_shows_the_largest_scale(book, shown, monkeypatch):
-    monkeypatch.setattr(results, "RESULTS", book.folder)
+    monkeypatch.setattr(results, "RESULTS", book.run.folder)
     one = {"source": "resnet", "attack": "MI-FGSM", "target": "vgg", "eps_255": 8, "metric": "asr", "value": 50, "n": 4}
     for scale, value in (("laptop", 50), ("paper", 75)):
         path = results.result_path("2.1", scale, "cifar10")

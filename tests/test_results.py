@@ -6,13 +6,18 @@ import math
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, ttest_1samp
+from test_locks import HOLD
 
 from advlib import results
+from advlib.locks import BusyError
+from advlib.paths import ROOT
 
 MEMBERS = {"Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"}
 TARGETS = MEMBERS | {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
@@ -162,8 +167,9 @@ def test_interval_of_a_mean_of_differences_is_students():
     wanted = ttest_1samp(d, 0).confidence_interval(0.95)
     assert results.paired_mean(d) == pytest.approx((d.mean(), wanted.low, wanted.high))
     assert results.paired_mean(np.array([3.0])) == (3.0, -math.inf, math.inf)
-    with pytest.raises(ValueError, match="differences"):
-        results.paired_mean(np.array([]))
+    for bad in ([], [1.0, math.nan], [[1.0]]):
+        with pytest.raises(ValueError, match="differences"):
+            results.paired_mean(np.array(bad))
 
 
 def test_unknown_table_names_the_known_ones():
@@ -314,7 +320,8 @@ def test_failed_write_leaves_the_old_file_and_no_part(path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         table.add(cell("NI-FGSM"))
     assert path.read_bytes() == before and not table.done("resnet", "NI-FGSM", 8)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["table_2_1.csv", "table_2_1.json"]
+    assert sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") == ["table_2_1.csv", "table_2_1.json"]
+    assert not [p for p in path.parent.iterdir() if p.name.endswith(".partial")]
 
 
 def test_truncation_at_any_byte_raises(path, monkeypatch):
@@ -359,6 +366,64 @@ def test_add_refuses(path, rows):
     with pytest.raises(ValueError):
         table.add(rows)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("n", 3.7), ("n", True), ("n", "30"), ("n", 0), ("source", None), ("source", ""), ("attack", "a\r\nb"),
+     ("target", "a\nb"), ("metric", 1), ("value", None), ("value", math.nan), ("value", "50")],
+)  # fmt: skip
+def test_add_names_what_it_cannot_give_back(path, column, value):
+    table = opened(path)
+    with pytest.raises((TypeError, ValueError), match=f"^{column}="):
+        table.add([ONE | {column: value}])
+    assert not path.exists()
+
+
+def test_of_two_tables_of_one_file_only_the_newest_state_is_written(path):
+    first, second = opened(path), opened(path)
+    first.add(cell())
+    with pytest.raises(RuntimeError, match="go on with the newest"):
+        second.add(cell("NI-FGSM"))
+    assert opened(path).frame["attack"].tolist() == ["MI-FGSM"] * 2
+    first.add(cell("NI-FGSM"))
+    assert len(opened(path).frame) == 4
+
+
+def test_another_process_that_writes_the_table_is_named(path):
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=f"process {holder.pid} on"):
+            opened(path)
+        holder.kill()
+    opened(path).add(cell())
+
+
+def test_code_that_changes_numbers_is_in_the_fingerprint(tmp_path):
+    """All of the package but what prints or places numbers."""
+    package = Path(results.__file__).parent
+    shutil.copytree(package, tmp_path / "advlib", ignore=shutil.ignore_patterns("__pycache__"))
+    before = results.code_digest(tmp_path / "advlib")
+    assert before == results.CODE
+    modules = [p.relative_to(package).with_suffix("").as_posix() for p in package.rglob("*.py")]
+    assert set(modules) >= results._PRINTING
+    for name in modules:
+        file = tmp_path / "advlib" / f"{name}.py"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text + "# an edit\n", encoding="utf-8")
+        assert (results.code_digest(tmp_path / "advlib") == before) == (name in results._PRINTING), name
+        file.write_text(text, encoding="utf-8")
+    assert {"sam", "lipschitz", "training", "recipes", "checks", "evaluation"}.isdisjoint(results._PRINTING)
+    (tmp_path / "advlib" / "kernels").mkdir()
+    (tmp_path / "advlib" / "kernels" / "hash.py").write_text("")
+    assert results.code_digest(tmp_path / "advlib") != before
+
+
+def test_rows_of_other_code_are_set_aside(path, monkeypatch):
+    opened(path).add(cell())
+    monkeypatch.setattr(results, "CODE", "another")
+    assert opened(path).set_aside is not None
 
 
 def test_a_cell_is_written_once(path):
