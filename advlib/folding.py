@@ -76,7 +76,9 @@ class _Tracer(fx.Tracer):
         self.watched: set[fx.Node] = set()  # what a hook of some layer would see
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_convolution(m) or _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
+        published = type(m).__module__.partition(".")[0] in ("timm", "torchvision")
+        single = published and not any(m.children())  # such as a pooling that looks at the image's size
+        return single or _is_convolution(m) or _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
         out = super().call_module(m, m.forward, args, kwargs)
