@@ -71,8 +71,7 @@ def linear_backward(model: nn.Module, layer: str) -> nn.Module:
     through as if it were the identity. The logits are those of `model`; with a layer behind the last ReLU so is the
     gradient. ReLUs are found where they are called, be they modules or functions.
 
-    layer: its name, or the end of it. Raises as `only` does, and ValueError when run if the model never calls it (a
-    copy from `models.accelerate` runs convolutions and the like, not the blocks they were in)."""
+    layer: its name, or the end of it. Raises as `only` does, and ValueError when run if the model never calls it."""
     return _LinearBackward(model, only(model, layer))
 
 

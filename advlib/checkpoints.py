@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .models import Normalized, WeightsError
+from . import checks
+from .models import Normalized, WeightsError, fill, read_checkpoint
 from .purification import Purification
 from .purifiers import CompressionPair, DenoisingUNet, InUnitsOf, NRPNet
 
@@ -32,15 +33,14 @@ def purifier(kind: str, files: str | Path | Sequence[str | Path], sha256: str | 
     """The authors' purifier, for ImageNet.
 
     kind: "hgd", "comdefend" or "nrp"; files: those that AUTHORS names, in that order; sha256: of each, checked if
-    given. Raises ValueError for another kind or number of files, WeightsError where a file is missing, has another
-    sum, or does not fit the published architecture.
+    given. Raises TypeError or ValueError for another kind or number of files, WeightsError where a file is missing, has
+    another sum, is damaged, or does not fit the published architecture.
     """
-    if kind not in _READERS:
-        raise ValueError(f"kind={kind!r}: expected {', '.join(_READERS)}")
-    raw = _checked(kind, files, sha256)
+    checks.choice("kind", kind, _READERS)
+    paths = _checked(kind, files, sha256)
     try:
-        net = _READERS[kind](*raw)
-    except (RuntimeError, TypeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        net = _READERS[kind](*paths)
+    except Exception as error:  # a damaged file makes its reader raise many kinds
         raise WeightsError(f"{files}: not the weights of the published {kind} ({error})") from error
     return Purification(net.eval(), kind="faithful")
 
@@ -53,9 +53,9 @@ def noise_trained(file: str | Path, sha256: str = "") -> nn.Module:
     (path,) = _checked("rs", file, sha256)
     net = torchvision.models.resnet50(weights=None)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        net.load_state_dict({name.removeprefix("1.module."): value for name, value in state.items()})
-    except (RuntimeError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        state = read_checkpoint(path)["state_dict"]
+        fill(net, {name.removeprefix("1.module."): value for name, value in state.items()}, path)
+    except Exception as error:  # as above
         raise WeightsError(f"{file}: not the weights of the published ResNet-50 ({error})") from error
     seen = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
     return Normalized(net, seen.mean, seen.std, 224).eval()
@@ -63,6 +63,9 @@ def noise_trained(file: str | Path, sha256: str = "") -> nn.Module:
 
 def _checked(kind: str, files: str | Path | Sequence[str | Path], sha256: str | Sequence[str]) -> list[Path]:
     """The files as paths, all of them there and of the sums given."""
+    for name, value in (("files", files), ("sha256", sha256)):
+        for one in value if isinstance(value, list | tuple) else [value]:
+            checks.instance(name, one, (str, Path), "a text or a path, or a list of them")
     paths = [Path(f) for f in ([files] if isinstance(files, str | Path) else files)]
     sums = [sha256] if isinstance(sha256, str) else list(sha256)
     wanted = 2 if kind == "comdefend" else 1
@@ -79,10 +82,10 @@ def _checked(kind: str, files: str | Path | Sequence[str | Path], sha256: str | 
 
 def _hgd(path: Path) -> nn.Module:
     """The denoiser in front of Inception-v3: a part of the checkpoint, and it sees what Inception sees."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
     state = state.get("state_dict", state)
     net = DenoisingUNet((64, 128, 256, 256, 256), (2, 3, 3, 3, 3))
-    net.load_state_dict({k.split("denoise.", 1)[1]: v for k, v in state.items() if "denoise." in k})
+    fill(net, {k.split("denoise.", 1)[1]: v for k, v in state.items() if "denoise." in k}, path)
     return InUnitsOf(net, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -90,15 +93,15 @@ def _comdefend(encoder: Path, decoder: Path) -> nn.Module:
     """Each file is a list of arrays, kernel (height, width, in, out) and bias of one convolution after the other."""
     net = CompressionPair((16, 32, 64, 128, 256, 128, 64, 32))
     for path, chain in ((encoder, net.encoder), (decoder, net.decoder)):
-        arrays = [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in _arrays(path)]
+        arrays = [torch.from_numpy(np.array(a)) for a in _arrays(path)]
         arrays = [a.permute(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
-        chain.load_state_dict(dict(zip(chain.state_dict(), arrays, strict=True)))
+        fill(chain, dict(zip(chain.state_dict(), arrays, strict=True)), path)
     return net
 
 
 def _nrp(path: Path) -> nn.Module:
     net = NRPNet(blocks=23, width=64, growth=32)
-    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    fill(net, read_checkpoint(path), path)
     return net
 
 

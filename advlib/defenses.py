@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,9 @@ from PIL import Image
 from scipy.stats import beta, binom
 from torch import nn
 
+from . import checks
 from .draws import Draw, content
+from .images import as_picture
 from .models import Model, frozen
 
 ABSTAIN = -1
@@ -49,7 +52,9 @@ class Defence:
     abstains: ClassVar[bool] = False
 
     def __call__(self, model: Model, seed: int = 0) -> Defended:
-        """`model` behind this defence. seed: of its random draws."""
+        """`model` behind this defence. seed: of its random draws. Raises TypeError for what is no model or whole
+        number."""
+        checks.network(model)
         return Defended(self, model, seed)
 
     @property
@@ -58,12 +63,13 @@ class Defence:
         return []
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        """What the network is shown in place of x (N, C, H, W); H and W may change."""
+        """What the network is shown in place of x (N, C, H, W); H and W may change. x may lie a little outside [0, 1],
+        as the points do that an attack looks ahead to."""
         raise NotImplementedError
 
     def logits(self, model: Model, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         """(N, K) logits of the defended model."""
-        return model(self.purified(x, draw))
+        return asked(model, self.purified(x, draw))
 
     def predict(self, model: Model, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         """(N,) classes, or ABSTAIN."""
@@ -71,10 +77,16 @@ class Defence:
 
 
 class Defended(nn.Module):
-    """A model behind a defence: images in [0, 1], (N, C, H, W), to logits (N, K), on their device."""
+    """A model behind a defence: images (N, C, H, W) to logits (N, K), on their device.
+
+    The images are floats in [0, 1]; called as a model, it also takes points a little outside, which attacks look at,
+    and a NaN comes out as NaN. Raises TypeError or ValueError for other types or shapes, or logits that are none.
+    """
 
     def __init__(self, defence: Defence, model: Model, seed: int = 0) -> None:
         super().__init__()
+        checks.instance("defence", defence, Defence, "a defence, such as JPEG(quality=75)")
+        checks.whole("seed", seed)
         self.defence, self.model, self.seed = defence, model, seed
         self.networks = nn.ModuleList(defence.networks)  # frozen, moved and put in eval mode with the model
 
@@ -85,12 +97,29 @@ class Defended(nn.Module):
         return Draw(self.seed, content(x), stream=_STREAM)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _batch(x)
         return self.defence.logits(self.model, x, self._draw(x))
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """(N,) classes, ABSTAIN where the defence declines to answer."""
-        return self.defence.predict(self.model, x, self._draw(x))
+        """(N,) classes, ABSTAIN where the defence declines to answer. The networks answer in eval mode, whatever mode
+        they are in, and stay as they are. Raises TypeError or ValueError unless x is float images in [0, 1]."""
+        checks.images(x)
+        with frozen([self]):
+            return self.defence.predict(self.model, x, self._draw(x))
+
+
+def _batch(x: object) -> None:
+    """Floating point (N, C, H, W), no dimension empty: what can be seen without waiting for the device."""
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
+        raise TypeError(f"x: expected a float tensor of images in [0, 1], got {checks.shown(x)}")
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"x: expected images of shape (N, C, H, W), none of them 0, got {tuple(x.shape)}")
+
+
+def asked(model: Model, views: torch.Tensor) -> torch.Tensor:
+    """The model's logits (N, K), if that is what it gives. Raises TypeError or ValueError."""
+    return checks.logits(model(views), len(views))
 
 
 def straight_through(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -119,7 +148,7 @@ def log_mean_probability(
     model: Model, view: Callable[[torch.Tensor, Draw], torch.Tensor], x: torch.Tensor, draw: Draw, draws: int
 ) -> torch.Tensor:
     """(N, K) log of the mean softmax of the model over `draws` random views of each image."""
-    total = summed(lambda views: model(views).softmax(1), view, x, draw, draws)
+    total = summed(lambda views: asked(model, views).softmax(1), view, x, draw, draws)
     return (total / draws).clamp(min=torch.finfo(total.dtype).tiny).log()
 
 
@@ -135,12 +164,11 @@ class BitReduction(Defence):
     bits: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"bits={self.bits}: expected 1 to 8")
+        checks.whole("bits", self.bits, 1, 8)
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         levels = 2**self.bits - 1
-        return straight_through(x, (x * levels).round() / levels)
+        return straight_through(x, (x.clamp(0, 1) * levels).round() / levels)
 
 
 @dataclass(frozen=True)
@@ -157,20 +185,22 @@ class JPEG(Defence):
     colour: str = "half"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality={self.quality}: expected 1 to 100")
-        if self.colour not in ("half", "full"):
-            raise ValueError(f"colour={self.colour!r}: expected half or full")
+        checks.whole("quality", self.quality, 1, 100)
+        checks.choice("colour", self.colour, ("half", "full"))
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        levels = (x.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        back = np.stack([self._through_a_file(image) for image in levels])
+        """x: grey, (N, 1, H, W), or of three colours. Raises ValueError for another number of channels."""
+        if x.shape[1] not in (1, 3):
+            raise ValueError(f"x: {x.shape[1]} channels; JPEG takes 1 or 3")
+        # Beyond black and white uint8 would start again at the other end; NaN comes back through `straight_through`.
+        levels = (x.detach().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
+        back = np.stack([self._through_a_file(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()])
         return straight_through(x, torch.from_numpy(back).permute(0, 3, 1, 2).to(x) / 255)
 
     def _through_a_file(self, image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=self.quality, subsampling=2 if self.colour == "half" else 0)
-        return np.asarray(Image.open(file))
+        as_picture(image).save(file, "JPEG", quality=self.quality, subsampling=2 if self.colour == "half" else 0)
+        return np.asarray(Image.open(file)).reshape(image.shape)
 
 
 @dataclass(frozen=True)
@@ -186,8 +216,8 @@ class FeatureDistillation(Defence):
     high: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.low <= 0 or self.high <= 0:
-            raise ValueError(f"low={self.low}, high={self.high}: expected steps above 0")
+        checks.number("low", self.low, above=0)
+        checks.number("high", self.high, above=0)
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         n, c, h, w = x.shape
@@ -219,15 +249,17 @@ class RandomResizePad(Defence):
     """R&P: flip, enlarge to a random size, pad with grey at a random place, and average over `draws` of it (Xie et al.
     2018, with the constants of their entry to the NIPS 2017 competition: of a side of 299, sizes 310 to 330 on a
     canvas of 331, nearest neighbour, 30 draws; the network is shown the canvas). The auxiliary head of their
-    Inception-ResNet has no part in it here."""
+    Inception-ResNet has no part in it here.
+
+    The canvas is larger than the image. A network of one size, such as a ViT, needs a resize in front, which
+    `models.Normalized(net, mean, std, size)` has; without it `logits` raises ValueError."""
 
     kind: ClassVar[str] = "faithful"
     gradients: ClassVar[str] = "exact"
     draws: int = 30
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws={self.draws}: expected at least 1")
+        checks.whole("draws", self.draws, 1)
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         u = draw.uniform(4)
@@ -246,7 +278,20 @@ class RandomResizePad(Defence):
         return shown[:, :, None] == torch.arange(side, device=size.device)
 
     def logits(self, model: Model, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        return log_mean_probability(model, self.purified, x, draw, self.draws)
+        return log_mean_probability(partial(_on_canvas, model, x.shape[2:]), self.purified, x, draw, self.draws)
+
+
+def _on_canvas(model: Model, sides: torch.Size, views: torch.Tensor) -> torch.Tensor:
+    try:
+        return model(views)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model of one size raises
+        (h, w), (tall, wide) = sides, views.shape[2:]
+        raise ValueError(
+            f"model: {type(error).__name__} on the canvas of {tall}x{wide} pixels that R&P makes of {h}x{w} ({error}); "
+            "a network of one size needs a resize in front: models.Normalized(net, mean, std, size)"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -266,9 +311,9 @@ class RandomizedSmoothing(Defence):
     alpha: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.n < 1 or not 0 < self.alpha < 1:
-            given = f"sigma={self.sigma}, n={self.n}, alpha={self.alpha}"
-            raise ValueError(f"{given}: expected sigma above 0, n of at least 1, alpha between 0 and 1")
+        checks.number("sigma", self.sigma, above=0)
+        checks.whole("n", self.n, 1)
+        checks.number("alpha", self.alpha, above=0, below=1)
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
         return x + self.sigma * draw.normal(*x.shape[1:]).to(x)
@@ -289,7 +334,12 @@ class RandomizedSmoothing(Defence):
         """(classes, radii), each (N,): no perturbation of L2 length below the radius, in [0, 1] units, changes the
         class, with probability 1 - alpha (CERTIFY of Cohen et al., Alg. 1). `self.n` copies choose the class, `n`
         others bound its probability from below by Clopper-Pearson; below 1/2 the class is ABSTAIN and the radius 0.
+        Raises TypeError or ValueError for x other than images in [0, 1], or another n or seed.
         """
+        checks.network(model)
+        checks.images(x)
+        checks.whole("n", n, 1)
+        checks.whole("seed", seed)
         draw = Draw(seed, content(x), stream=_STREAM)
         with torch.no_grad(), frozen([model]):
             chosen = self.votes(model, x, draw, self.n).argmax(1)
@@ -304,7 +354,7 @@ class RandomizedSmoothing(Defence):
         """(N, K) how many of n noisy copies each class wins."""
 
         def one_hot(views: torch.Tensor) -> torch.Tensor:
-            logits = model(views)
+            logits = asked(model, views)
             return F.one_hot(logits.argmax(1), logits.shape[1])
 
         return summed(one_hot, self.purified, x, draw, n)
@@ -330,12 +380,16 @@ class NIPSr3(Defence):
     gradients: ClassVar[str] = "straight-through"
 
     def __call__(self, model: Sequence[nn.Module], seed: int = 0) -> Defended:
-        if isinstance(model, nn.Module) or len(model) != 4:
-            raise ValueError("model: NIPS-r3 takes a list of four networks")
+        """The four networks behind this defence. Raises TypeError or ValueError for anything else."""
+        checks.instance("model", model, (list, tuple), "a list of four networks")
+        if len(model) != 4:
+            raise ValueError(f"model: {len(model)} networks; NIPS-r3 takes a list of four")
+        for i, network in enumerate(model):
+            checks.module(network, f"model[{i}]")
         return Defended(self, nn.ModuleList(model), seed)
 
     def logits(self, model: nn.ModuleList, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        first, second, third, fourth = model
+        first, second, third, fourth = (partial(asked, network) for network in model)
         file = JPEG(quality=50).purified(x, draw)
         turned = self._turned(file, draw.at(stream=draw.stream + 2), (0.75, 0.8), 224 / 299)
         return (

@@ -13,18 +13,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import checks, folding
+from .checks import Model
 from .nets import FAMILIES, resnet
 from .paths import WEIGHTS, data_roots, replacing
-
-Model = Callable[[torch.Tensor], torch.Tensor]
 
 # Mean and standard deviation of RGB input in [0, 1]. shapes: about its own; CIFAR: of the training sets.
 STATISTICS = {
@@ -52,16 +52,27 @@ class WeightsError(RuntimeError):
 
 
 class Normalized(nn.Module):
-    """Images in [0, 1], shape (N, 3, H, W), to the logits of `net` on (x - mean) / std.
+    """Images in [0, 1], shape (N, C, H, W), to the logits of `net` on (x - mean) / std.
 
-    size: the side that `net` wants; images of another size are resized (bilinear) on the way in. None: any size.
+    mean, std: a number for each channel, std above 0. size: the side that `net` wants; images of another size are
+    resized (bilinear) on the way in. None: any size. Raises TypeError or ValueError for other values.
     """
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
         super().__init__()
+        checks.instance("net", net, nn.Module, "an nn.Module")
+        for name, values, above in (("mean", mean, None), ("std", std, 0)):
+            checks.instance(name, values, Sequence, "a sequence of numbers, one for each channel")
+            for value in values:
+                checks.number(name, value, above=above)
+        if len(mean) != len(std):
+            raise ValueError(f"std: {len(std)} numbers for {len(mean)} in mean")
+        if size is not None:
+            checks.whole("size", size, 1)
         self.net, self.size = net, size
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            statistic = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, statistic, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.size is not None:
@@ -70,20 +81,29 @@ class Normalized(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' logits, before the loss (thesis, sect. 2.3.2.2)."""
+    """The mean of the members' logits, before the loss (thesis, sect. 2.3.2.2). Every member gets its own copy of the
+    images: one that normalises in place does not change what the next one sees."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(x) for member in self.members]).mean(0)
+        logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(self.members)]
+        classes = [member.shape[1] for member in logits]
+        if len(set(classes)) > 1:
+            raise ValueError(f"members: expected the same classes of all, got {', '.join(map(str, classes))} logits")
+        return torch.stack(logits).mean(0)
 
 
 def ensemble(members: Sequence[nn.Module]) -> Ensemble:
-    """A surrogate that averages the logits of `members` (nn.Modules over the same classes). ValueError if empty."""
+    """A surrogate that averages the logits of `members`, a list of nn.Modules over the same classes. Raises TypeError,
+    ValueError if the list is empty."""
+    checks.instance("members", members, (list, tuple, nn.ModuleList), "a list of nn.Modules")
     if len(members) == 0:
         raise ValueError("members: an ensemble needs at least one model")
+    for i, member in enumerate(members):
+        checks.module(member, f"members[{i}]")
     return Ensemble(members)
 
 
@@ -99,15 +119,12 @@ def create(family: str, size: str = "small", dataset: str = "cifar10", seed: int
     """An untrained member of the zoo, initialised from `seed`, normalised for `dataset`.
 
     family: a key of `nets.FAMILIES`; size: "small" (0.19 to 0.31 M parameters) or "full" (the thesis' network).
-    ValueError for an unknown family, size or data set.
+    Raises TypeError or ValueError for an unknown family, size or data set, or a seed that is no whole number.
     """
-    for name, value, known in (
-        ("family", family, FAMILIES),
-        ("size", size, ("small", "full")),
-        ("dataset", dataset, CLASSES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    checks.choice("family", family, FAMILIES)
+    checks.choice("size", size, ("small", "full"))
+    checks.choice("dataset", dataset, CLASSES)
+    checks.whole("seed", seed, -(2**63), 2**63 - 1)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         net = FAMILIES[family][size](CLASSES[dataset])
@@ -118,8 +135,10 @@ def load(name: str) -> nn.Module:
     """A trained model by name, in eval mode, on the CPU. Names: `available()`, or "torchvision/X", "timm/X", each with
     ".<weights>" behind it where not the newest are meant.
 
-    Raises ValueError for a name that nobody knows, WeightsError where its weights are missing or damaged.
+    Raises TypeError for what is no text, ValueError for a name that nobody knows, WeightsError where its weights are
+    missing or damaged.
     """
+    checks.instance("name", name, str, "the name of a model")
     source, _, rest = name.partition("/")
     if source == "timm":
         model = _timm(rest)
@@ -136,8 +155,10 @@ def zoo(dataset: str) -> dict[str, nn.Module]:
     """The models that a chapter compares on a data set, by short name: ours, then the witnesses found, marked with a
     star.
 
-    Raises WeightsError if one of our nets has not been trained.
+    dataset: "shapes", "cifar10", "cifar100" or "imagenet", for which there are witnesses alone. Raises ValueError for
+    another, WeightsError if one of our nets has not been trained.
     """
+    checks.choice("dataset", dataset, (*CLASSES, "imagenet"))
     ours = {family: load(f"{dataset}/{family}") for family in FAMILIES} if dataset in CLASSES else {}
     witnesses = {n.split("/")[1] + "*": load(n) for n in WITNESSES if n.startswith(f"{dataset}/") and _witness_root(n)}
     return {**ours, **witnesses}
@@ -145,9 +166,13 @@ def zoo(dataset: str) -> dict[str, nn.Module]:
 
 def digest(model: nn.Module) -> str:
     """16 hex digits that change with what a model is: its layers, what a defence says of itself, weights and buffers.
-    Part of what makes a result reproducible."""
+    Part of what makes a result reproducible. Raises TypeError for what is no nn.Module, ValueError for one on the
+    device meta, which has no weights."""
+    checks.instance("model", model, nn.Module, "an nn.Module")
     found = hashlib.sha256(repr(model).encode())
     for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise ValueError(f"model: {name} is on the device meta, which holds no values")
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
@@ -162,17 +187,16 @@ def available() -> list[str]:
 def _ours(name: str) -> nn.Module:
     """'<dataset>/<family>' is the small net, '<dataset>/<family>-full' the thesis' size, '-pgd' and so on a small net
     that was trained otherwise (HARDENED, FLAT), '-lrs1' and so on one that was trained further (TUNED)."""
-    entry = manifest(WEIGHTS).get(name)
     dataset, _, net = name.partition("/")
     family, _, size = net.partition("-")
     if dataset not in CLASSES or family not in FAMILIES or size not in ("", "full", *HARDENED, *FLAT, *TUNED):
         known = ", ".join(available()) or "nothing yet"
         raise ValueError(f"name={name!r}: no such model; to be had are {known}, torchvision/<name> and timm/<name>")
-    if entry is None:
+    if name not in manifest(WEIGHTS):
         notebooks = {"04": TUNED, "06": FLAT, "A2": HARDENED}
         raise untrained(name, next((number for number, sizes in notebooks.items() if size in sizes), "A1"))
     model = create(family, "full" if size == "full" else "small", dataset)
-    model.net.load_state_dict(read_weights(WEIGHTS / entry["file"], entry["sha256"]))
+    restore(model.net, name, WEIGHTS)
     return model
 
 
@@ -209,7 +233,7 @@ def _timm(name: str, checkpoint: Path | None = None) -> nn.Module:
     with _download(f"timm/{name}"):
         net = timm.create_model(name, pretrained=checkpoint is None)
     if checkpoint is not None:
-        net.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        fill(net, read_checkpoint(checkpoint), checkpoint)
     config = timm.data.resolve_data_config({}, model=net)
     return Normalized(net, config["mean"], config["std"], config["input_size"][-1])
 
@@ -231,15 +255,27 @@ def thesis_chapter_2(checkpoints: str | Path = "") -> dict[str, nn.Module]:
     """The ImageNet networks of thesis chapter 2 (sect. 2.3.1) by the names in its tables, in eval mode.
 
     checkpoints: a folder with Inc-v3ens3.pth and Inc-v3ens4.pth, state dicts for timm's inception_v3; a file that is
-    not there leaves its network out, and "" leaves out both. Raises WeightsError where timm's weights cannot be had.
+    not there leaves its network out, and "" leaves out both. Raises ValueError for a folder that is not there,
+    WeightsError where timm's weights cannot be had, or a file does not fit.
     """
     return {name: _timm(net).eval() for name, net in _CHAPTER_2.items()} | converted(checkpoints)
 
 
 def converted(checkpoints: str | Path) -> dict[str, nn.Module]:
-    """Inc-v3ens3 and Inc-v3ens4, as far as their files are in the folder (`thesis_chapter_2`)."""
-    files = {name: Path(checkpoints) / f"{name}.pth" for name in _CONVERTED}
-    return {name: _timm(_CONVERTED[name], f).eval() for name, f in files.items() if checkpoints and f.is_file()}
+    """Inc-v3ens3 and Inc-v3ens4, as far as their files are in the folder; errors as in `thesis_chapter_2`."""
+    there = existing("checkpoints", checkpoints, [f"{name}.pth" for name in _CONVERTED])
+    return {file.stem: _timm(_CONVERTED[file.stem], file).eval() for file in there}
+
+
+def existing(name: str, folder: str | Path, files: Sequence[str]) -> list[Path]:
+    """Those of `files` that a folder which a user has named holds; none for the folder "". Raises TypeError for what is
+    no path, ValueError for a folder that is not there; `name` says in the message which argument it was."""
+    checks.instance(name, folder, (str, Path), "a folder")
+    if not str(folder):
+        return []
+    if not Path(folder).is_dir():
+        raise ValueError(f"{name}={str(folder)!r}: no such folder")
+    return [path for path in (Path(folder) / file for file in files) if path.is_file()]
 
 
 # The eleven of thesis chapter 3 (sect. 3.3.1), with the weights of their time. The thesis names families; where a
@@ -317,24 +353,82 @@ def _witness(name: str) -> nn.Module:
             f"{name}: independent weights not found. Looked in {places} for {name}.safetensors and "
             "manifest.json; set ADVLIB_DATA to the folder that holds weights/."
         )
-    entry = manifest(root)[f"{name}.safetensors"]
     net = WITNESSES[name]()
-    net.load_state_dict(read_weights(root / f"{name}.safetensors", entry["sha256"]))
-    size = None if name.startswith("cifar") else entry["input"]
-    return Normalized(net, entry["mean"], entry["std"], size)
+    entry = restore(net, f"{name}.safetensors", root)
+    try:
+        size = None if name.startswith("cifar") else entry["input"]
+        return Normalized(net, entry["mean"], entry["std"], size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{root / 'manifest.json'}: {name}.safetensors: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
 def manifest(folder: Path = WEIGHTS) -> dict[str, dict]:
-    """What a folder's manifest.json says about its weights, by name; empty where there is none."""
+    """What a folder's manifest.json says about its weights, by name; empty where there is none. Raises WeightsError if
+    it is not a JSON object of objects."""
     file = folder / "manifest.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{file}: damaged ({error})") from error
+    if not isinstance(listed, dict):
+        raise WeightsError(f"{file}: expected an object of entries by name, got {checks.shown(listed)}")
+    for name, entry in listed.items():
+        if not isinstance(entry, dict):
+            raise WeightsError(f"{file}: {name}: expected an object, got {checks.shown(entry)}")
+    return listed
+
+
+def damaged(folder: Path = WEIGHTS) -> dict[str, str]:
+    """What is wrong with the weights that a folder's manifest lists, by name: files that are missing, changed, or not
+    finite. Empty where all is well; {"manifest.json": ...} where the manifest itself cannot be read. Every file is
+    read."""
+    try:
+        listed = manifest(folder)
+    except WeightsError as error:
+        return {"manifest.json": str(error)}
+    found = {}
+    for name, entry in listed.items():
+        try:
+            read_weights(*_file_and_sum(folder, name, entry))
+        except WeightsError as error:
+            found[name] = str(error)
+    return found
+
+
+def restore(net: nn.Module, name: str, folder: Path = WEIGHTS) -> dict:
+    """Load into `net` the weights that the folder's manifest lists under `name`; returns the entry. Raises
+    WeightsError, which names the file, where it is not listed, missing or damaged, or of another network."""
+    listed = manifest(folder)
+    if name not in listed:
+        raise WeightsError(f"{folder / 'manifest.json'}: no entry {name}")
+    file, sha256 = _file_and_sum(folder, name, listed[name])
+    fill(net, read_weights(file, sha256), file)
+    return listed[name]
+
+
+def _file_and_sum(folder: Path, name: str, entry: Mapping[str, object]) -> tuple[Path, str]:
+    """Where an entry's weights lie, and their sha256. An independent witness is listed by its file."""
+    file, sha256 = entry.get("file", name), entry.get("sha256")
+    try:
+        checks.text("sha256", sha256)
+        return inside("file", folder, file), sha256
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / 'manifest.json'}: {name}: {error}") from error
 
 
 def read_weights(file: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """A safetensors file as float32 (integers as they are). WeightsError if it is missing or its sha256 is another."""
+    """A safetensors file as float32 (integers as they are). Raises WeightsError if it is missing, its sha256 is
+    another, it is no such file, or holds numbers that are not finite."""
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     if not file.is_file():
@@ -343,24 +437,79 @@ def read_weights(file: Path, sha256: str) -> dict[str, torch.Tensor]:
     found = hashlib.sha256(raw).hexdigest()
     if found != sha256:
         raise WeightsError(f"{file}: sha256 {found[:12]}..., the manifest says {sha256[:12]}...: truncated or changed")
-    return {k: v.float() if v.is_floating_point() else v for k, v in from_bytes(raw).items()}
+    try:
+        state = {k: v.float() if v.is_floating_point() else v for k, v in from_bytes(raw).items()}
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{file}: not a safetensors file ({error})") from error
+    if broken := _not_finite(state):
+        raise WeightsError(f"{file}: {broken} holds numbers that are not finite")
+    return state
+
+
+def read_checkpoint(file: Path) -> dict[str, object]:
+    """A file of torch.save that holds a dict, on the CPU, read without running anything that it holds. Raises
+    WeightsError if it is none."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle raise many kinds for a damaged file
+        raise WeightsError(f"{file}: not a file of weights ({type(error).__name__}: {error})") from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{file}: expected a dict of weights, got {checks.shown(state)}")
+    return state
+
+
+def fill(net: nn.Module, state: Mapping[str, object], file: Path) -> None:
+    """Load weights that came from `file` into `net`. Raises WeightsError unless every one is there, of its shape, a
+    float where a float belongs, and finite."""
+    wanted = net.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{file}: {name}: expected a tensor, got {checks.shown(value)}")
+        if name in wanted and value.is_floating_point() != wanted[name].is_floating_point():
+            raise WeightsError(f"{file}: {name}: {value.dtype}, expected {wanted[name].dtype}")
+    if broken := _not_finite(state):
+        raise WeightsError(f"{file}: {broken} holds numbers that are not finite")
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise WeightsError(f"{file}: weights of another network ({error})") from error
+
+
+def _not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with NaN or infinity in it."""
+    return next((k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
 
 def save_weights(name: str, model: nn.Module, facts: dict, folder: Path = WEIGHTS) -> None:
     """Write the model (`model.net` of a Normalized) in fp16 as <folder>/<name>.safetensors and list it in the manifest
-    with its sha256 and `facts` (accuracy, n, recipe, seed, date). Both files are replaced atomically."""
+    with its sha256 and `facts` (accuracy, n, recipe, seed, date). Both files are replaced atomically. Raises TypeError
+    for what is no nn.Module, ValueError for a name that leads out of the folder, or weights that are not finite in
+    fp16."""
     from safetensors.torch import save as to_bytes
 
+    checks.instance("model", model, nn.Module, "an nn.Module")
+    file = inside("name", folder, name, ".safetensors")
     net = model.net if isinstance(model, Normalized) else model
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    if broken := _not_finite(state):
+        raise ValueError(f"model: {broken} holds numbers that are not finite in fp16")
     raw = to_bytes({k: v.contiguous() for k, v in state.items()})
-    file = folder / f"{name}.safetensors"
+    entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), **facts}
+    listed = json.dumps(dict(sorted({**manifest(folder), name: entry}.items())), indent=1) + "\n"
     with replacing(file) as partial:
         partial.write_bytes(raw)
-    entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), **facts}
-    listed = dict(sorted({**manifest(folder), name: entry}.items()))
     with replacing(folder / "manifest.json") as partial:
-        partial.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(listed, encoding="utf-8")
+
+
+def inside(argument: str, folder: Path, name: object, suffix: str = "") -> Path:
+    """<folder>/<name><suffix>. Raises TypeError or ValueError, by the name of the `argument`, for a name that is no
+    text, is empty, or would lead out of the folder."""
+    checks.text(argument, name)
+    path = PurePath(name)
+    if not path.name or path.anchor or ".." in path.parts or "\0" in name:
+        raise ValueError(f"{argument}={name!r}: expected the name of a file inside {folder}")
+    return folder / path.with_name(path.name + suffix)
 
 
 # --- for the attack loop ----------------------------------------------------------------------------------------------
@@ -369,27 +518,38 @@ def save_weights(name: str, model: nn.Module, facts: dict, folder: Path = WEIGHT
 @contextmanager
 def frozen(models: Sequence[Model]) -> Iterator[None]:
     """Eval mode, no weight gradients, weights in channels_last; everything is handed back as it was, also after an
-    error.
+    error. Inside torch.inference_mode that mode is left meanwhile, so that images can have gradients.
 
     Callables that are no nn.Module are left alone.
     """
     modules = [m for m in models if isinstance(m, nn.Module)]
     modes = [(m, m.training) for model in modules for m in model.modules()]
     weights = [(p, p.requires_grad, p.data) for model in modules for p in model.parameters()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for p, _, data in weights:
-            p.requires_grad_(False)
-            if data.dim() == 4:
-                p.data = data.contiguous(memory_format=torch.channels_last)
+    with _outside_inference_mode():
+        try:
+            for module, _ in modes:
+                module.training = False
+            for p, _, data in weights:
+                p.requires_grad_(False)
+                if data.dim() == 4:
+                    p.data = data.contiguous(memory_format=torch.channels_last)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for p, wanted, data in weights:
+                p.data = data
+                p.requires_grad_(wanted)
+
+
+@contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    """Gradients stay off, as they are in inference mode: leaving it alone would switch them on."""
+    if not torch.is_inference_mode_enabled():
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for p, wanted, data in weights:
-            p.data = data
-            p.requires_grad_(wanted)
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class _Cast(nn.Module):
@@ -408,52 +568,40 @@ def accelerate(
 ) -> nn.Module:
     """A faster copy of a surrogate for the attack loop; the model itself is not touched.
 
-    fold_batchnorm: every BatchNorm that follows a convolution goes into that convolution's weights (exact up to
-    rounding). dtype: torch.bfloat16 runs the network in it, faster where the processor has it; the gradients
-    are rounded (chapter A3 measures the gain, and what it does to the success rate). compile: torch.compile, worth its
-    minute for long runs. An ensemble is accelerated member by member. Raises ValueError if folding is asked of a model
-    torch.fx cannot trace.
+    fold_batchnorm: every BatchNorm that follows a convolution, and can go into its weights without changing anything
+    else, does (`folding.fold`; exact up to rounding, which is checked on two images). dtype: torch.bfloat16 runs the
+    network in it, faster where the processor has it; the gradients are rounded (chapter A3 measures the gain, and what
+    it does to the success rate). compile: torch.compile, worth its minute for long runs. Names of layers, blocks and
+    hooks are those of the model; an ensemble is accelerated member by member.
+    Raises TypeError for what is no nn.Module or no such option; ValueError for a model that cannot be copied, for a
+    dtype that is not floating-point, and, if folding is asked for, as `folding.fold` does.
     """
-    if isinstance(model, Ensemble):
-        return Ensemble([accelerate(m, fold_batchnorm, dtype, compile) for m in model.members])
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if fold_batchnorm and isinstance(fast, Normalized):
-        fast.net = _folded(fast.net)
-    elif fold_batchnorm:
-        fast = _folded(fast)
+    checks.module(model)
+    checks.flag("fold_batchnorm", fold_batchnorm)
+    checks.flag("compile", compile)
     if dtype is not None:
+        checks.instance("dtype", dtype, torch.dtype, "a floating-point torch.dtype")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype={dtype}: expected a floating-point torch.dtype")
+    try:
+        fast = copy.deepcopy(model)
+    except Exception as error:  # what an attribute raises that cannot be copied
+        raise ValueError(f"model: {type(model).__name__} cannot be copied ({error})") from error
+    return _accelerated(fast.eval().requires_grad_(False), fold_batchnorm, dtype, compile)
+
+
+def _accelerated(fast: nn.Module, fold_batchnorm: bool, dtype: torch.dtype | None, compile: bool) -> nn.Module:
+    if isinstance(fast, Ensemble):
+        fast.members = nn.ModuleList(_accelerated(m, fold_batchnorm, dtype, compile) for m in fast.members)
+        return fast
+    if fold_batchnorm:
+        sized = isinstance(fast, Normalized) and fast.size is not None
+        folding.fold(fast, (fast.size,) if sized else folding.SIDES)
+    if dtype is not None and isinstance(fast, Normalized):
         # The images are normalised in float32: in bfloat16 pixels would be rounded to 1/256 before the network sees
         # them.
-        if isinstance(fast, Normalized):
-            fast.net = _Cast(fast.net, dtype)
-        else:
-            fast = _Cast(fast, dtype)
+        fast.net = _Cast(fast.net, dtype)
+    elif dtype is not None:
+        fast = _Cast(fast, dtype)
     fast = fast.to(memory_format=torch.channels_last)
     return torch.compile(fast) if compile else fast
-
-
-def _folded(model: nn.Module) -> nn.Module:
-    try:
-        traced = torch.fx.symbolic_trace(model)
-    except Exception as error:  # torch.fx raises whatever the model's control flow does with a proxy
-        raise ValueError(
-            f"model: {type(model).__name__} cannot be traced to fold its BatchNorm ({error}); pass fold_batchnorm=False"
-        ) from error
-    modules = dict(traced.named_modules())
-    for node in list(traced.graph.nodes):
-        before = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
-        if node.op != "call_module" or before is None or before.op != "call_module" or len(before.users) > 1:
-            continue
-        conv, bn = modules[before.target], modules[node.target]
-        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d) and bn.track_running_stats:
-            _set(traced, before.target, torch.nn.utils.fuse_conv_bn_eval(conv, bn))
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.recompile()
-    traced.delete_all_unused_submodules()
-    return traced
-
-
-def _set(root: nn.Module, target: str, module: nn.Module) -> None:
-    parent, _, name = target.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)

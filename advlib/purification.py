@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from . import models, recipes, training
+from . import checks, models, recipes, training
 from .defenses import Defence
 from .draws import Draw
 from .objectives import Compression, GuidedDenoising, SelfSupervisedPurification
@@ -26,11 +26,16 @@ CLASSIFIER = "vgg"
 
 @dataclass(frozen=True, eq=False)
 class Purification(Defence):
-    """A network that cleans the image first. net: one of `purifiers`; kind: "retrained", or "faithful" with the
-    authors' own weights."""
+    """A network that cleans the image first. net: one of `purifiers`, or another that says in `gradients` how they
+    pass; kind: "retrained", or "faithful" with the authors' own weights. Raises TypeError or ValueError for others."""
 
     net: nn.Module = field(repr=False)
     kind: str = field(default="retrained", kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.module(self.net, "net")
+        checks.choice("net.gradients", getattr(self.net, "gradients", None), ("exact", "straight-through", "none"))
+        checks.choice("kind", self.kind, ("retrained", "faithful", "proxy"))
 
     @property
     def gradients(self) -> str:
@@ -45,23 +50,29 @@ class Purification(Defence):
 
 
 def load(name: str) -> Purification:
-    """A purifier that `train` has saved: "<dataset>/hgd", "/comdefend", "/nrp". ValueError for another name,
-    WeightsError where it was not trained."""
+    """A purifier that `train` has saved: "<dataset>/hgd", "/comdefend", "/nrp". Raises TypeError or ValueError for
+    another name, WeightsError where it was not trained, or its weights are damaged."""
+    _, kind = _parts(name)
+    if name not in models.manifest(WEIGHTS):
+        raise models.untrained(name, "A2")
+    net = PURIFIERS[kind]()
+    models.restore(net, name, WEIGHTS)
+    return Purification(net.eval())
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The data set and the kind in the name of a purifier."""
+    checks.text("name", name)
     dataset, _, kind = name.partition("/")
     if dataset not in models.CLASSES or kind not in PURIFIERS:
         raise ValueError(f"name={name!r}: expected <dataset>/<one of {', '.join(PURIFIERS)}>")
-    entry = models.manifest(WEIGHTS).get(name)
-    if entry is None:
-        raise models.untrained(name, "A2")
-    net = PURIFIERS[kind]()
-    net.load_state_dict(models.read_weights(WEIGHTS / entry["file"], entry["sha256"]))
-    return Purification(net.eval())
+    return dataset, kind
 
 
 def recipe_for(name: str) -> recipes.Recipe:
     """How `train` trains a purifier: Adam in place of SGD, the objective of its paper, no weight decay, a third of the
-    epochs of the classifier."""
-    dataset, _, kind = name.partition("/")
+    epochs of the classifier. Raises as `load` does for another name."""
+    dataset, kind = _parts(name)
     base = recipes.RECIPES[dataset]
     guide = f"{dataset}/{CLASSIFIER}"
     objective = {
@@ -75,8 +86,9 @@ def recipe_for(name: str) -> recipes.Recipe:
 
 def train(name: str, recipe: recipes.Recipe | None = None, **options: object) -> dict:
     """Train the purifier `name` in front of the classifier that it guards and save it; options and entry are those of
-    `training.train_and_save`. The accuracy is that of the classifier behind it, on clean images."""
-    dataset, _, kind = name.partition("/")
+    `training.train_and_save`. The accuracy is that of the classifier behind it, on clean images. Raises as `load` does
+    for another name."""
+    dataset, kind = _parts(name)
     recipe = recipe or recipe_for(name)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(recipe.seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import checkpoints, models, purification
+from . import checkpoints, checks, models, purification
 from .defenses import (
     JPEG,
     BitReduction,
@@ -43,7 +43,10 @@ _FILES = {
 
 def nine(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, Defended]:
     """The nine defended networks of thesis Table 2.5 by its names, in eval mode. seed: of the random defences; folder:
-    of the authors' files, for ImageNet. Raises WeightsError where one has not been trained, or a file does not fit."""
+    of the authors' files, for ImageNet. Raises TypeError or ValueError for another data set or seed, or a folder that
+    is not there; WeightsError where one has not been trained, or a file does not fit."""
+    _check(dataset, folder)
+    checks.whole("seed", seed)
     guards = _on_imagenet(folder) if dataset == "imagenet" else _on_32_pixels(dataset)
     return {name: guards[name][0](guards[name][1], seed).eval() for name in NINE if name in guards}
 
@@ -51,6 +54,7 @@ def nine(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, Defe
 def trained(dataset: str, folder: str | Path = "") -> dict[str, nn.Module]:
     """Adversarially trained networks, in eval mode: one by PGD, the others against ensembles. Arguments and errors are
     those of `nine`."""
+    _check(dataset, folder)
     if dataset == "imagenet":
         adv = {"Inc-v3adv": models.load(_ADVERSARIAL), "IncRes-v2ens1": models.load(_ENSEMBLE)}
         return adv | models.converted(folder)
@@ -64,6 +68,11 @@ def six(dataset: str, seed: int = 0, folder: str | Path = "") -> dict[str, nn.Mo
     against = {name: model for name, model in trained(dataset, folder).items() if "ens" in name}
     guarded = nine(dataset, seed, folder)
     return against | {name: guarded[name] for name in ("JPEG", "R&P", "NRP") if name in guarded}
+
+
+def _check(dataset: str, folder: str | Path) -> None:
+    checks.choice("dataset", dataset, (*models.CLASSES, "imagenet"))
+    models.existing("folder", folder, [])
 
 
 def _on_32_pixels(dataset: str) -> dict[str, tuple[Defence, nn.Module | list[nn.Module]]]:
@@ -95,8 +104,8 @@ def _on_imagenet(folder: str | Path) -> dict[str, tuple[Defence, nn.Module | lis
         "JPEG": (JPEG(), adv),
         "FD": (FeatureDistillation(), adv),
     }
-    there = {name: [Path(folder) / f for f in files] for name, (_, files) in _FILES.items()}
-    there = {name: files for name, files in there.items() if folder and all(f.is_file() for f in files)}
+    found = {name: models.existing("folder", folder, files) for name, (_, files) in _FILES.items()}
+    there = {name: paths for name, paths in found.items() if len(paths) == len(_FILES[name][1])}
     if "RS" in there:
         guards["RS"] = (RandomizedSmoothing(0.25), checkpoints.noise_trained(there.pop("RS")[0]))
     for name, files in there.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from . import checks
 from .draws import Draw
 
 CLASSES = ("disc", "triangle", "square", "star", "ring", "plus", "crescent", "bar", "corner", "half-disc")
@@ -23,10 +24,17 @@ BEHIND, BEFORE = 12, 1  # discs of clutter behind the shape and in front of it
 SEED = 2024
 
 
+SIDES = (8, 4096)
+"""The smallest and the largest side in pixels."""
+
+
 def indices(split: str, n: int | None = None) -> torch.Tensor:
-    """int64 (n,): the first n indices of a split. ValueError if the split has fewer."""
+    """int64 (n,): the first n indices of a split, its usual number if None. Raises TypeError or ValueError for another
+    split, or an n that it does not have."""
+    checks.choice("split", split, RANGES)
     first, stop, usual = RANGES[split]
     n = usual if n is None else n
+    checks.whole("n", n, 1)
     if n > stop - first:
         raise ValueError(f"n={n}: the {split} split of shapes has {stop - first:,} images")
     return torch.arange(first, first + n)
@@ -35,11 +43,16 @@ def indices(split: str, n: int | None = None) -> torch.Tensor:
 def make(index: torch.Tensor, size: int = 32, seed: int = SEED, with_mask: bool = False) -> tuple[torch.Tensor, ...]:
     """Images uint8 (N, 3, size, size) and labels int64 (N,) for the given indices, on their device.
 
-    with_mask: also the foreground's coverage, float32 (N, 1, size, size) in [0, 1].
-    Raises ValueError if size < 8.
+    index: int64 or int32 (N,). with_mask: also the foreground's coverage, float32 (N, 1, size, size) in [0, 1].
+    Raises TypeError or ValueError for another index or seed, or a size that is not one of 8 to 4096 pixels.
     """
-    if size < 8:
-        raise ValueError(f"size={size}: shapes need at least 8 pixels")
+    if not isinstance(index, torch.Tensor) or index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"index: expected an integer tensor of shape (N,), got {checks.shown(index)}")
+    if index.dim() != 1:
+        raise ValueError(f"index: expected shape (N,), got {tuple(index.shape)}")
+    checks.whole("size", size, *SIDES)
+    checks.whole("seed", seed)
+    checks.flag("with_mask", with_mask)
     pieces = [_render(Draw(seed, part), size) for part in index.split(max(1, 2_000_000 // size**2))]
     images, labels, masks = (torch.cat(p) for p in zip(*pieces, strict=True))
     return (images, labels, masks) if with_mask else (images, labels)

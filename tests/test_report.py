@@ -17,7 +17,7 @@ from advlib.evaluation import predictions
 def book(tmp_path):
     model = tiny_model()
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), ("a", "b"), "shapes", "test")
+    images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), tuple("abcdefghij"), "shapes", "test")
     images = Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
     return report.Experiment(Run("02", tmp_path), "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
 
