@@ -62,7 +62,7 @@ def unrecorded_anywhere() -> Iterator[None]:
         if quiet and layer is quiet[-1]:
             quiet.pop().track_running_stats = True
 
-    with _uncompiled():
+    with uncompiled():
         hooks = [register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)]
         try:
             yield
@@ -71,7 +71,7 @@ def unrecorded_anywhere() -> Iterator[None]:
                 hook.remove()
 
 
-def _uncompiled() -> AbstractContextManager:
+def uncompiled() -> AbstractContextManager:
     """torch.compile does nothing inside. Where its machinery, which takes seconds to import, is not there yet, nothing
     is compiled."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

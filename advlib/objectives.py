@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import attacks, batchnorm, lipschitz, models, second_order
+from . import attacks, batchnorm, lipschitz, models
 from .draws import Draw
 from .gradients import Gradient
 from .purifiers import Purified
@@ -135,16 +135,15 @@ class LipschitzRegularized:
             return self._penalised(model, x, y)
 
     def _penalised(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with second_order.SecondOrder() if self.lambda2 else nullcontext():
-            here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
-            terms = [here.loss.mean()]
-            with batchnorm.unrecorded(model):
-                if self.lambda1:
-                    first = lipschitz.lrs1(model, x, y, self.h1, self.direction1, self.form, here)
-                    terms.append(self.lambda1 * first.mean())
-                if self.lambda2:
-                    second = lipschitz.lrs2(model, x, y, self.h2, self.direction2, self.form, here)
-                    terms.append(self.lambda2 * second.mean())
+        here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
+        terms = [here.loss.mean()]
+        with batchnorm.unrecorded(model):
+            if self.lambda1:
+                first = lipschitz.lrs1(model, x, y, self.h1, self.direction1, self.form, here)
+                terms.append(self.lambda1 * first.mean())
+            if self.lambda2:
+                second = lipschitz.lrs2(model, x, y, self.h2, self.direction2, self.form, here)
+                terms.append(self.lambda2 * second.mean())
         return tuple(terms)
 
 
