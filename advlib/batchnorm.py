@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from . import checks
+
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
+    checks.instance("model", model, nn.Module, "an nn.Module")
     return [m for m in model.modules() if isinstance(m, _BatchNorm)]
 
 
@@ -30,22 +35,22 @@ def fixed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unrecorded(model: nn.Module) -> Iterator[None]:
-    """The model normalises as its mode has it, but what passes through leaves no trace in the running statistics."""
-    layers = [layer for layer in _layers(model) if layer.track_running_stats]
-    before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
+    """The model normalises as its mode has it, but what passes through leaves no trace in the running statistics: they
+    are put back bit for bit. The model may be compiled."""
+    # .data: a graph made before, whose backward pass comes after, does not take them for changed.
+    statistics = [b.data for layer in _layers(model) for b in layer.buffers(recurse=False)]
+    before = [b.clone() for b in statistics]
     try:
-        for layer in layers:
-            layer.momentum = 0.0
         yield
     finally:
-        for layer, (momentum, batches) in zip(layers, before, strict=True):
-            layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches)
+        if statistics:
+            torch._foreach_copy_(statistics, before)
 
 
 @contextmanager
 def unrecorded_anywhere() -> Iterator[None]:
-    """`unrecorded` for every BatchNorm that runs inside, whatever model it belongs to."""
+    """`unrecorded` for every BatchNorm that runs inside, whatever model it belongs to. Hooks of modules do not reach
+    compiled code: it runs uncompiled inside."""
     quiet = []
 
     def before(layer: nn.Module, inputs: tuple) -> None:
@@ -57,9 +62,16 @@ def unrecorded_anywhere() -> Iterator[None]:
         if quiet and layer is quiet[-1]:
             quiet.pop().track_running_stats = True
 
-    hooks = [register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with uncompiled():
+        hooks = [register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def uncompiled() -> AbstractContextManager:
+    """torch.compile does nothing inside. Where its machinery, which takes seconds to import, is not there yet, nothing
+    is compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -5,16 +5,20 @@ differences, as a penalty on the weights; and the local Lipschitz constant that 
     loss = (here.loss + 5 * lrs1(model, x, y, here=here) + 5 * lrs2(model, x, y, here=here)).mean()
 
 x: float (N, C, H, W) in [0, 1]; y: int64 (N,). Penalties are (N,), differentiable with respect to the weights of
-`model`, in whatever mode it is; h is a distance in [0, 1] units, and lambda stays outside.
+`model`, in whatever mode it is; h is a distance in [0, 1] units, and lambda stays outside. They are part of a training
+step, which may not wait for the device: kinds and shapes are checked, but values (pixels outside [0, 1], labels
+without a class) only where they lie on the CPU.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
-from . import checks
+from . import checks, second_order
 from .attacks import BALLS
 from .draws import Draw
 from .gradients import cross_entropy
@@ -27,26 +31,48 @@ FORMS = ("reference", "text")
 _PIXEL_STD = 0.2  # of the normalised inputs of the reference code: a gradient there is a fifth of that in [0, 1] units
 
 
+_ROUNDINGS = 8  # how many of an image's smallest steps a ball must be wide for a ratio that is right to a tenth
+
+
 @dataclass(frozen=True)
 class Point:
     """The loss (N,), with its graph, and its gradient (N, C, H, W) at images x.
 
-    x: the images as the leaf of that graph; curvature: whether the gradient has a graph too, as LRS-2 needs it.
+    x: the images as the leaf of that graph; curvature: whether the gradient has a graph too, as LRS-2 needs it; model,
+    y: of which loss.
     """
 
     x: torch.Tensor
     loss: torch.Tensor
     gradient: torch.Tensor
     curvature: bool
+    model: Model
+    y: torch.Tensor
 
 
 def point(model: Model, x: torch.Tensor, y: torch.Tensor, curvature: bool = False) -> Point:
-    """Cross-entropy and input gradient at x: one forward pass, and one backward pass to the image."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        loss = cross_entropy(model(leaf), y)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf, create_graph=curvature, retain_graph=True)
-    return Point(leaf, loss, gradient, curvature)
+    """Cross-entropy and input gradient at x: one forward pass, and one backward pass to the image. The model gets a
+    copy of the images. Raises TypeError or ValueError on bad input, and for a model that no gradient flows through."""
+    _check_images(model, x, y)
+    checks.flag("curvature", curvature)
+    return _point(model, x, y, curvature)
+
+
+def _point(model: Model, x: torch.Tensor, y: torch.Tensor, curvature: bool) -> Point:
+    with second_order.graphs(), second_order.SecondOrder() if curvature else nullcontext():
+        leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+        loss = _loss(model, leaf.clone(), y)
+        if not loss.requires_grad:
+            raise ValueError("model: no gradient flows from its logits to the images")
+        options = {"create_graph": curvature, "retain_graph": True, "allow_unused": True}
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf, **options)
+        if gradient is None:
+            raise ValueError("model: no gradient flows from its logits to the images")
+    return Point(leaf, loss, gradient, curvature, model, y)
+
+
+def _loss(model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(checks.logits(model(x), len(x)), y)
 
 
 def unit_direction(g: torch.Tensor, direction: str) -> torch.Tensor:
@@ -56,8 +82,7 @@ def unit_direction(g: torch.Tensor, direction: str) -> torch.Tensor:
     ||g||_1, and a step h moves every pixel by h. "unit_sign": sign(g) / ||sign(g)||_2, as in curvature regularization
     (Moosavi-Dezfooli et al. 2019). Zero where g is. Raises ValueError for another.
     """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction={direction!r}: expected one of {', '.join(DIRECTIONS)}")
+    checks.choice("direction", direction, DIRECTIONS)
     g = g.detach()
     if direction == "l2":
         return divided(g, l2_norm(g))
@@ -81,12 +106,15 @@ def lrs1(
     form: "text": (slope)^2, slope = (loss(x + h d) - loss(x)) / h. "reference", which the thesis' lambda = 5 fits: half
     the square of the batch's *mean* slope, in units of normalised pixels (0.2); the share of an image is its slope
     times the mean one, so that the mean over the batch is that square. 50 times smaller, or more.
-    Raises ValueError for h <= 0, an unknown direction or form.
+    Raises TypeError or ValueError on bad input: an unknown direction or form, an h that is not above 0 or moves pixels
+    by less than they are rounded, a `here` of another model, other images or other labels.
     """
-    _check(h, form)
-    here = here or point(model, x, y)
+    _check_images(model, x, y)
+    _check_step("h", h, x, direction, form)
+    here = _point(model, x, y, False) if here is None else _same(here, model, x, y)
     d = unit_direction(here.gradient, direction)
-    slope = (cross_entropy(model(here.x.detach() + h * d), y) - here.loss) / h
+    with second_order.graphs():
+        slope = (_loss(model, here.x.detach() + h * d, y) - here.loss) / h
     return slope.square() if form == "text" else 0.5 * _PIXEL_STD**2 * slope * slope.mean()
 
 
@@ -107,13 +135,14 @@ def lrs2(
     every pixel out of [0, 1].
     form: "text": ||difference||^2 / h^2. "reference", which the thesis' lambda = 5 fits: ||difference||, not squared
     and not over h, of the gradients of the batch's *mean* loss, N times smaller than those of an image's own.
-    Raises ValueError for h <= 0, an unknown direction or form, or a `here` without curvature.
+    Raises as `lrs1` does, and ValueError for a `here` without curvature.
     """
-    _check(h, form)
-    here = here or point(model, x, y, curvature=True)
+    _check_images(model, x, y)
+    _check_step("h", h, x, direction, form)
+    here = _point(model, x, y, True) if here is None else _same(here, model, x, y)
     if not here.curvature:
         raise ValueError("here: expected point(..., curvature=True)")
-    there = point(model, here.x + h * unit_direction(here.gradient, direction), y, curvature=True)
+    there = _point(model, here.x + h * unit_direction(here.gradient, direction), y, True)
     # vector_norm has the derivative 0 where both gradients are the same; the root of a sum of squares has NaN.
     turn = torch.linalg.vector_norm((there.gradient - here.gradient).flatten(1), dim=1)
     return (turn / h).square() if form == "text" else turn / len(x)
@@ -133,16 +162,58 @@ def lrs_f(
     """LRS-F, (N,): lambda1 LRS-1 + lambda2 LRS-2, each in its default direction (thesis sect. 4.3). They share the loss
     and the gradient at x: three forward passes and two backward passes to the image, where one after the other they
     would take four and three. Arguments and errors as of `lrs1` and `lrs2`."""
-    here = here or point(model, x, y, curvature=True)
+    _check_images(model, x, y)
+    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
+        checks.number(name, value, 0)
+    for name, h, direction in (("h1", h1, "l2"), ("h2", h2, "unit_sign")):
+        _check_step(name, h, x, direction, form)
+    here = _point(model, x, y, True) if here is None else here
     first, second = lrs1(model, x, y, h1, form=form, here=here), lrs2(model, x, y, h2, form=form, here=here)
     return lambda1 * first + lambda2 * second
 
 
-def _check(h: float, form: str) -> None:
-    if not h > 0:
-        raise ValueError(f"h={h}: expected a number above 0")
-    if form not in FORMS:
-        raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}")
+def _check_images(model: Model, x: object, y: object) -> None:
+    checks.network(model)
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+        raise TypeError(f"x: expected a float tensor in [0, 1], got {checks.shown(x)}")
+    if x.dim() != 4 or x.numel() == 0 or x.is_meta:
+        raise ValueError(f"x: expected shape (N, C, H, W), nothing empty, with values, got {checks.shown(x)}")
+    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
+        raise TypeError(f"y: expected an int64 tensor of class numbers, got {checks.shown(y)}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y: expected shape ({len(x)},), one class an image, got {tuple(y.shape)}")
+    checks.same_place(y, x, "y")
+    if x.device.type == "cpu":
+        checks.images(x)
+        checks.labels(y, x)
+
+
+def _check_step(name: str, h: object, x: torch.Tensor, direction: str, form: str) -> None:
+    checks.choice("direction", direction, DIRECTIONS)
+    checks.choice("form", form, FORMS)
+    checks.number(name, h, above=0)
+    # Along a unit vector a pixel moves by h / sqrt(pixels) in the mean.
+    least = torch.finfo(x.dtype).eps * (1 if direction == "sign" else prod(x.shape[1:]) ** 0.5)
+    if h < least:
+        raise ValueError(f"{name}={h}: moves pixels by less than {x.dtype} rounds them; expected at least {least:.1g}")
+
+
+def _same(here: object, model: Model, x: torch.Tensor, y: torch.Tensor) -> Point:
+    """`here`, if it was made of this model and these images and labels."""
+    checks.instance("here", here, Point, "point(model, x, y)")
+    if here.model is not model:
+        raise ValueError("here: made with another model")
+    for name, ours, theirs in (("images", x, here.x), ("labels", y, here.y)):
+        if not _equal(ours, theirs):
+            raise ValueError(f"here: made with other {name}")
+    return here
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal tensors. Values are compared, which waits for the device, where they are not the same memory."""
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)
 
 
 def local_lipschitz(
@@ -160,23 +231,30 @@ def local_lipschitz(
     The largest ratio that an ascent from a random point of the ball meets, so a lower bound: `steps` steps along the
     ratio's gradient, of a share of the way from x that falls from 1/2 to 0. eps, norm: the ball, "linf" or "l2", cut
     to [0, 1]; seed, index: as of `attacks.attack`.
-    Raises TypeError or ValueError on bad input, and ValueError for eps = 0.
+    Raises TypeError or ValueError on bad input: an eps so small that what the ratio divides is rounding, or a model
+    whose logits, or their gradient, are not finite.
     """
     checks.images(x)
     checks.budget(eps, steps)
-    if norm not in BALLS or not eps:
-        raise ValueError(f"norm={norm!r}, eps={eps}: expected one of {', '.join(BALLS)}, and eps above 0")
+    checks.choice("norm", norm, BALLS)
+    checks.whole("seed", seed)
+    least = _ROUNDINGS * torch.finfo(x.dtype).eps * (prod(x.shape[1:]) ** 0.5 if norm == "l2" else 1)
+    if eps < least:
+        raise ValueError(f"eps={eps}: so small that {x.dtype} rounds it away; expected at least {least:.1g}")
     draw = Draw(seed, checks.index(index, x), step=-1, stream=1)
-    with frozen([model]), torch.no_grad():
+    with frozen([model]), torch.inference_mode(False), torch.no_grad():
         checks.outputs([model], x)
-        ball, start = BALLS[norm].around(x, eps), model(x)
+        ball, start = BALLS[norm].around(x, eps), model(x.clone())
         point, best = ball.project(x + ball.noise(x, draw)), x.new_zeros(len(x))
         for t in range(steps):
             ratio, gradient = _ratio(model, x, start, point)
             best = torch.maximum(best, ratio)
             share = 0.5 * (1 - t / steps)
             point = ball.project(point + share * l2_norm(point - x) * divided(gradient, l2_norm(gradient)))
-        return torch.maximum(best, _ratio(model, x, start, point)[0])
+        best = torch.maximum(best, _ratio(model, x, start, point)[0])
+    if not best.isfinite().all():
+        raise ValueError("model: its logits near the images, or their gradient, are not finite")
+    return best
 
 
 def _ratio(
@@ -185,6 +263,8 @@ def _ratio(
     """||f(x') - f(x)|| / ||x' - x|| at x' = point, (N,), and the gradient of its sum."""
     with torch.enable_grad():
         point = point.detach().requires_grad_()
-        moved = torch.linalg.vector_norm((model(point) - start).float(), dim=1)
+        moved = torch.linalg.vector_norm((model(point.clone()) - start).float(), dim=1)
         ratio = moved / l2_norm(point - x).flatten()
+        if not moved.requires_grad:
+            raise ValueError("model: no gradient flows from its logits to the images")
         return ratio.detach(), torch.autograd.grad(ratio.sum(), point)[0]

@@ -11,18 +11,22 @@
     loss = optimizer.step(closure)
 
 The closure runs two or three times a step, at different weights, which come back bit for bit, also after an error. The
-statistics of BatchNorm see the first pass only.
+statistics of BatchNorm see the first pass only. Gradients are cleared before each pass, whether the closure does it or
+not. Nothing is read back from the device: a loss that is not finite makes weights that are not.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from .batchnorm import unrecorded_anywhere
+from . import checks
+from .batchnorm import unrecorded, unrecorded_anywhere
 from .curvature import filter_normalized, norm, restored
 
 Tensors = Sequence[torch.Tensor]
@@ -90,27 +94,42 @@ def orthogonal(gradients: Tensors, along: Tensors) -> list[torch.Tensor]:
 # --- the optimizers --------------------------------------------------------------------------------------------------
 
 
-class _SharpnessAware(torch.optim.Optimizer):
+class SharpnessAware(torch.optim.Optimizer):
     """What they share: the optimizer `base`, with the same parameter groups and state, and passes at other weights.
 
     Options of a subclass (rho, ...) lie in the parameter groups beside those of the base, so that schedulers and
     `state_dict` know them. Clip gradients in a step pre-hook of `base`, which sees the final ones."""
 
+    _kept: tuple[str, ...] = ()  # what else of a subclass lies in the parameter groups
+
     def __init__(
         self,
         params: Iterable,
         base: Callable[..., torch.optim.Optimizer],
-        own: dict[str, object],
+        own: dict[str, float],
         adaptive: bool,
         same_draws: bool,
         local: Local | None,
+        model: nn.Module | None,
         options: dict[str, object],
     ) -> None:
-        if own["rho"] < 0:
-            raise ValueError(f"rho={own['rho']}: expected at least 0")
-        super().__init__(params, own)
-        self.adaptive, self.same_draws, self.local = adaptive, same_draws, local
-        self.base = base(self.param_groups, **options)
+        """own: names and values of the subclass' options, numbers of at least 0; options: those of the base."""
+        for name, value in (("adaptive", adaptive), ("same_draws", same_draws)):
+            checks.flag(name, value)
+        if local is not None and not callable(local):
+            shown = checks.shown(local)
+            raise TypeError(f"local: expected a function that makes a context, such as net.no_sync, got {shown}")
+        if model is not None:
+            checks.module(model)
+        if not callable(base):
+            raise TypeError(f"base: expected an optimizer's class, such as torch.optim.SGD, got {checks.shown(base)}")
+        self._own = tuple(own)
+        super().__init__(_parameters(params), own)
+        self.adaptive, self.same_draws, self.local, self.model = adaptive, same_draws, local, model
+        for name in ("lr", "weight_decay", "momentum"):
+            if isinstance(options.get(name), int | float):
+                checks.number(name, options[name], 0)
+        self.base = _plain(base(self.param_groups, **options))
         self.defaults = {**self.base.defaults, **own}
         self._buffers: list[torch.Tensor] = []
         self._share()
@@ -118,8 +137,20 @@ class _SharpnessAware(torch.optim.Optimizer):
     def _share(self) -> None:
         self.base.param_groups, self.base.state = self.param_groups, self.state
 
+    def add_param_group(self, param_group: dict) -> None:
+        """As of any optimizer. Raises TypeError or ValueError for an option that is not a number of at least 0."""
+        super().add_param_group(param_group)
+        for name in self._own:
+            checks.number(name, self.param_groups[-1][name], 0)
+
     def load_state_dict(self, state_dict: dict) -> None:
-        """As of any optimizer; the base goes on from it too."""
+        """As of any optimizer; the base goes on from it too. Raises ValueError for the state of another optimizer."""
+        checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
+        names = (*self._own, *self._kept)
+        missing = {name for group in state_dict.get("param_groups", [{}]) for name in names if name not in group}
+        if missing:
+            kind = type(self).__name__
+            raise ValueError(f"state_dict: has no {', '.join(sorted(missing))}; expected the state of a {kind}")
         super().load_state_dict(state_dict)
         self._share()
 
@@ -128,8 +159,12 @@ class _SharpnessAware(torch.optim.Optimizer):
         """All passes, and a step of the base. Returns the loss of the first pass.
 
         closure: zero the gradients, forward, backward, return the loss; with a scaler the backward pass is that of the
-        scaled loss, and `scaler.update()` is left to the caller."""
+        scaled loss, and `scaler.update()` is left to the caller. Raises TypeError for a closure that is no function or
+        returns something else than a loss, ValueError where it leaves no gradient, or a sparse one."""
+        checks.function("closure", closure, "a function () -> loss, which calls loss.backward()", 0)
         again = _draws(self._all()) if self.same_draws else lambda: None
+        for p in self._all():
+            p.grad = None
         loss = self._passes(self._alone(torch.enable_grad()(closure)), again)
         self.base.step() if scaler is None else scaler.step(self.base)
         return loss.detach()
@@ -143,7 +178,10 @@ class _SharpnessAware(torch.optim.Optimizer):
 
         def alone() -> torch.Tensor:
             with self.local() if self.local else nullcontext():
-                return closure()
+                loss = closure()
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                raise TypeError(f"closure: expected it to return the loss, one number, got {checks.shown(loss)}")
+            return loss
 
         return alone
 
@@ -154,6 +192,10 @@ class _SharpnessAware(torch.optim.Optimizer):
         """The weights with a gradient, and those gradients, which the next pass cannot write over any more."""
         weights = [p for p in self._all() if p.grad is not None]
         gradients = [p.grad for p in weights]
+        if not weights:
+            raise ValueError("closure: left no gradient in any parameter; expected it to call loss.backward()")
+        if any(g.layout != torch.strided for g in gradients):
+            raise ValueError("closure: left a sparse gradient; expected dense ones (sparse=False in an embedding)")
         for p in weights:
             p.grad = None
         return weights, gradients
@@ -164,7 +206,8 @@ class _SharpnessAware(torch.optim.Optimizer):
         """Loss and gradients at weights + delta, with the draws of the first pass if they are to be the same."""
         if [b.shape for b in self._buffers] != [w.shape for w in weights]:
             self._buffers = [torch.empty_like(w) for w in weights]
-        with restored(weights, self._buffers), unrecorded_anywhere():
+        quiet = unrecorded_anywhere() if self.model is None else unrecorded(self.model)
+        with restored(weights, self._buffers), quiet:
             torch._foreach_add_(weights, delta)
             again()
             loss = closure()
@@ -179,13 +222,16 @@ class _SharpnessAware(torch.optim.Optimizer):
         return sam_perturbation(weights, gradients, rho, self.adaptive)
 
 
-class SAM(_SharpnessAware):
+class SAM(SharpnessAware):
     """SAM (Foret et al. 2021; thesis eq. 5.2): the gradient at w + rho g / ||g||. Two passes.
 
     params, options: of `base`; rho: radius, of a parameter group if it has one; adaptive: ASAM; same_draws: dropout and
     whatever else draws from torch's generators draw the same in every pass. rho = 0 is the base.
     local: under DistributedDataParallel, `net.no_sync`: every process perturbs along the gradient of its own share of
-    the batch, and they exchange gradients once a step; without it, along the averaged one."""
+    the batch, and they exchange gradients once a step; without it, along the averaged one.
+    model: the network, if it is compiled: its statistics are put back after a pass at other weights. Without it, such
+    passes run uncompiled, and those of whatever BatchNorm runs in them are left alone.
+    Raises TypeError or ValueError for an argument of another kind, or a number below 0."""
 
     def __init__(
         self,
@@ -195,9 +241,10 @@ class SAM(_SharpnessAware):
         adaptive: bool = False,
         same_draws: bool = False,
         local: Local | None = None,
+        model: nn.Module | None = None,
         **options: object,
     ) -> None:
-        super().__init__(params, base, {"rho": rho}, adaptive, same_draws, local, options)
+        super().__init__(params, base, {"rho": rho}, adaptive, same_draws, local, model, options)
 
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
@@ -215,8 +262,10 @@ class LookSAM(SAM):
     """LookSAM (Liu et al. 2022, Alg. 1): SAM in every `every`-th step and one pass in the others, which reuse what SAM
     added there: the part of its gradient at right angles to the plain one, at `alpha` times the plain one's length.
 
-    every = 1 is `SAM`. alpha: of a parameter group if it has one; the others: as of `SAM`. Raises ValueError for
-    every < 1 or rho < 0."""
+    every = 1 is `SAM`. alpha: of a parameter group if it has one; the others: as of `SAM`. Raises as `SAM` does, and
+    for every < 1."""
+
+    _kept = ("alpha", "steps", "sideways")
 
     def __init__(
         self,
@@ -227,13 +276,17 @@ class LookSAM(SAM):
         every: int = 5,
         **options: object,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every={every}: expected at least 1")
+        checks.whole("every", every, 1)
+        self.every, self.alpha = every, alpha
         super().__init__(params, base, rho, **options)
-        self.every = every
-        for group in self.param_groups:  # what is kept lies beside alpha: bases take a state of theirs for begun
-            kept = [torch.zeros_like(p) for p in group["params"]]
-            group |= {"alpha": group.get("alpha", alpha), "steps": 0, "sideways": kept}
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As of `SAM`; the weights added have nothing kept before the next look."""
+        super().add_param_group(param_group)
+        first, group = self.param_groups[0], self.param_groups[-1]
+        checks.number("alpha", group.setdefault("alpha", self.alpha), 0)
+        # What is kept lies beside alpha: bases take a state of theirs for begun.
+        group |= {"steps": first.get("steps", 0), "sideways": [torch.zeros_like(p) for p in group["params"]]}
 
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
@@ -270,7 +323,7 @@ class RandomSAM(SAM):
 
     sigma: standard deviation of the perturbation, normal, relative to the length of the filter that a weight belongs to
     (`curvature.filter_normalized`); drawn from torch's generator, so seed all processes alike. The others: as of `SAM`,
-    which sigma = 0 is. Raises ValueError for sigma < 0."""
+    which sigma = 0 is. Raises as `SAM` does."""
 
     def __init__(
         self,
@@ -280,8 +333,7 @@ class RandomSAM(SAM):
         sigma: float = 0.01,
         **options: object,
     ) -> None:
-        if sigma < 0:
-            raise ValueError(f"sigma={sigma}: expected at least 0")
+        checks.number("sigma", sigma, 0)
         super().__init__(params, base, rho, **options)
         self.sigma = sigma
 
@@ -308,7 +360,7 @@ class RandomSAM(SAM):
         return torch._foreach_mul(filter_normalized(weights), self.sigma)
 
 
-class CRSAM(_SharpnessAware):
+class CRSAM(SharpnessAware):
     """CR-SAM (thesis Alg. 4): SAM and a penalty on curvature and slope, `crsam_gradient` or, with form="log",
     `crsam_gradient_log`. Three passes.
 
@@ -319,7 +371,7 @@ class CRSAM(_SharpnessAware):
     side_by_side: of each two processes that are given the same batch, one computes the gradient at w + rho v and the
     other that at w - rho v (Fig. 5.3), so that a step takes the time of two passes. It needs torch.distributed with
     an even number of processes, and `local`: `net.no_sync`, or nullcontext for a net that nobody wraps.
-    Raises ValueError for an unknown form, rho < 0, or side_by_side without what it needs."""
+    Raises as `SAM` does, and ValueError for an unknown form, or side_by_side without what it needs."""
 
     def __init__(
         self,
@@ -333,14 +385,15 @@ class CRSAM(_SharpnessAware):
         adaptive: bool = False,
         same_draws: bool = False,
         local: Local | None = None,
+        model: nn.Module | None = None,
         **options: object,
     ) -> None:
-        if form not in ("linear", "log"):
-            raise ValueError(f"form={form!r}: expected linear or log")
+        checks.choice("form", form, ("linear", "log"))
+        checks.flag("side_by_side", side_by_side)
         if side_by_side and not (local and dist.is_initialized() and dist.get_world_size() % 2 == 0):
             raise ValueError("side_by_side: needs torch.distributed with an even number of processes, and `local`")
         own = {"rho": rho, "alpha": alpha, "beta": beta}
-        super().__init__(params, base, own, adaptive, same_draws, local, options)
+        super().__init__(params, base, own, adaptive, same_draws, local, model, options)
         self.form, self.side_by_side = form, side_by_side
         self.floored = torch.zeros(2, dtype=torch.int64, device=self._all()[0].device)
 
@@ -389,6 +442,28 @@ class CRSAM(_SharpnessAware):
         combined, below = crsam_gradient_log(*gradients, losses, **weights)
         self.floored += below
         return combined
+
+
+def _parameters(params: Iterable) -> list:
+    """Tensors, or groups of them, as a list. Raises TypeError or ValueError."""
+    if isinstance(params, torch.Tensor | str | dict) or not isinstance(params, Iterable):
+        shown = checks.shown(params)
+        raise TypeError(f"params: expected tensors or groups of them, such as net.parameters(), got {shown}")
+    params = list(params)
+    if not params:
+        raise ValueError("params: expected at least one tensor, got none")
+    return params
+
+
+def _plain(base: object) -> torch.optim.Optimizer:
+    """An optimizer that steps along the gradients it finds. Raises TypeError."""
+    if not isinstance(base, torch.optim.Optimizer):
+        raise TypeError(f"base: expected it to make an optimizer, got {checks.shown(base)}")
+    needed = inspect.signature(base.step).parameters.get("closure")
+    if needed is not None and needed.default is inspect.Parameter.empty:
+        kind = type(base).__name__
+        raise TypeError(f"base: {kind} needs a closure of its own; expected an optimizer that steps without one")
+    return base
 
 
 def _averaged(tensors: Tensors) -> list[torch.Tensor]:

@@ -1,23 +1,56 @@
-"""Operations in forms that are quick to differentiate twice, as a penalty on gradients needs it (LRS-2)."""
+"""Operations in forms that can be differentiated twice, and quickly, as a penalty on gradients needs it (LRS-2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from .batchnorm import uncompiled
 
 
 class SecondOrder(TorchFunctionMode):
-    """In this mode BatchNorm and concatenation are what they are, and cheap to differentiate twice. Torch puts the
-    second derivative of a BatchNorm together from two dozen passes over its input, where this one takes four; and that
-    of a concatenation of k parts from k sums over all of it, where this one takes one pass."""
+    """In this mode networks compute what they compute, in a form that can be differentiated twice, cheaply.
+
+    BatchNorm and concatenation: torch puts the second derivative of a BatchNorm together from two dozen passes over its
+    input, where this one takes four; and that of a concatenation of k parts from k sums over all of it, where this one
+    takes one pass. Attention is that of plain operations, since the fused kernels have no second derivative, and
+    compiled code, which has none either, runs uncompiled. What gradient checkpointing would compute again is kept: the
+    second forward pass may come when the mode has ended, and would then consist of other operations."""
+
+    def __enter__(self) -> SecondOrder:
+        self._inside = ExitStack()
+        self._inside.enter_context(sdpa_kernel(SDPBackend.MATH))
+        self._inside.enter_context(uncompiled())
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._inside.close()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         ours = {F.batch_norm: _batch_norm, torch.cat: _cat}.get(function, function)
-        return ours(*args, **(kwargs or {}))
+        with _kept():
+            return ours(*args, **(kwargs or {}))
+
+
+@contextmanager
+def graphs() -> Iterator[None]:
+    """Graphs are recorded inside, also within `no_grad` and `inference_mode`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _kept() -> saved_tensors_hooks | nullcontext:
+    """Inside gradient checkpointing, which is a pair of hooks: tensors are saved as without it."""
+    hooked = torch._C._autograd._top_saved_tensors_default_hooks(False)  # there is no public way to ask
+    return saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if hooked else nullcontext()
 
 
 # --- BatchNorm -------------------------------------------------------------------------------------------------------

@@ -52,6 +52,42 @@ def test_unrecorded_anywhere_is_unrecorded_for_every_model(model, x):
     assert torch.equal(found, model(x)) and not same(statistics(model), before)
 
 
+@pytest.mark.parametrize("context", [batchnorm.unrecorded, lambda model: batchnorm.unrecorded_anywhere()])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_code_leaves_no_trace_either(model, x, context, backend):
+    torch._dynamo.reset()
+    run = torch.compile(model, backend=backend)
+    wanted, before = run(x), statistics(model)
+    assert model.net[1].num_batches_tracked == 1
+    with context(model):
+        assert torch.allclose(run(x), wanted, atol=1e-6)
+    assert same(statistics(model), before)
+    run(x)
+    assert model.net[1].num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("context", [batchnorm.unrecorded, lambda model: batchnorm.unrecorded_anywhere()])
+def test_statistics_survive_a_batch_that_overflows(model, x, context):
+    before = statistics(model)
+    with context(model):
+        model(x * torch.inf)
+    assert same(statistics(model), before)
+
+
+def test_a_graph_made_before_can_be_differentiated_after(model, x):
+    first = model(x).sum()
+    with batchnorm.unrecorded(model):
+        model(x)
+    first.backward()
+    assert model.net[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("context", [batchnorm.fixed, batchnorm.unrecorded])
+def test_what_is_no_module_is_refused_by_name(context):
+    with pytest.raises(TypeError, match="model: expected an nn.Module"), context(lambda x: x):
+        pass
+
+
 def test_unrecorded_anywhere_puts_back_after_an_error(model):
     with pytest.raises(RuntimeError), batchnorm.unrecorded_anywhere():
         nn.Sequential(model.net[1])(torch.zeros(1, 5, 8, 8))

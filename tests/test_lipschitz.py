@@ -68,13 +68,13 @@ def test_lrs2_of_a_quadratic_is_the_length_of_the_hessian_times_d(made_of, x, y,
 
 
 def test_lrs2_over_random_directions_is_the_frobenius_norm(made_of):
-    """Images at which the gradient is a random unit vector; the Hessian has eigenvalues from 0.5 to 2."""
+    """Images at which the gradient is along a random unit vector; the Hessian has eigenvalues from 0.5 to 2."""
     n, count = 12, 4000
     basis = torch.linalg.qr(randn(n, n))[0]
     a = basis @ torch.diag(torch.linspace(0.5, 2, n, dtype=torch.float64)) @ basis.T
     units = torch.nn.functional.normalize(randn(count, n), dim=1)
-    model = made_of(lambda z: 0.5 * ((z @ a) * z).sum(1))
-    images = (units @ torch.linalg.inv(a)).reshape(count, 3, 2, 2)
+    model = made_of(lambda z: 0.5 * (((z - 0.5) @ a) * (z - 0.5)).sum(1))
+    images = (0.5 + 0.2 * units @ torch.linalg.inv(a)).reshape(count, 3, 2, 2)
     values = lrs2(model, images, torch.zeros(count, dtype=torch.int64), direction="l2", form="text")
     error = values.std().item() / count**0.5
     assert abs(values.mean().item() - a.square().sum().item() / n) < 4 * error < 0.1
@@ -171,6 +171,111 @@ def test_lrs2_needs_a_point_with_curvature(smooth, x, y):
         lrs2(smooth, x, y, here=point(smooth, x, y))
 
 
+@pytest.mark.parametrize("penalty", [lrs1, lrs2, lrs_f])
+def test_a_point_belongs_to_a_model_images_and_labels(smooth, x, y, penalty):
+    here = point(smooth, x, y, curvature=True)
+    wanted = penalty(smooth, x, y)
+    assert torch.equal(penalty(smooth, x, y, here=here), wanted)
+    assert torch.equal(penalty(smooth, x.clone(), y.clone(), here=here), wanted)
+    others = {
+        "another model": (nn.Sequential(*smooth), x, y),
+        "other images": (smooth, x.flip(0), y),
+        "other labels": (smooth, x, y + 1),
+    }
+    for what, (model, images, labels) in others.items():
+        with pytest.raises(ValueError, match=f"here: made with {what}"):
+            penalty(model, images, labels, here=here)
+    with pytest.raises(TypeError, match="here: expected point"):
+        penalty(smooth, x, y, here=here.gradient)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("penalty", [point, lrs1, lrs2, lrs_f])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": None}, TypeError, "x: expected a float tensor"),
+        ({"x": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "x: expected a float tensor"),
+        ({"x": torch.zeros(4, 8, 8)}, ValueError, "x: expected shape"),
+        ({"x": torch.zeros(4, 3, 0, 8)}, ValueError, "x: expected shape"),
+        ({"x": torch.full((4, 3, 8, 8), NAN)}, ValueError, "x: contains NaN"),
+        ({"x": torch.full((4, 3, 8, 8), 1.1)}, ValueError, r"x: expected values in \[0, 1\]"),
+        ({"y": torch.zeros(4)}, TypeError, "y: expected an int64"),
+        ({"y": torch.zeros(3, dtype=torch.int64)}, ValueError, "y: expected shape"),
+        ({"y": torch.full((4,), -100)}, ValueError, "y: class -100 is out of range"),
+        ({"model": None}, TypeError, "model: expected a function from images"),
+        ({"model": nn.Linear}, TypeError, "model: expected a function from images"),
+        ({"model": lambda x: (x.flatten(1),)}, TypeError, "model: expected logits"),
+        ({"model": lambda x: x.detach().flatten(1)}, ValueError, "model: no gradient flows"),
+        ({"model": lambda x: torch.ones(4, 5, requires_grad=True) * 1}, ValueError, "model: no gradient flows"),
+    ],
+)
+def test_bad_input_is_refused_by_name(smooth, x, y, penalty, change, error, message):
+    with pytest.raises(error, match=message):
+        penalty(**{"model": smooth, "x": x, "y": y} | change)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "name"),
+    [(lrs1, "h"), (lrs2, "h"), (lrs_f, "h1"), (lrs_f, "h2"), (lrs_f, "lambda1"), (lrs_f, "lambda2")],
+)
+def test_numbers_are_checked(smooth, x, y, penalty, name):
+    for value in (NAN, INF, -1.0, *([0.0, 1e-30] if name.startswith("h") else [])):
+        with pytest.raises(ValueError, match=f"{name}="):
+            penalty(smooth, x, y, **{name: value})
+    for value in (None, "a", torch.ones(2)):
+        with pytest.raises(TypeError, match=f"{name}="):
+            penalty(smooth, x, y, **{name: value})
+
+
+class InPlace(nn.Module):
+    """Normalises the images where they lie, as torchvision's `normalize(inplace=True)` does."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.25))
+
+
+def test_a_model_that_normalises_in_place_changes_no_image(smooth, x, y):
+    before, apart = x.clone(), lambda z: smooth((z - 0.5) / 0.25)
+    for measure in (lrs1, lrs2, lrs_f):
+        assert torch.allclose(measure(InPlace(smooth), x, y), measure(apart, x, y))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = x.contiguous(memory_format=layout)
+        found = local_lipschitz(InPlace(smooth), images, steps=2)
+        assert torch.allclose(found, local_lipschitz(apart, images, steps=2)) and torch.equal(images, before)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_they_are_switched_off(smooth, x, y, off):
+    wanted = point(smooth, x, y).gradient
+    with off():
+        assert torch.equal(point(smooth, x, y).gradient, wanted)
+        assert torch.equal(point(smooth, x.clone(), y).gradient, wanted)  # in inference_mode a tensor of its kind
+        local_lipschitz(smooth, x, steps=2)
+
+
+def test_a_vision_transformer_has_the_penalty_of_attention_written_by_hand():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "num_classes": 10, "depth": 2}
+    net = timm.create_model("vit_tiny_patch16_224", **size).eval().double()
+    x, y = grid_images(2, 32, 32).double(), torch.arange(2)
+    found = []
+    for fused in (True, False):  # timm's own words for it
+        for block in net.blocks:
+            block.attn.fused_attn = fused
+        value = lrs2(net, x, y).mean()
+        found.append((value, weight_gradient(value, net)))
+    assert torch.allclose(found[0][0], found[1][0]) and torch.allclose(found[0][1], found[1][1])
+
+
 # --- the local Lipschitz constant ------------------------------------------------------------------------------------
 
 
@@ -206,7 +311,41 @@ def test_an_ascent_finds_more_than_its_first_step(x):
     assert (more > few).all()
 
 
-@pytest.mark.parametrize("options", [{"norm": "l1"}, {"eps": 0.0}, {"steps": 0}])
-def test_local_lipschitz_refuses(options):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"norm": "l1"}, ValueError),
+        ({"norm": ["l2"]}, TypeError),
+        ({"eps": 0.0}, ValueError),
+        ({"steps": 0}, ValueError),
+        ({"seed": 1.5}, TypeError),
+    ],
+)
+def test_local_lipschitz_refuses_by_name(options, error):
+    with pytest.raises(error, match=f"{next(iter(options))}="):
         local_lipschitz(tiny_model(), grid_images(), **options)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_ball_below_the_rounding_of_the_images_is_refused_and_one_above_it_is_right(norm):
+    w = randn(N, 10).float()
+    model, middle = nn.Sequential(nn.Flatten(), Matrix(w)), torch.full((3, 3, 8, 8), 0.5)
+    for eps in (1e-12, 1e-8, 5e-7):
+        with pytest.raises(ValueError, match=f"eps={eps}: so small that torch.float32 rounds it away"):
+            local_lipschitz(model, middle, eps, norm=norm)
+    found = local_lipschitz(model, middle, 1e-5 * (N**0.5 if norm == "l2" else 1), norm=norm)
+    assert torch.allclose(found, torch.linalg.matrix_norm(w, 2).expand(3), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda z: z / 0, lambda z: z + 0 * (z - z.detach()).sqrt()], ids=["value", "gradient"]
+)
+def test_a_model_that_is_not_finite_near_the_images_is_refused(spoil):
+    model, middle = tiny_model(), torch.full((2, 3, 8, 8), 0.5)
+
+    def near(x):
+        logits = model(x)
+        return logits if torch.equal(x, middle) else spoil(logits)
+
+    with pytest.raises(ValueError, match="model: its logits near the images, or their gradient, are not finite"):
+        local_lipschitz(near, middle, steps=3)

@@ -87,6 +87,46 @@ def test_only_the_pass_that_is_minimised_changes_batchnorm_and_only_the_model_ge
     assert all(p.grad is None for net in pool.values() for p in net.parameters())
 
 
+class ControlFlow(nn.Module):
+    """A network that torch.fx cannot trace."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("NaN")
+        return self.net(x)
+
+
+def weight_normed(net):
+    nn.utils.parametrizations.weight_norm(net.net[0])
+    return net
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [weight_normed, ControlFlow, nn.DataParallel, lambda net: torch.compile(net, backend="eager")],
+    ids=["weight norm", "control flow", "DataParallel", "compiled"],
+)
+@pytest.mark.parametrize("objective", [Adversarial(steps=2), EnsembleAdversarial((), eps=0.1)])
+def test_networks_that_cannot_be_folded_are_attacked_as_they_are(batch, wrapped, objective):
+    torch._dynamo.reset()
+    model, plain = wrapped(tiny_model().train()), tiny_model().train()
+    for _ in range(2):
+        assert torch.allclose(objective(model, *batch), objective(plain, *batch), atol=1e-6)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_static_network_that_cannot_be_folded_is_taken_as_it_is(monkeypatch, batch):
+    monkeypatch.setattr(objectives.models, "load", lambda name: ControlFlow(tiny_model()))
+    objectives._static.cache_clear()
+    net = objectives._static("a", batch[0].device)
+    objectives._static.cache_clear()
+    assert torch.allclose(net(batch[0]), tiny_model()(batch[0]), atol=1e-6)
+
+
 def test_ensemble_takes_turns_and_draws_radii_from_the_truncated_normal(pool, model, monkeypatch):
     used, radii = [], []
 
@@ -258,7 +298,58 @@ def test_only_the_clean_pass_changes_the_running_statistics(batch, model):
     )
 
 
-@pytest.mark.parametrize("options", [{"batchnorm": "batch"}, {"lambda1": -1.0}])
-def test_lipschitz_regularization_refuses(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        LipschitzRegularized(**options)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "values", "error"),
+    [
+        (LipschitzRegularized, "batchnorm", ["batch"], ValueError),
+        (LipschitzRegularized, "lambda1", [-1.0, NAN, INF], ValueError),
+        (LipschitzRegularized, "lambda2", [-1.0, NAN, INF], ValueError),
+        (LipschitzRegularized, "h1", [0.0, NAN, INF], ValueError),
+        (LipschitzRegularized, "h2", [0.0, NAN, INF], ValueError),
+        (LipschitzRegularized, "direction1", ["l1"], ValueError),
+        (LipschitzRegularized, "form", ["thesis"], ValueError),
+        (LipschitzRegularized, "form", [None], TypeError),
+        (NoisyClassification, "sigma", [-1.0, NAN, INF], ValueError),
+        (NoisyClassification, "sigma", ["a", None, True], TypeError),
+        (Adversarial, "eps", [8, -0.1, NAN], ValueError),
+        (Adversarial, "steps", [0], ValueError),
+        (Adversarial, "alpha", [-1.0, NAN], ValueError),
+        (Adversarial, "ramp", [0], ValueError),
+        (Adversarial, "ramp", [1.5], TypeError),
+        (EnsembleAdversarial, "pool", ["shapes/resnet", None, (3,)], TypeError),
+        (GuidedDenoising, "makers", [()], ValueError),
+        (Compression, "penalty", [-1.0, NAN], ValueError),
+        (SelfSupervisedPurification, "features", [3], TypeError),
+    ],
+)
+def test_values_are_refused_by_name_where_an_objective_is_made(make, name, values, error):
+    for value in values:
+        with pytest.raises(error, match=f"^{name}"):
+            make(**{name: value})
+
+
+def test_a_compiled_network_is_regularized_as_the_uncompiled_one(batch):
+    torch._dynamo.reset()
+    found = []
+    for wrapped in (lambda net: net, lambda net: torch.compile(net, backend="aot_eager")):
+        model = tiny_model().train()
+        loss = LipschitzRegularized()(wrapped(model), *batch)
+        loss.backward()
+        found.append([loss, *(p.grad for p in model.parameters()), *model.buffers()])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+
+
+def test_a_checkpointed_vision_transformer_is_regularized_as_the_plain_one():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "num_classes": 10, "depth": 2}
+    net, x, y = timm.create_model("vit_tiny_patch16_224", **size), grid_images(2, 32, 32), torch.arange(2)
+    found = []
+    for checkpointing in (False, True):
+        net.set_grad_checkpointing(checkpointing)
+        loss = LipschitzRegularized()(net.train(), x, y, Draw(0, y))
+        found.append(torch.autograd.grad(loss, list(net.parameters())))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

@@ -349,18 +349,145 @@ def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none():
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), weights, strict=True))
 
 
+def compiled(net, how):
+    """The network compiled, and what is called."""
+    if how == "in place":
+        net.compile(backend="eager")
+    if how == "a function":
+        return torch.compile(lambda x: net(x), backend="eager")
+    return net if how == "in place" else torch.compile(net, backend=how)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("how", ["eager", "aot_eager", "in place", "a function"])
+@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM, partial(LookSAM, every=2)])
+def test_a_compiled_network_has_the_weights_and_statistics_of_the_uncompiled_one(make, how, known):
+    torch._dynamo.reset()
+    wanted, net = network(), network()
+    torch.manual_seed(1)
+    trained(make, steps=2, net=wanted, rho=0.5, **SGD)
+    torch.manual_seed(1)
+    run, optimizer = compiled(net, how), make(net.parameters(), rho=0.5, model=net if known else None, **SGD)
+    for step in range(2):
+        optimizer.step(closure_of(run, optimizer, step))
+    assert net[1].num_batches_tracked == 2
+    for found, right in zip(net.state_dict().values(), wanted.state_dict().values(), strict=True):
+        assert torch.allclose(found, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM, LookSAM])
+def test_a_closure_that_forgets_to_zero_gradients_takes_the_same_steps(make):
+    wanted, net = network(), network()
+    torch.manual_seed(1)
+    trained(make, steps=3, net=wanted, rho=0.1, **SGD)
+    torch.manual_seed(1)
+    optimizer = make(net.parameters(), rho=0.1, **SGD)
+    for step in range(3):
+
+        def closure(step=step):
+            x, y = batch(step)
+            loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert equal(net, wanted)
+
+
+@pytest.mark.parametrize("make", [SAM, CRSAM, LookSAM])
+def test_a_group_added_later_takes_part(make):
+    whole, net = network(), network()
+    optimizer = make(net[0].parameters(), rho=0.1, **SGD)
+    optimizer.add_param_group({"params": [*net[1].parameters(), *net[4].parameters()]})
+    other = make(whole.parameters(), rho=0.1, **SGD)
+    for step in range(3):
+        optimizer.step(closure_of(net, optimizer, step))
+        other.step(closure_of(whole, other, step))
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(net.parameters(), whole.parameters(), strict=True))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("make", "options", "message"),
+    ("make", "options", "error", "message"),
     [
-        (SAM, {"rho": -1.0}, "rho=-1.0"),
-        (RandomSAM, {"sigma": -1.0}, "sigma=-1.0"),
-        (CRSAM, {"form": "root"}, "form='root'"),
-        (LookSAM, {"every": 0}, "every=0"),
+        *[(make, {"rho": rho}, ValueError, "rho=") for make in (SAM, CRSAM) for rho in (-1.0, NAN, INF)],
+        *[(make, {"rho": rho}, TypeError, "rho=") for make in (SAM, CRSAM) for rho in (None, "a", True)],
+        *[(RandomSAM, {"sigma": sigma}, ValueError, "sigma=") for sigma in (-1.0, NAN, INF)],
+        *[(CRSAM, {name: value}, ValueError, f"{name}=") for name in ("alpha", "beta") for value in (-1.0, NAN, INF)],
+        *[(LookSAM, {"alpha": value}, ValueError, "alpha=") for value in (-1.0, NAN, INF)],
+        (LookSAM, {"alpha": None}, TypeError, "alpha=None"),
+        (CRSAM, {"alpha": "a"}, TypeError, "alpha='a'"),
+        (CRSAM, {"form": "root"}, ValueError, "form='root'"),
+        (CRSAM, {"side_by_side": 1}, TypeError, "side_by_side=1"),
+        (LookSAM, {"every": 0}, ValueError, "every=0"),
+        (LookSAM, {"every": None}, TypeError, "every=None"),
+        (SAM, {"lr": NAN}, ValueError, "lr=nan"),
+        (SAM, {"adaptive": 1}, TypeError, "adaptive=1"),
+        (SAM, {"local": 1}, TypeError, "local: expected a function"),
+        (SAM, {"model": 1}, TypeError, "model: expected an nn.Module"),
+        (SAM, {"base": "sgd"}, TypeError, "base: expected an optimizer's class"),
+        (SAM, {"base": torch.optim.LBFGS}, TypeError, "base: LBFGS needs a closure"),
+        (SAM, {"base": SAM}, TypeError, "base: SAM needs a closure"),
+        (SAM, {"base": lambda params, lr: params}, TypeError, "base: expected it to make an optimizer"),
     ],
 )
-def test_bad_options_are_refused(make, options, message):
-    with pytest.raises(ValueError, match=message):
-        make(network().parameters(), **options, **SGD)
+def test_bad_options_are_refused_by_name(make, options, error, message):
+    with pytest.raises(error, match=message):
+        make(network().parameters(), **{"base": torch.optim.SGD, "lr": 0.1} | options)
+
+
+@pytest.mark.parametrize(("params", "error"), [(None, TypeError), (torch.ones(2), TypeError), ([], ValueError)])
+def test_parameters_are_named(params, error):
+    with pytest.raises(error, match="params: expected"):
+        SAM(params, lr=0.1)
+
+
+def test_a_group_with_a_radius_of_its_own_is_checked():
+    with pytest.raises(ValueError, match="rho=-1"):
+        SAM([{"params": network().parameters(), "rho": -1}], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("closure", "error", "message"),
+    [
+        (lambda net: 3, TypeError, "closure: expected a function"),
+        (lambda net: lambda x: x, TypeError, "closure: .* cannot take 0"),
+        (lambda net: lambda: net(batch()[0]).sum().backward(), TypeError, "closure: expected it to return the loss"),
+        (lambda net: lambda: net(batch()[0]), TypeError, "closure: expected it to return the loss"),
+        (lambda net: lambda: net(batch()[0]).sum(), ValueError, "closure: left no gradient"),
+    ],
+)
+@pytest.mark.parametrize("make", [SAM, LookSAM, RandomSAM, CRSAM])
+def test_bad_closures_are_refused_by_name_and_leave_the_weights(make, closure, error, message):
+    net = network()
+    before = [p.clone() for p in net.parameters()]
+    optimizer = make(net.parameters(), **SGD)
+    with pytest.raises(error, match=message):
+        optimizer.step(closure(net))
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+
+
+def test_sparse_gradients_are_refused_by_name():
+    table = nn.Embedding(5, 3, sparse=True)
+
+    def closure():
+        loss = table(torch.tensor([1])).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="closure: left a sparse gradient"):
+        CRSAM(table.parameters(), lr=0.1).step(closure)
+
+
+@pytest.mark.parametrize(("make", "lacks"), [(SAM, "rho"), (CRSAM, "alpha, beta, rho"), (LookSAM, "alpha, rho")])
+def test_the_state_of_another_optimizer_is_refused_by_name(make, lacks):
+    plain_sgd = torch.optim.SGD(network().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=f"state_dict: has no {lacks}.*expected the state of a {make.__name__}"):
+        make(network().parameters(), **SGD).load_state_dict(plain_sgd.state_dict())
+    with pytest.raises(TypeError, match="state_dict: expected"):
+        make(network().parameters(), **SGD).load_state_dict(None)
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from advlib import batchnorm, second_order
 
@@ -53,3 +55,59 @@ def test_concatenation_has_the_same_derivatives_of_both_orders(dim):
     with second_order.SecondOrder():
         ours = derivatives()
     assert all(torch.allclose(a, b) for a, b in zip(own, ours, strict=True))
+
+
+def twice(loss, inputs):
+    """Gradients of the squared gradient, all inputs together."""
+    first = torch.autograd.grad(loss, inputs, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+
+def test_attention_has_the_second_derivative_of_the_one_written_by_hand():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    q, k, v = inputs
+    by_hand = torch.softmax(q @ k.transpose(-1, -2) / 4**0.5, -1) @ v
+    with second_order.SecondOrder():
+        ours = F.scaled_dot_product_attention(q, k, v)
+    assert torch.allclose(ours, by_hand)
+    wanted = twice(by_hand.pow(3).sum(), inputs)
+    assert all(torch.allclose(a, b) for a, b in zip(twice(ours.pow(3).sum(), inputs), wanted, strict=True))
+
+
+def checkpointed(model, x):
+    """`tiny_model`, its first half computed again in the backward pass."""
+    return model.net[3:](checkpoint(model.net[:3], (x - model.mean) / model.std, use_reentrant=False))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_checkpointed_network_has_the_same_derivatives_also_after_the_mode_has_ended(x, training):
+    found = []
+    for call in (lambda model: model(x), lambda model: checkpointed(model, x)):
+        model = tiny_model().train(training)
+        with second_order.SecondOrder():
+            loss = call(model).pow(3).mean()
+        found.append([loss, *twice(loss, list(model.parameters())), *model.buffers()])
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_compiled_network_has_the_derivatives_of_the_uncompiled_one(x):
+    torch._dynamo.reset()
+    model = tiny_model()
+    run = torch.compile(model, backend="aot_eager")
+    run(x).sum().backward()  # compiled before
+    found = []
+    for call in (model, run):
+        with second_order.SecondOrder():
+            found.append(twice(call(x).pow(3).mean(), list(model.parameters())))
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_graphs_are_recorded_where_they_are_switched_off(off):
+    w = torch.ones(3, requires_grad=True)
+    with off():
+        with second_order.graphs():
+            (g,) = torch.autograd.grad(w.pow(2).sum(), w)
+        assert not w.pow(2).requires_grad
+    assert g.tolist() == [2, 2, 2]
