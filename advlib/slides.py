@@ -46,7 +46,7 @@ def write(deck: Path, path: Path) -> None:
         raise UsageError(f"{deck.name}: no such slides in {SOURCE.relative_to(ROOT)}")
     markdown = deck.read_text(encoding="utf-8")
     sections = [f"<section>\n{_html(part)}</section>" for part in parts(markdown)]
-    title = re.search(r"^# (.+)$", markdown, re.MULTILINE)[1]
+    title = markdown.lstrip("# ").partition("\n")[0]
     page = (SOURCE / "deck.html").read_text(encoding="utf-8")
     page = page.replace("<!-- title -->", html.escape(title)).replace("<!-- slides -->", "\n".join(sections))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pandas as pd
 import pytest
 
-from advlib import book, compared, models, nets, results, run, slides
+from advlib import book, compared, models, nets, results, run, secured, slides
 from advlib.paths import FIGURES, NOTEBOOKS
 
 CHAPTERS = [path.stem for path in run.sources(NOTEBOOKS)]
@@ -26,7 +26,7 @@ def deck(number):
 
 def test_every_chapter_has_slides_and_every_deck_a_chapter():
     assert {path.stem for path in slides.SOURCE.glob("*.md")} == set(NUMBERS)
-    assert all(6 <= len(slides.parts(deck(number))) <= 14 for number in NUMBERS)
+    assert all(6 <= len(slides.parts(deck(number))) <= 12 for number in NUMBERS)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -232,8 +232,8 @@ def speed():
     rows = pd.read_csv(results.RESULTS / "laptop" / "cifar10" / "speed.csv").set_index(["what", "model"]).ratio
     nets = ("small ResNet", "ResNet-50")
 
-    def line(name, *whats):
-        return f"| {name} | {' | '.join(f'{rows[what]:.2f}' for what in whats)} |"
+    def line(name, *pairs):
+        return f"| {name} | {' | '.join(f'{rows[what]:.2f}' for what in pairs)} |"
 
     ours = ("ours", "ours, folded", "ours, bfloat16")
     return [
@@ -277,6 +277,28 @@ def test_written_numbers_are_those_of_the_committed_rows(number):
     assert [text for text in expected if text not in found] == []
     lines = [line for line in re.findall(r"^\| .*$", found, re.MULTILINE) if re.search(r"\| [\d.]+ \|", line)]
     assert [line for line in lines if line not in expected] == [], "a row of numbers that no test knows"
+
+
+NINE, ALL = list(secured.NINE), None
+
+
+@pytest.mark.parametrize(
+    ("table", "eps", "better", "worse", "targets", "least"),
+    [
+        ("2.1", 8, "NI-FGSM", "MI-FGSM", ALL, 0.5),  # "Looking ahead helps in most pairs"
+        ("2.1", 8, "NI-FGSM", "EM-FGSM", ALL, 0.5),  # "One step is enough"
+        ("4.1", 8, "PGD+LRS-F", "PGD+adv", ALL, 1),  # "LRS-F is ahead on all seven targets"
+        ("2.5", 8, "EM-RE-Composite", "MI-Composite", NINE, 1),  # "EM-RE-Composite is ahead in every case"
+        ("2.5", 8, "EM-RE-Composite", "NI-Composite", NINE, 1),
+        ("6.3", 4, "SAM", "SGD", ALL, 1),  # "The same direction for all seven targets"
+        ("6.3", 4, "CR-SAM", "SGD", ALL, 1),
+    ],
+)
+def test_orders_that_slides_speak_of_are_those_of_the_committed_rows(table, eps, better, worse, targets, least):
+    rows = results.mark_white_box(committed(table).query("metric == 'asr' and eps_255 == @eps"))
+    rows = rows[~rows.white_box & (rows.target.isin(targets) if targets else True)]
+    found = results.wins(rows, better, worse)
+    assert found["wins"] >= least * found["cases"] > 0
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
