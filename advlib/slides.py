@@ -6,10 +6,10 @@ A line `---` ends a slide. A figure is an image in figures/, with its alternativ
 
 from __future__ import annotations
 
-import html
 import re
 import shutil
 from base64 import b64encode
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def write(deck: Path, path: Path) -> None:
     sections = [f"<section>\n{_html(part)}</section>" for part in parts(markdown)]
     title = markdown.lstrip("# ").partition("\n")[0]
     page = (SOURCE / "deck.html").read_text(encoding="utf-8")
-    page = page.replace("<!-- title -->", html.escape(title)).replace("<!-- slides -->", "\n".join(sections))
+    page = page.replace("<!-- title -->", escape(title)).replace("<!-- slides -->", "\n".join(sections))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
