@@ -52,7 +52,7 @@ def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
     copy_mathjax(html / "_static")
     slides.copy_reveal(html)
     for chapter in sources(NOTEBOOKS):
-        slides.write(slides.source(chapter.stem), html / "slides" / f"{chapter.stem}.html")
+        slides.write(slides.source(chapter), html / "slides" / f"{chapter.stem}.html")
     return html / "index.html"
 
 

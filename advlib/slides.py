@@ -16,20 +16,20 @@ from pathlib import Path
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from . import compared
+from .chapters import UsageError, number
 from .glance import DATASET, SCALE
 from .paths import FIGURES, ROOT
-from .run import UsageError
 
 SOURCE = ROOT / "book" / "slides"
 REVEAL = "_static/reveal"
 """Where the site keeps reveal.js; the slides lie one folder deeper."""
-_FIGURE = re.compile(r"(?<=\]\()\.\./\.\./figures/([\w.]+)(?=\))")
+_FIGURE = re.compile(r"(?<=\]\()\.\./\.\./figures/([\w/.]+)(?=\))")
 _TABLE = re.compile(r"^\{table ([\d.]+), (.+?): (.+)\}$", re.MULTILINE)
 
 
-def source(chapter: str) -> Path:
-    """Where the slides of a chapter are written, by the name of its notebook ("02_elastic_momentum") or number."""
-    return SOURCE / f"{chapter.partition('_')[0]}.md"
+def source(chapter: Path) -> Path:
+    """Where the slides of a chapter, given by its notebook, are written."""
+    return SOURCE / f"{number(chapter)}.md"
 
 
 def parts(markdown: str) -> list[str]:

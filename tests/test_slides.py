@@ -3,22 +3,24 @@
 import re
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from advlib import book, compared, models, nets, results, run, secured, slides
+from advlib import book, chapters, compared, models, nets, results, secured, slides
+from advlib.chapters import UsageError
 from advlib.paths import FIGURES, NOTEBOOKS
 
-CHAPTERS = [path.stem for path in run.sources(NOTEBOOKS)]
-NUMBERS = [slides.source(name).stem for name in CHAPTERS]
+SOURCES = {chapters.number(path): path for path in chapters.sources(NOTEBOOKS)}
+NUMBERS = list(SOURCES)
 CHROMIUM = shutil.which("chromium")
 MOST_WORDS, MOST_ITEMS, MOST_ROWS = 60, 5, 6
 WIDTH, HEIGHT, SMALLEST = 1280, 720, 18  # pixels
 
 
 def deck(number):
-    return slides.source(number).read_text(encoding="utf-8")
+    return slides.source(SOURCES[number]).read_text(encoding="utf-8")
 
 
 # --- what a slide holds ----------------------------------------------------------------------------------------------
@@ -31,10 +33,10 @@ def test_every_chapter_has_slides_and_every_deck_a_chapter():
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_deck_begins_with_the_title_of_its_chapter_and_ends_with_exercises(number):
-    (chapter,) = [path for path in run.sources(NOTEBOOKS) if path.stem.startswith(f"{number}_")]
-    title = next(c.source for c in run.read_chapter(chapter).notebook.cells if c.cell_type == "markdown").split("\n")[0]
     first, *_, last = slides.parts(deck(number))
-    assert first.split("\n")[0] == title and re.findall(r"^(\d)\. .", last, re.MULTILINE) == ["1", "2", "3"]
+    assert first.split("\n")[0] == f"# {chapters.title(SOURCES[number])}" and re.findall(
+        r"^(\d)\. .", last, re.MULTILINE
+    ) == ["1", "2", "3"]
 
 
 def words(part):
@@ -67,7 +69,7 @@ def test_words_are_those_that_are_read_out():
 def test_figures_are_committed_and_described(number):
     images = re.findall(r"!\[(.*?)\]\((.*?)\)", deck(number))
     for text, address in images:
-        assert len(text.split()) >= 8 and (slides.SOURCE / address).resolve().parent == FIGURES, address
+        assert len(text.split()) >= 8 and (slides.SOURCE / address).resolve().is_relative_to(FIGURES), address
         assert (slides.SOURCE / address).is_file(), address
 
 
@@ -76,15 +78,15 @@ def test_a_deck_without_its_parts_is_named(tmp_path):
         (tmp_path / "x.md").write_text(text, encoding="utf-8")
         slides.write(tmp_path / "x.md", tmp_path / "x.html")
 
-    with pytest.raises(run.UsageError, match="07.md: no such slides"):
-        slides.write(slides.source("07_other"), tmp_path / "x.html")
-    with pytest.raises(run.UsageError, match="no figure fig_9_9.svg"):
+    with pytest.raises(UsageError, match="07.md: no such slides"):
+        slides.write(slides.source(Path("07_other.py")), tmp_path / "x.html")
+    with pytest.raises(UsageError, match="no figure fig_9_9.svg"):
         write("# T\n\n![nine](../../figures/fig_9_9.svg)")
-    with pytest.raises(run.UsageError, match="no row for XX-FGSM; there are MI-FGSM, NI-FGSM, EM-FGSM"):
+    with pytest.raises(UsageError, match="no row for XX-FGSM; there are MI-FGSM, NI-FGSM, EM-FGSM"):
         write("# T\n\n{table 2.1, 8/255: MI-FGSM, XX-FGSM}")
-    with pytest.raises(run.UsageError, match="no row for MI-FGSM; there are none"):
+    with pytest.raises(UsageError, match="no row for MI-FGSM; there are none"):
         write("# T\n\n{table 2.1, 3/255: MI-FGSM}")
-    with pytest.raises(run.UsageError, match="no cifar10 run of this table"):
+    with pytest.raises(UsageError, match="no cifar10 run of this table"):
         write("# T\n\n{table 5.4, 8/255: SAM}")
 
 
@@ -342,7 +344,7 @@ def site(tmp_path_factory):
     slides.copy_reveal(html)
     book.copy_mathjax(html / "_static")
     for number in NUMBERS:
-        slides.write(slides.source(number), html / "slides" / f"{number}.html")
+        slides.write(slides.source(SOURCES[number]), html / "slides" / f"{number}.html")
     return html
 
 
