@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,41 +44,38 @@ def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
         raise UsageError(f"the book needs {', '.join(absent)}: pip install 'advlib[book]'")
     source, html = folder / "source", folder / "html"
     shutil.rmtree(folder, ignore_errors=True)
-    shown = _collect(source, run)
+    _collect(source, run)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(html)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UsageError(f"Sphinx could not build the book:\n{done.stderr}")
-    _mathjax(html / "_static")
+    copy_mathjax(html / "_static")
     slides.copy_reveal(html)
-    for name, notebook in shown.items():
-        slides.write(notebook, html / "slides" / f"{name}.html")
+    for chapter in sources(NOTEBOOKS):
+        slides.write(slides.source(chapter), html / "slides" / f"{chapter.stem}.html")
     return html / "index.html"
 
 
-def _collect(folder: Path, run: Path | None) -> dict[str, NotebookNode]:
-    """Everything that Sphinx reads: book/, the figures, the chapters and the pages that are made from data. Returns the
-    executed chapters by name, their figures described."""
+def _collect(folder: Path, run: Path | None) -> None:
+    """Everything that Sphinx reads: book/, the figures, the chapters and the pages that are made from data."""
     shutil.copytree(SOURCE, folder)
     shutil.copytree(FIGURES, folder / "figures")
     (folder / "downloads").mkdir()
     chapters = [read_chapter(path) for path in sources(NOTEBOOKS)]
     text = "\n".join(c.source for chapter in chapters for c in chapter.notebook.cells if c.cell_type == "markdown")
     known = Targets(titles((folder / "references.bib").read_text(encoding="utf-8")), equations(text))
-    shown = {}
     for chapter in chapters:
         stem = chapter.source.stem
         executed = _executed(stem, run)
         shutil.copy(executed, folder / "downloads" / f"{stem}.ipynb")
         shutil.copy(chapter.source, folder / "downloads")
-        shown[stem] = described(nbformat.read(executed, as_version=4))
-        nbformat.write(page(deepcopy(shown[stem]), chapter, known), folder / f"{stem}.ipynb")
+        notebook = described(nbformat.read(executed, as_version=4))
+        nbformat.write(page(notebook, chapter, known), folder / f"{stem}.ipynb")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "results.md").write_text(result_page.markdown(run), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
-    return shown
 
 
 def _executed(stem: str, run: Path | None) -> Path:
@@ -159,7 +155,7 @@ def _box(chapter: Chapter) -> str:
     )
 
 
-def _mathjax(static: Path) -> None:
+def copy_mathjax(static: Path) -> None:
     """The one file that conf.py's `mathjax_path` names."""
     package = Path(find_spec("sphinx-mathjax-offline").origin).parent
     (static / "mathjax").mkdir(exist_ok=True)

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 0. Start here
 #
 # How can a picture be changed so little that nobody notices, and so that a neural network names it wrongly?
@@ -110,7 +110,7 @@ def answers(images):
     return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
 
 
-# %% tags=["slide"]
+# %%
 rows = {"clean": x[show], "change x 10": 0.5 + 10 * (adv - x)[show], "adversarial": adv[show]}
 notes = {"clean": answers(x[show]), "adversarial": answers(adv[show])}
 fig = al.plotting.gallery(rows, notes=notes, side=1.25)
@@ -135,7 +135,7 @@ fig
 book = al.report.Experiment(RUN, scale, dataset, models, data, [eps_255], steps, seed)
 rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
-# %% tags=["slide"]
+# %%
 n_common = rates[rates.metric == "asr"].n.iloc[0]
 fig = al.plotting.heatmap(al.evaluation.matrix(rates), title=f"MI-FGSM, eps {eps_255:g}/255, {dataset}, n = {n_common}")
 al.plotting.save(fig, f"fig_0_2_transfer_{dataset}", RUN)
@@ -268,7 +268,7 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # %%
 print(al.results.conditions(scale, dataset))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - An attack climbs the loss of a surrogate inside the ball $\|x^{adv} - x\|_\infty \le \epsilon$. White-box,

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 1. Adversarial examples
 #
 # How is an adversarial image made, if one may look inside the network? The known answers, from one signed
@@ -66,7 +66,7 @@ print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate
 # The thesis opens with a pig that a network takes for an aeroplane. Here is ours: an image, what is added to
 # it (ten times enlarged, around grey), and the sum, with what the surrogate says and how sure it is.
 
-# %% tags=["slide"]
+# %%
 right = torch.stack([al.evaluation.predictions(model, data) == y for model in models.values()]).all(0)
 assert image < right.sum(), f"image: {image}, but only {right.sum()} of these images are right for all networks"
 x1, y1, i1 = (t[right][image : image + 1] for t in (x, y, index))  # one image that every network gets right
@@ -83,7 +83,7 @@ fig = al.plotting.gallery(panels, titles=[says(x1), "ten times the change", says
 al.plotting.save(fig, f"fig_1_1_adversarial_example_{dataset}", RUN)
 fig
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The problem
 #
 # An adversarial example maximises the loss inside a ball around the clean image:
@@ -127,7 +127,7 @@ with al.plotting.style():
         frame = dict(boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white")
         ax.annotate(text, place, ha="center", va="center", fontsize=8, bbox=frame)
 
-# %% tags=["slide"]
+# %%
 al.plotting.save(fig, "fig_1_2_family_tree", RUN)
 fig
 
@@ -168,7 +168,7 @@ by_hand = -(1 - torch.sigmoid(torch.tensor(0.5))) * w
 assert torch.allclose(grad2.flatten(), by_hand)
 print("gradient", [round(v, 3) for v in grad2.flatten().tolist()])
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## FGSM: one step
 #
 # The fast gradient sign method (Goodfellow et al. 2015) spends the whole budget at once:
@@ -188,7 +188,7 @@ for budget in (0.05, 0.1):
     assert torch.allclose(z, 0.5 - budget * w.abs().sum(), atol=1e-6)
     print(f"eps {budget}: x_adv {[round(v, 2) for v in adv2.flatten().tolist()]}, z {z:+.2f}, fooled: {bool(z < 0)}")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # For a linear model FGSM *solves* (1.1). Networks are only roughly linear, which is why one step goes a good
 # part of the way and not all of it.
 #
@@ -232,7 +232,7 @@ one_step = al.attacks.i_fgsm(f, few, few_y, eps=eps, steps=1)
 assert torch.equal(one_step, al.attacks.fgsm(f, few, few_y, eps=eps))
 print("I-FGSM with T = 1 is FGSM")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## MI-FGSM: momentum
 #
 # The gradient of a network turns from step to step. MI-FGSM (Dong et al. 2018) steps along a decaying sum of
@@ -256,7 +256,7 @@ for normalize in ("mean", "l1"):
 print("the last gradient alone would go to", second.sign().flatten().tolist())
 assert torch.equal(momentum["l1"] * 2, momentum["mean"])
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # The published code divides by the *mean* absolute value, the equation by the sum (`"l1"`). MI-FGSM does not
 # care: the two differ by the number of pixels, the same factor for every $g_t$, and the sign does not see it.
 #
@@ -320,7 +320,7 @@ for start in ("none", "once", "every"):
     print(f"{start:5}: starts up to {(begin - x2).abs().max():.2f} from x")
 print('start="none" with alpha = eps / T is I-FGSM')
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## C&W: the smallest change that works
 #
 # Carlini & Wagner (2017) turn (1.1) around. They fix the success and minimise the length of the change, with
@@ -390,7 +390,7 @@ print("white-box, each attack at least as good as FGSM:", all(white[a] >= white[
 print("black-box, the weakest of all:", black.idxmin())
 print("black-box is below white-box for every attack:", all(black[a] <= white[a] for a in directed))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # **How to read it.**
 #
 # - *Noise is not an attack.* Random signs change a pixel by as much as FGSM does, and far fewer answers: on
@@ -444,7 +444,7 @@ look_at = {f"{surrogate} (white-box)": f, **{name: models[name] for name in targ
 losses = {title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
           for title, model in look_at.items()}
 
-# %% tags=["slide"]
+# %%
 fig = al.plotting.curves(losses, xlabel="step t", ylabel="mean cross-entropy (nats)", yscale="log")
 print(f"{scale} scale, {dataset}, eps {eps_255:g}/255, n = {len(walk)}")
 al.plotting.save(fig, f"fig_1_3_loss_path_{dataset}", RUN)
@@ -573,7 +573,7 @@ def surface(model):
     return torch.stack([cross_entropy(model(line), y1.expand(len(line))) for line in lines]).cpu().numpy()
 
 
-# %% tags=["slide"]
+# %%
 surfaces = {f"{surrogate} (white-box)": surface(f), **{name: surface(models[name]) for name in targets[:2]}}
 ticks = axis.cpu().numpy()
 labels = f"along sign of {surrogate}'s gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
@@ -581,7 +581,7 @@ fig = al.plotting.surface(ticks, ticks, surfaces, *labels)
 al.plotting.save(fig, f"fig_1_4_loss_surface_{dataset}", RUN)
 fig
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # **How to read it.** The dot is the clean image; one colour scale serves all panels. Contours that stand
 # upright mean that only the horizontal direction matters: a walk to the right climbs, a walk upwards, over
 # random signs of the same size, does nothing. That is FGSM and the control of the table in one picture. The
@@ -659,7 +659,7 @@ read_back = torch.stack([read_image(str(file)) for file in files]).to(device)
 assert (read_back.int() - some.images.int()).abs().max() <= eps_255
 print(f"{len(files)} files written, read back: every pixel within {eps_255:g} levels of the clean image")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - An adversarial example maximises the loss inside a ball (1.1). FGSM does it in one step and is exact for a

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 2. Elastic momentum and random erasure
 #
 # Chapter 2 of the thesis asks whether adversarial examples transfer better when the attack looks further ahead
@@ -95,7 +95,7 @@ dtype = torch.bfloat16 if bfloat16 else None
 surrogates = {name: al.accelerate(models[name], dtype=dtype) for name in sources}
 ensemble = {al.results.ensemble_name(sources): al.ensemble([surrogates[name] for name in sources])}
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 2.1 Elastic momentum
 #
 # MI-FGSM adds up gradients with a decay $\mu$; NI-FGSM takes each gradient one step ahead of where it stands. EM
@@ -108,7 +108,7 @@ ensemble = {al.results.ensemble_name(sources): al.ensemble([surrogates[name] for
 # Figure 2.1 draws one step.
 
 
-# %% tags=["slide"]
+# %%
 def draw_step(sigma=2.0):
     """Fig. 2.1: the point at which NI and EM take their gradient, and the step that follows."""
     points = {
@@ -226,7 +226,7 @@ book.black_box(rows)
 # *Black-box success (%) from one source, mean over the targets; n images, 95 % Wilson interval at n images. The
 # second row repeats the first up to single images: to the letter of eq. 2.2, EM does not exist.*
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 2.2 Random erasure
 #
 # A rectangle of share $s \sim U[0, s_h]$ of the image and aspect $r_e$ is filled with noise: $S_e = s \cdot H W$,
@@ -235,7 +235,7 @@ book.black_box(rows)
 #
 # $$\arg\max_{x^{adv}} \frac{1}{m} \sum_{i=0}^{m} \ell(RE_i(x^{adv}), y; \theta) \tag{2.4}$$
 
-# %% tags=["slide"]
+# %%
 erase = al.RandomErasure(p=1.0)
 picture = images.x[:1]
 copies = torch.arange(5, device=device)
@@ -400,7 +400,7 @@ cifar_2_4 = book.committed("2.4")
 # %% [markdown]
 # ## Figure 2.3: what the images look like
 
-# %% tags=["slide"]
+# %%
 pictures, truth = images.x[:4], images.y[:4]
 examples = {name: attack(f, pictures, truth, eps=16 / 255, index=images.index[:4]) for name, attack in momentum.items()}
 fig = al.plotting.gallery({"clean": pictures, **examples})
@@ -423,7 +423,7 @@ ablation |= {f"s_h {a}": partial(al.attacks.re_fgsm, erasure=al.RandomErasure(s_
 rows = book.measure("2.4", ablation, {sources[0]: f}, stem="figure_2_4")
 
 
-# %% tags=["slide"]
+# %%
 def lines(kind, rows):
     """target -> (parameter values, success) of the black-box rows at the first budget, and their intervals."""
     part = rows[
@@ -448,14 +448,14 @@ fig
 # little effect of $s_h$. Our CIFAR-10 run (laptop scale, n = 737, 8/255, mean over seven targets) has its best at
 # $\sigma = 1$, 95.6 %, with 95.2 % at 2 and 93.1 % at 4, and 94.5 to 93.6 % from $s_h = 0.1$ to 0.5: the same shape.*
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How to read the result
 #
 # The claims of the thesis, as orderings of black-box success: in how many cases (pairs of source and target, and
 # budgets) the first attack is above the second, and in how many by more than chance (95 % interval of the
 # difference without 0).
 
-# %% tags=["slide"]
+# %%
 CLAIMS = [
     ("2.1", "EM-FGSM", "MI-FGSM"),
     ("2.1", "EM-FGSM", "NI-FGSM"),
@@ -514,7 +514,7 @@ print(
 # 3. *Which images count.* Both denominators are in the CSV files. Where the networks are less accurate, `asr_all`
 #    is higher for every attack, since images that were wrong from the start count as successes.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - EM is MI with a look-ahead of $\sigma$ steps; $\sigma = 0$ and $\sigma = \mu$ are MI and NI.

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 3. Gradient norm penalty
 #
 # Chapter 3 of the thesis looks for adversarial examples at *flat* maxima of the loss: it penalises the norm of the
@@ -117,7 +117,7 @@ accuracy = {
 }
 pd.Series(accuracy, name=f"accuracy on these {n} images (%)").round(1).to_frame()
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 3.1 The penalty
 #
 # The attack maximises not the loss $\ell$ but
@@ -160,7 +160,7 @@ print(
 # On a network the difference is exact only in the limit. Double backward gives $H g / \|g\|$ exactly, as the
 # derivative of $\|g\|$; how far is eq. 3.5 from it, at which $r$? (In double precision, so that rounding plays no part.)
 
-# %% tags=["slide"]
+# %%
 x, y = images.x[:20].double(), images.y[:20]
 
 
@@ -224,7 +224,7 @@ pd.DataFrame(rows).T.rename(columns=lambda r: f"r = {r:g}").rename_axis("unit").
 # **Which sign?** With $\beta < 0$ the same formula *rewards* the norm: it leans on the gradient ahead, as in the
 # sharpness-aware training of chapter 5. A public implementation of GNP has that sign. Here it is a row of its own.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 3.2 When does the step point uphill?
 #
 # The step is $g = (1 + \beta) g_1 - \beta g_2$. If $g_2$ is longer than $(1 + \beta) / \beta$ times $g_1$, with
@@ -305,7 +305,7 @@ table = pd.DataFrame(rows).T.rename_axis(["unit", "r", "surrogate"])
 display(Markdown(f"*I-FGSM + GNP from {source}, 8/255, T = {steps}, {dataset}, {len(val)} validation images*"))
 table.round(2)
 
-# %% tags=["slide"]
+# %%
 panels = {
     f"{unit}, {s}": {
         f"r = {r:g}": (list(range(1, steps + 1)), (100 * (angle[unit, r, s] < 0).float().mean(1)).tolist())
@@ -507,7 +507,7 @@ shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["
 # I-FGSM and I-FGSM + GNP (chosen form) make of one test image, and the loss around each, on the source and on a target. Along
 # the horizontal axis the sign of the source's gradient at the adversarial image, along the vertical one random signs.
 
-# %% tags=["slide"]
+# %%
 budget = sorted(eps_255)[len(eps_255) // 2]
 plain, flat = (partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed, **o) for o in ({}, CHOSEN))
 few = images[:100]
@@ -596,7 +596,7 @@ middle = al.report.Experiment(RUN, scale, dataset, models, images, [budget], ste
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 
-# %% tags=["slide"]
+# %%
 panels, bands = {}, {}
 for unit, choices in setting["r"].items():
     panels[f"unit {unit}"], bands[f"unit {unit}"] = {}, {}
@@ -610,13 +610,13 @@ fig = al.plotting.curves(panels, r"$\beta$", "black-box success (%)", bands)
 al.plotting.save(fig, f"fig_3_2_ablation_{dataset}", RUN)
 fig
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # *Figure 3.2. Mean over the targets, 95 % Wilson interval at n images. In the thesis every $\beta$ between 0.6 and 1.6
 # gains, and $r$ hardly matters.*
 #
 # ## How to read the result
 
-# %% tags=["slide"]
+# %%
 CLAIMS = [
     (t, f"{b}{form}", worse)
     for t, b in (("3.1", "I-FGSM"), ("3.1", "MI-FGSM"), ("3.2", "DIM"), ("3.2", "TIM"), ("3.3", "DIM+TIM"))
@@ -682,7 +682,7 @@ print("passes with GNP over passes without:", ratios)
 #    at 8/255 only.
 # 2. *Ties.* Most cases of the table above are ties. Wins and losses do not add up to the number of cases.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - GNP subtracts the gradient ahead: $g = (1 + \beta) g_1 - \beta g_2$, two passes a step. It composes with everything:

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 4. Lipschitz regularized surrogates
 #
 # Chapters 2 and 3 changed the attack. Chapter 4 of the thesis changes the *network* that is attacked: a trained
@@ -96,7 +96,7 @@ part = images[: setting["few"]]
 dtype = torch.bfloat16 if bfloat16 else None
 print("source:", source, "| targets:", ", ".join(m for m in models if m != source))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 4.1 A penalty on the slope: LRS-1
 #
 # If the loss $\ell$ has a small Lipschitz constant around $x$, then the images around an adversarial one have a large
@@ -125,7 +125,7 @@ for direction in al.lipschitz.DIRECTIONS:
     slope = (g * al.lipschitz.unit_direction(g, direction)).sum()
     print(f"{direction:9} squared slope {slope.item() ** 2:.1f}")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # Along the sign the difference estimates the squared $L_1$ norm: on 32-pixel images up to 3,072 times the squared $L_2$
 # norm. `direction="l2"`, the unit gradient, is the default here, `"sign"` the text. In all of them $d$ is a constant:
 # no gradient flows through it.
@@ -156,7 +156,7 @@ print(f"12 times the mean of |H d|^2 over |H|_F^2: {(12 * mean / hessian.square(
 # which LRS-2 builds, divides the sign by its length: then 1.5 is a step in $L_2$, of 6.9/255 per pixel on 32-pixel
 # images (`direction="unit_sign"`, the default here).
 
-# %% tags=["slide"]
+# %%
 some = images[:4]
 here = al.lipschitz.point(f, some.x, some.y)
 toward = {d: al.lipschitz.unit_direction(here.gradient, d) for d in al.lipschitz.DIRECTIONS}
@@ -329,7 +329,7 @@ rows = {
 display(Markdown(f"*{dataset}, test images*"))
 pd.DataFrame(rows).T
 
-# %% tags=["slide"]
+# %%
 CURVES = {"validation accuracy (%)": ("curve", 100), CONSTANT: (CONSTANT, 1), SLOPE: (SLOPE, 1)}
 panels = {
     title: {k: (list(range(1, len(e[key]) + 1)), [factor * v for v in e[key]]) for k, e in entries.items()}
@@ -340,7 +340,7 @@ fig = al.plotting.curves(panels, "epoch", "value after the epoch", sharey=False)
 al.plotting.save(fig, f"fig_4_b_fine_tuning_{dataset}", RUN)
 fig
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Table 4.5: local Lipschitz constants
 #
 # $$L_{emp} = \frac{1}{n} \sum_i \max_{x_i' \in B_\infty(x_i, \varepsilon)} \frac{\|f(x_i) - f(x_i')\|_2}{\|x_i - x_i'\|_2} \tag{4.11}$$
@@ -517,7 +517,7 @@ shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["
 # One test image, and two directions that are the same for all: the sign of the original surrogate's gradient, and random
 # signs. One scale of colours.
 
-# %% tags=["slide"]
+# %%
 one, label = images.x[:1], images.y[:1]
 axis = torch.linspace(-16, 16, setting["grid"], device=device)
 ahead = al.lipschitz.point(f, one, label).gradient.sign()
@@ -568,7 +568,7 @@ pd.DataFrame(rows).T.round(3)
 #
 # Algorithm 3's attack: $T$ steps of $\varepsilon / T$ without a random start, at the largest budget.
 
-# %% tags=["slide"]
+# %%
 target = next(name for name in models if name != source)
 
 
@@ -611,7 +611,7 @@ attacks = {name: al.evaluation.Cushioned(pgd, net) for name, net in nets.items()
 rows = search.measure("4.3", attacks, {source: f}, stem="figure_4_3")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 
-# %% tags=["slide"]
+# %%
 panels, bands = {}, {}
 for knob, (at, _) in KNOBS.items():
     of_knob = mean.loc[[f"{knob} {v:g}" for v in at]]
@@ -627,10 +627,10 @@ fig
 clean = pd.Series({name: kept(net) for name, net in nets.items()}, name="accuracy (%)")
 clean.round(1).to_frame().join(mean.value.round(1).rename("black-box success (%)"))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How to read the result
 
-# %% tags=["slide"]
+# %%
 CLAIMS = [
     ("4.1", "PGD+LRS-1", "PGD"),
     ("4.1", "PGD+LRS-2", "PGD+LRS-1"),
@@ -646,7 +646,7 @@ CLAIMS = [
 tables = {"4.1": table_4_1, "4.2": table_4_2, "4.3": table_4_3, "4.4": table_4_4}
 book.verdicts(CLAIMS, tables, {"4.1": cifar_4_1, "4.2": cifar_4_2, "4.3": cifar_4_3, "4.4": cifar_4_4})
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # On this page n is 30, and 27 in Table 4.4: intervals of 17 points to each side, in which no order of Tables 4.1 to 4.3 is decided. What
 # can be said:
 #

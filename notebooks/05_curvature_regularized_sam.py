@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 5. Curvature regularized SAM
 #
 # Chapters 2 to 4 asked for flat places of the loss over the *input*. This one asks for flat places over the *weights*, and
@@ -120,7 +120,7 @@ def network(seed):
 size = sum(p.numel() for p in network(0).parameters())
 print(f"{size:,} weights, {len(train):,} training images, {len(val):,} to validate, {len(test):,} to test")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 5.1 What SAM does
 #
 # SAM minimises the loss at the worst point of a small ball around the weights (eq. 5.1), and takes for that point
@@ -143,7 +143,7 @@ for a in (1.0, 4.0, 16.0):
     ratio = al.curvature.approximation_ratio([lambda w=w, a=a: [(a * w[0] ** 2 + w[1] ** 2) / 2]], [w], rho=0.5)
     print(f"a = {a:4.0f}: AR = {ratio.of_means:.2f}")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # A mean of ratios, as eq. 5.3 is printed, is at the mercy of single batches whose denominator is next to nothing; what is
 # reported here is the ratio of the means.
 #
@@ -200,7 +200,7 @@ rows = {
 display(Markdown(f"*The committed ResNet, {dataset}, 64 test images*"))
 pd.DataFrame(rows).T.assign(products=lambda d: d.probes + [0, 10]).round(2)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 5.3 The penalty, and how it is computed
 #
 # CR-SAM penalises the logarithms of the trace and of the norm, the first more (eq. 5.6), for then $C$ falls:
@@ -478,7 +478,7 @@ else:
 # SAM, seed 0. The thesis: the approximation ratio falls, the trace and the top eigenvalue rise and fall, differ by
 # factors between training and test images, and $C(w)$ rises, alike on both.
 
-# %% tags=["slide"]
+# %%
 seen = {name: pd.DataFrame([r for r in history[name, 0] if "approximation_ratio" in r]) for name in ("SAM", "CR-SAM")}
 at = seen["SAM"].epoch.tolist()
 lines = {name: (at, rows["approximation_ratio"].tolist()) for name, rows in seen.items()}
@@ -487,7 +487,7 @@ fig = al.plotting.curves({"one step over twenty": lines}, "epoch", "approximatio
 al.plotting.save(fig, f"fig_5_1_approximation_ratio_{dataset}", RUN)
 fig
 
-# %% tags=["slide"]
+# %%
 CURVES = {
     "trace": "trace",
     "top_eigenvalue": "top eigenvalue",
@@ -528,7 +528,7 @@ pd.concat(lower.values(), axis=1).drop(columns=[f"{m}: seeds" for m in lower]).r
 #
 # The gradients at $w + \rho v$ and $w - \rho v$ do not need one another.
 
-# %% tags=["slide"]
+# %%
 boxes = {"g0 at w": (0, 0.5), "w + rho v": (1, 1), "w - rho v": (1, 0), "g+, g-, g0: step": (2, 0.5)}
 arrows = [
     ("g0 at w", "w + rho v"),
@@ -549,7 +549,7 @@ fig
 # Along two random directions, each filter as long as the network's own, so that a network with small weights does not
 # look flat for that alone.
 
-# %% tags=["slide"]
+# %%
 axis = torch.linspace(-1, 1, setting["grid"])
 panels = {}
 for name in ("SGD", "SAM", "CR-SAM"):
@@ -566,7 +566,7 @@ fig
 # %% [markdown]
 # ## 5.10 Figure 5.5: convergence
 
-# %% tags=["slide"]
+# %%
 panels = {"by epoch": {}, "by pass over the data": {}}
 for name, (_, _, passes) in PLANS.items():
     curves = [[100 * r["val_accuracy"] for r in history[name, s]] for s in range(seeds)]
@@ -633,7 +633,7 @@ wide = printed.pivot(index=["model", "dataset"], columns="optimizer", values="va
 display(Markdown("**Paper**, Table 5.4: accuracy (%)"))
 wide.loc[order, ["Vanilla", "SAM", "R-SAM", "CR-SAM"]]
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How to read the result
 #
 # On this page 78,042 weights see 7,000 images of `shapes` six times; three seeds, 1,000 test images for the accuracy and 128 for the

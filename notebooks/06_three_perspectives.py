@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 6. Three perspectives, together
 #
 # The thesis makes adversarial examples transfer from three sides: the data (chapter 2: elastic momentum and random
@@ -184,7 +184,7 @@ def caption(run, surrogates):
 for key, parts in shown.items():
     display(Markdown(f"**{caption(*key)}: black-box success**"), by_kind(parts))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Are they complementary?
 #
 # If they are, each adds to the others. The main effect of a technique is the mean difference that it makes over the four
@@ -231,7 +231,7 @@ for key, parts in shown.items():
 # ## What does a pass buy? Figure 6.1
 
 
-# %% tags=["slide"]
+# %%
 def leaderboard(run):
     """Success against cost of a run's attacks, a panel for each surrogate and kind of target."""
     panels, bands = {}, {}
@@ -365,7 +365,7 @@ else:
 # adversarial training stops everything (5 % at most). The flat surrogates have lower Lipschitz constants (34 and 29,
 # from 42) and transfer as SGD's does (67 and 69 % beside 66, 7 points to each side).
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - A technique on the data, one on the optimizer and one on the model are options of one attack, and are compared at their cost in

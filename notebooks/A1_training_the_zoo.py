@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # A1. Training the zoo
 #
 # Which networks attack, and which are attacked? The chapters compare six families of small convolutional networks
@@ -129,7 +129,7 @@ table = pd.DataFrame(
 ).T
 table
 
-# %% tags=["slide"]
+# %%
 epoch_range = {name: list(range(1, len(e["curve"]) + 1)) for name, e in entries.items()}
 lines = {name.split("/")[1]: (epoch_range[name], [100 * v for v in e["curve"]]) for name, e in entries.items()}
 fig = al.plotting.curves({f"{dataset}, {size} size": lines}, "epoch", "validation accuracy (%)")
@@ -174,7 +174,7 @@ if witnesses:
 else:
     display(Markdown(f"*No independent network for {dataset} on this machine.*"))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - Six families, one recipe; weights in half precision with their sha256, accuracy, n, recipe, seed and date in

@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # A2. Defences
 #
 # Table 2.5 of the thesis attacks nine defences, Tables 3.3 and 4.4 six "secured" networks. This appendix trains those
@@ -174,7 +174,7 @@ pd.DataFrame(rows).T
 #
 # What the network behind each of them is shown (of many draws the first; of the team, the first member's view):
 
-# %% tags=["slide"]
+# %%
 some = images[:4]
 draw = al.draws.Draw(seed, al.draws.content(some.x))
 views = {"image": some.x}
@@ -284,7 +284,7 @@ if everything is not None and found is not None:
     display(Markdown("**Committed run**"))
     fooled(everything, costs(found))
 
-# %% tags=["slide"]
+# %%
 CLAIMS = [
     ("2.5", "EM-RE-Composite", "MI-Composite"),
     ("2.5", "EM-RE-Composite", "NI-Composite"),
@@ -346,7 +346,7 @@ honest.round(1)
 knowing, unknowing = honest["attack through the defence (%)"], honest["attack on the network (%)"]
 print("whoever knows the defence does at least as well against each:", bool((knowing <= unknowing + 1e-6).all()))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How to read the result
 #
 # *On this page: `shapes`, laptop scale, 40 images, of which those that every network gets right count in Table 2.5.*

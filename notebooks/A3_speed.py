@@ -10,7 +10,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # A3. Speed
 #
 # How fast is the attack loop, and what does each way to make it faster do to the result? Seconds belong to one machine,
@@ -204,7 +204,7 @@ def prepared(model):
     return copy.deepcopy(model).requires_grad_(False).to(memory_format=NHWC)
 
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # An attack also has a cost per call: the first images go through the network to check its output, and the weights change
 # their layout. Thesis attacks take $T = 10$ steps. A short timing would charge that cost to fewer steps, so it is
 # measured by itself, and the overhead is stated for ten:
@@ -810,7 +810,7 @@ def bars(ax, part, mark, title):
     ax.grid(axis="y", visible=False)
 
 
-# %% tags=["slide"]
+# %%
 groups = {
     "Attack over its passes (line: 1.05)": (frame[frame.what.str.startswith("loop")], 1.05),
     "GNP over the attack without it (line: 2.05)": (frame[frame.what.str.startswith("price")], 2.05),
@@ -829,7 +829,7 @@ with al.plotting.style():
 al.plotting.save(fig, f"fig_A3_speed_{dataset}", RUN)
 fig
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # *Figure A3. Ratios of this run; bars are medians, whiskers the smallest and largest round.*
 #
 # ## How to read the result

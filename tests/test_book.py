@@ -8,7 +8,7 @@ import jupytext
 import nbformat
 import pytest
 
-from advlib import book, book_text, chapters, compared, result_page, results, run, slides
+from advlib import book, book_text, chapters, compared, result_page, results, run
 from advlib.paths import FIGURES, NOTEBOOKS
 
 SOURCES = chapters.sources(NOTEBOOKS)
@@ -155,20 +155,6 @@ def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
         book._executed("02_elastic", None)
 
 
-def test_a_slide_has_headings_equations_and_first_sentences():
-    text = "# Title\n\nOne thing, eq. 4.9. Another.\n\n$$a\n. B$$\n\n- *Item.* First here. Second\n- other"
-    assert slides.condensed(text) == "# Title\n\nOne thing, eq. 4.9.\n\n$$a\n. B$$\n\n- *Item.* First here.\n\n- other"
-
-
-def test_slides_are_the_tagged_cells_with_the_title_of_their_section():
-    md, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
-    tagged = {"tags": ["slide"]}
-    cells = [md("# T", metadata=tagged), md("## S\n\nlong"), code("1"), code("fig", metadata=tagged)]
-    shown = slides.chosen(nbformat.v4.new_notebook(cells=cells)).cells
-    kinds = [(c.source, c.metadata["slideshow"]["slide_type"]) for c in shown]
-    assert kinds == [("# T", "slide"), ("## S\n\nlong", "skip"), ("1", "skip"), ("## S", "slide"), ("fig", "-")]
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The first page of the built site. Sphinx's warnings are errors: a link, a citation, a target that is missing."""
@@ -182,6 +168,7 @@ def test_site_has_a_page_for_every_chapter_and_stays_small(site):
     assert sum(path.stat().st_size for path in site.parent.rglob("*") if path.is_file()) < 60 * 1024**2
     text = (site.parent / "04_lipschitz_regularized_surrogates.html").read_text(encoding="utf-8")
     assert 'id="eq-4-9"' in text and 'href="#eq-4-9"' in text and "download" in text
+    assert {path.stem for path in (site.parent / "slides").glob("*.html")} == {path.stem for path in SOURCES}
 
 
 @pytest.fixture(scope="module")
@@ -222,26 +209,6 @@ def test_page_in_a_browser(site, browser, name, theme):
     assert shown.evaluate(MATHEMATICS) == 0 and shown.evaluate(NO_TEXT) == [] and shown.evaluate(WIDER) <= 0
     found = Axe().run(shown, options={"runOnly": ["color-contrast", "image-alt", "link-name", "label"]})
     assert [(v["id"], [n["html"][:150] for n in v["nodes"][:3]]) for v in found["violations"]] == []
-    context.close()
-
-
-@needs_sphinx
-@needs_browser
-@pytest.mark.parametrize("name", [p.stem for p in SOURCES])
-def test_slides_in_a_browser(site, browser, name):
-    context = browser.new_context(viewport={"width": 1100, "height": 720}, offline=True)
-    shown, errors, asked = context.new_page(), [], []
-    shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    shown.on("pageerror", lambda error: errors.append(str(error)))
-    shown.on("request", lambda request: asked.append(request.url))
-    shown.goto((site.parent / "slides" / f"{name}.html").as_uri())
-    shown.wait_for_function("() => Reveal.isReady()")
-    shown.wait_for_function(RENDERED)
-    assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert shown.evaluate("Reveal.getTotalSlides()") >= 3 and shown.evaluate(NO_TEXT) == []
-    assert "$$" not in shown.inner_text(".slides")
-    shown.keyboard.press("ArrowRight")
-    assert shown.evaluate("Reveal.getIndices().h") == 1
     context.close()
 
 
