@@ -222,17 +222,20 @@ def train_and_save(
     device: torch.device | str = "cpu",
     report: Callable[[dict], None] = lambda row: None,
     watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+    fresh: bool = False,
 ) -> dict:
     """Fit `model` on the data set that `name` begins with, test it once and save `saved`, the model or a part of it.
 
-    checkpoints: a folder to resume from; folder: where the weights go; watch: of `fit`. Returns the manifest's entry:
-    accuracy on the whole test split, n, parameters, recipe, curve of the validation accuracy, and of whatever was
-    watched, seed, date.
+    checkpoints: a folder to resume from; fresh: delete the checkpoint that an earlier run left there, and train from
+    the start; folder: where the weights go; report, watch: of `fit`. Returns the manifest's entry: accuracy on the
+    whole test split, n, parameters, recipe, curve of the validation accuracy, and of whatever was watched, seed, date.
     """
     dataset, _, net = name.partition("/")
     model.to(device)
     train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
     checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
+    if fresh and checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     history = fit(model, train, val, recipe, checkpoint, report, watch)
     watched = dict.fromkeys(name for row in history for name in row if name not in _ROW)
     test = datasets.load(dataset, "test").to(device)

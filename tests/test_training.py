@@ -283,6 +283,18 @@ def test_a_tuned_net_starts_from_the_trained_one(tmp_path, monkeypatch):
     assert facts["accuracy"] == round(untouched, 4) and facts["one"] == [1.0] and facts["n"] == 100
 
 
+@pytest.mark.parametrize(("fresh", "rows"), [(False, 0), (True, 1)])
+def test_a_fresh_member_is_trained_from_the_start(tmp_path, monkeypatch, fresh, rows):
+    load, seen = datasets.load, []
+    monkeypatch.setattr(datasets, "load", lambda name, split: load(name, split, 32))
+    recipe = replace(SHORT, epochs=1)
+    options = {"checkpoints": tmp_path / "checkpoints", "folder": tmp_path}
+    train_member("shapes/vgg", recipe, **options)
+    first = models.manifest(tmp_path)["shapes/vgg"]["sha256"]
+    train_member("shapes/vgg", recipe, fresh=fresh, report=seen.append, **options)
+    assert len(seen) == rows and models.manifest(tmp_path)["shapes/vgg"]["sha256"] == first
+
+
 # --- augmentation ---------------------------------------------------------------------------------------------------
 
 
