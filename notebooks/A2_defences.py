@@ -33,7 +33,6 @@ bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast wh
 checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/checkpoints.py names them)
 
 # %%
-from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -75,28 +74,21 @@ print(al.results.conditions(scale, dataset))
 #
 # ## Training what is missing
 #
-# A killed run loses at most one epoch. At smoke scale nothing is trained.
+# A killed run loses at most one epoch; a net that `retrain` names begins anew. At smoke scale a training is a trial of
+# one epoch on a few images, and its weights go to the build folder.
+
 
 # %%
-listed = al.models.manifest()
-missing = [name for name in al.secured.OURS if name in retrain or f"{dataset}/{name}" not in listed] if ours else []
-
-
 def tell(name, total, row):
     """A line after each epoch."""
     epoch, seconds, accuracy = row["epoch"], row["seconds"], row["val_accuracy"]
     print(f"{name}: {epoch}/{total}, {seconds:.0f} s, {accuracy:.1%} of the clean validation images", flush=True)
 
 
-for name in missing if scale != "smoke" else []:
-    room, train = al.training, al.training.train_member
-    if name in al.purification.PURIFIERS:
-        room, train = al.purification, al.purification.train
-    recipe = room.recipe_for(f"{dataset}/{name}")
-    recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
-    report = partial(tell, name, recipe.epochs)
-    train(f"{dataset}/{name}", recipe, checkpoints=RUN.checkpoints, device=device, report=report)
-print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
+trial = RUN.weights if scale == "smoke" else None
+options = {"device": device, "report": tell, "seed": seed, "epochs": epochs}
+wanted = al.secured.OURS if ours else ()
+print(al.trainees.provide(dataset, wanted, retrain, RUN.checkpoints, trial, **options))
 
 # %%
 listed = al.models.manifest()
