@@ -379,8 +379,8 @@ print("whoever knows the defence does at least as well against each:", bool((kno
 #    adversarially trained ones 34 to 37, the PGD-trained one 38, NIPS-r3 40, HGD 46, NRP 71, and the fixed
 #    transformations, with ComDefend, between 88 and 99. Under EM-RE-Composite (82 % without a defence) no purifier
 #    and no transformation in front of the VGG takes more than eleven points away.
-# 9. *Who knows, wins.* PGD at 8/255 on the networks themselves leaves 37 % right of the PGD-trained VGG (64.6 without
-#    attack), 4 to 12 of the ensemble adversarially trained ones, and 0 of the plain one (n = 1,500).
+# 9. *Who knows, wins.* The first table of this appendix attacks each network itself. Run it on CIFAR-10, and compare the
+#    plain network, the ensemble adversarially trained ones and the PGD-trained one with their lines in Table 2.5.
 #
 # ## Summary
 #
