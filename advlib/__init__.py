@@ -34,6 +34,7 @@ from . import (
     second_order,
     secured,
     shapes,
+    trainees,
     training,
     transforms,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "shapes",
     "skip_gradient",
     "smoothed",
+    "trainees",
     "training",
     "transforms",
 ]

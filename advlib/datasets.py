@@ -131,6 +131,19 @@ def load(
     return data[:n] if n is not None else data
 
 
+def split(data: Images, n: int, seed: int = 0) -> tuple[Images, Images]:
+    """`n` images and the rest of `data`, parted at random by image from `seed`: where one set has to serve for choosing
+    and for testing. Each part is in random order, so that its first images are a fair sample of it even where `data` is
+    sorted by class.
+
+    Raises TypeError or ValueError for an n that leaves one part empty.
+    """
+    checks.whole("n", n, 1, len(data) - 1)
+    checks.whole("seed", seed)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.labels.device)
+    return data[order[:n]], data[order[n:]]
+
+
 # Where each data set may lie below a data root; `_cifar_arrays` and the ImageNet loaders read from there.
 LAYOUTS = {
     "cifar10": ("cifar10/plain_text/*.parquet", "cifar10/cifar-10-batches-py", "cifar-10-batches-py"),

@@ -156,12 +156,20 @@ def zoo(dataset: str) -> dict[str, nn.Module]:
     star.
 
     dataset: "shapes", "cifar10", "cifar100" or "imagenet", for which there are witnesses alone. Raises ValueError for
-    another, WeightsError if one of our nets has not been trained.
+    another, WeightsError if one of our nets has not been trained, or if there are not two networks to compare.
     """
     checks.choice("dataset", dataset, (*CLASSES, "imagenet"))
     ours = {family: load(f"{dataset}/{family}") for family in FAMILIES} if dataset in CLASSES else {}
-    witnesses = {n.split("/")[1] + "*": load(n) for n in WITNESSES if n.startswith(f"{dataset}/") and _witness_root(n)}
-    return {**ours, **witnesses}
+    known = [name for name in WITNESSES if name.startswith(f"{dataset}/")]
+    found = [name for name in known if _witness_root(name)]
+    if len(ours) + len(found) < 2:
+        places = " or ".join(str(root / "weights") for root in data_roots())
+        raise WeightsError(
+            f"{dataset}: {len(found)} network(s) found, and a comparison takes two. Looked in {places} for "
+            f"{', '.join(f'{name}.safetensors' for name in known)} and manifest.json; set ADVLIB_DATA to the folder "
+            "that holds weights/."
+        )
+    return {**ours, **{name.split("/")[1] + "*": load(name) for name in found}}
 
 
 def digest(model: nn.Module) -> str:

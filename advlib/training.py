@@ -223,22 +223,24 @@ def train_and_save(
     report: Callable[[dict], None] = lambda row: None,
     watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
     fresh: bool = False,
+    n: int | None = None,
 ) -> dict:
     """Fit `model` on the data set that `name` begins with, test it once and save `saved`, the model or a part of it.
 
     checkpoints: a folder to resume from; fresh: delete the checkpoint that an earlier run left there, and train from
-    the start; folder: where the weights go; report, watch: of `fit`. Returns the manifest's entry: accuracy on the
-    whole test split, n, parameters, recipe, curve of the validation accuracy, and of whatever was watched, seed, date.
+    the start; folder: where the weights go; report, watch: of `fit`; n: the first images of every split, for a trial,
+    all of them if None. Returns the manifest's entry: accuracy on the test split, n, parameters, recipe, curve of the
+    validation accuracy, and of whatever was watched, seed, date.
     """
     dataset, _, net = name.partition("/")
     model.to(device)
-    train, val = datasets.load(dataset, "train"), datasets.load(dataset, "val")
+    train, val = datasets.load(dataset, "train", n), datasets.load(dataset, "val", n)
     checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
     if fresh and checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     history = fit(model, train, val, recipe, checkpoint, report, watch)
     watched = dict.fromkeys(name for row in history for name in row if name not in _ROW)
-    test = datasets.load(dataset, "test").to(device)
+    test = datasets.load(dataset, "test", n).to(device)
     facts = {
         "accuracy": round(accuracy(model, test), 4),
         "n": len(test),

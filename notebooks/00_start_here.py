@@ -60,8 +60,8 @@ eps = eps_255 / 255
 # mistakes with attacks come from not keeping to this.
 #
 # The five networks below belong to five families, and each was trained by itself on the same training set.
-# (For `imagenet` the images are the 1,000 of the NIPS 2017 competition, and the networks are those found in
-# `$ADVLIB_DATA`.)
+# (For `imagenet` the images are those of the NIPS 2017 competition, and the networks are the independent ones in
+# `$ADVLIB_DATA/weights`, which nobody here trained.)
 
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
@@ -241,12 +241,17 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # | 0 Start here | what is an adversarial image, how is this book used |
 # | 1 Adversarial examples | how are they made, from FGSM to Carlini & Wagner, and which of them transfer |
 # | 2 Elastic momentum, random erasure | does looking ahead, and hiding parts of the image, make them transfer better |
-# | 3 to 6, in preparation | gradient norm penalty; Lipschitz regularized surrogates; CR-SAM; conclusions |
+# | 3 Gradient norm penalty | does it help to look for flat maxima of the loss over the image |
+# | 4 Lipschitz regularized surrogates | do images of a smoother surrogate transfer better |
+# | 5 Curvature regularized SAM | what does flatness over the weights do for accuracy, and what does it cost |
+# | 6 Three perspectives, together | do the methods of chapters 2, 3 and 4 add up |
 # | A1 Training the zoo | where the small networks come from |
+# | A2 Defences | which defences hold, and against whom |
 # | A3 Speed | what an attack costs, and how to make it cheaper |
 #
 # - **Scales.** `smoke` takes seconds and shows only that the code runs. `laptop`, the default, takes minutes
-#   on two CPU cores. `paper` uses as many images as the thesis and wants a GPU.
+#   on two CPU cores. `paper` uses as many images as the thesis and wants a GPU. It does not bring the thesis' networks
+#   everywhere: each chapter says which ones it takes.
 # - **Data sets.** `shapes` is built in. `cifar10`, `cifar100` and `imagenet` are looked for in `$ADVLIB_DATA`
 #   and `data/cache`; if they are missing, the error says how to get them.
 # - **Results** of a run are in `_build/<scale>/<dataset>/`, with `,name=value` behind it for every parameter

@@ -29,9 +29,7 @@ epochs: int = 0  # 0 takes the number of the recipe; at least 0
 seed: int = 0  # of weights, order of images and augmentation; at least 0
 
 # %%
-import json
 from dataclasses import replace
-from functools import partial
 
 import pandas as pd
 import torch
@@ -45,7 +43,8 @@ RUN = al.chapters.begin("A1", globals())
 SETTINGS = {"smoke": {"n": 50}, "laptop": {"n": 2000}, "paper": {"n": 10_000}}
 setting = SETTINGS[scale]
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-names = [f"{dataset}/{family}" + ("-full" if size == "full" else "") for family in families]
+nets = [family + ("-full" if size == "full" else "") for family in families]
+names = [f"{dataset}/{net}" for net in nets]
 
 # %% [markdown]
 # ## The data
@@ -89,31 +88,30 @@ print("the crop of image 5 is the same alone and in a batch:", torch.equal(toget
 # %% [markdown]
 # ## Training what is missing
 #
-# A killed run loses at most one epoch: checkpoints are written after every epoch and picked up again. At smoke
-# scale the new weights go to the build folder.
+# A killed run loses at most one epoch: checkpoints are written after every epoch and picked up again. `retrain` begins
+# anew. The new weights replace those in `data/weights`. At smoke scale a training is a trial of one epoch on a few
+# images, and its weights go to the build folder.
+
 
 # %%
-folder = al.paths.WEIGHTS if scale != "smoke" else RUN.weights
-
-
-def tell(name, row):
+def tell(name, total, row):
     """A line after each epoch."""
     epoch, seconds, accuracy = row["epoch"], row["seconds"], row["val_accuracy"]
-    print(f"{name}: {epoch}/{recipe.epochs}, {seconds:.0f} s, {accuracy:.1%} of the validation images", flush=True)
+    print(f"{name}: {epoch}/{total}, {seconds:.0f} s, {accuracy:.1%} of the validation images", flush=True)
 
 
-missing = [name for name in names if retrain or name not in al.models.available()]
-for name in missing:
-    facts = al.training.train_member(name, recipe, RUN.checkpoints, folder, device, partial(tell, name))
-    print(f"{name}: trained, {facts['accuracy']:.1%} of {facts['n']:,} test images")
-print("trained now:", ", ".join(missing) or "nothing, all weights are committed")
+trial = RUN.weights if scale == "smoke" else None
+again = nets if retrain else []
+options = {"device": device, "report": tell, "seed": seed, "epochs": epochs}
+found = al.trainees.provide(dataset, nets, again, RUN.checkpoints, trial, **options)
+print(found)
 
 # %% [markdown]
 # ## What we have
 
 # %%
-manifest = json.loads((folder / "manifest.json").read_text()) if missing and scale == "smoke" else al.models.manifest()
-entries = {name: manifest[name] for name in names if name in manifest}
+manifest = al.models.manifest() | (al.models.manifest(found.folder) if found.trained else {})
+entries = {name: manifest[name] for name in names}
 table = pd.DataFrame(
     {
         name: {
@@ -140,13 +138,13 @@ fig
 # *Validation accuracy after each epoch, on 1,000 images that are neither trained on nor tested on. One-cycle
 # schedules end at a learning rate of zero: the last epochs gain most.*
 #
-# The manifest's accuracies, measured again on this machine from the committed half-precision weights:
+# The manifest's accuracies, measured again on this machine from the half-precision weights in `data/weights`:
 
 # %%
 test = al.datasets.load(dataset, "test", min(setting["n"], 2000 if dataset == "shapes" else 10_000)).to(device)
 again = {}
 for name, entry in entries.items():
-    if entry == al.models.manifest().get(name):  # not those that a smoke run has just trained elsewhere
+    if entry == al.models.manifest().get(name):  # not those of a trial at smoke scale
         k = round(al.training.accuracy(al.models.load(name).to(device), test) * len(test))
         again[name] = {
             "accuracy (%)": 100 * k / len(test),
@@ -158,7 +156,7 @@ pd.DataFrame(again).T
 # %% tags=["nbval-check-output"]
 inside = [abs(row["accuracy (%)"] - 100 * entries[name]["accuracy"]) < 6 for name, row in again.items()]
 assert all(inside)
-print(f"{len(again)} of {len(names)} networks are here, and as accurate as their manifest says: {all(inside)}")
+print(f"networks tested again: {len(again)} of {len(names)}, as accurate as the manifest says: {sum(inside)}")
 
 # %% [markdown]
 # ## Witnesses
