@@ -135,6 +135,8 @@ NO_LOSS = {
     "detaches": lambda z, y: z.detach().sum(1),
     "NaN": lambda z, y: z.sum(1) * nan,
 }
+SEEN = ("None", "a list", "numpy", "uint8", "bool", "integers", "complex", "sparse", "one image", "five dimensions")
+"""What no defence takes. One that an attack looks through is asked about points outside [0, 1], too."""
 WRONG = {
     "model": NO_MODEL,
     "attacked": {**NO_MODEL, **NO_GRADIENT},
@@ -151,9 +153,13 @@ WRONG = {
     "share": [*NO_NUMBER, -0.1, 1.1],
     "not-negative": [*NO_NUMBER, -1, -1e-9],
     "positive": [*NO_NUMBER, 0, -1],
+    "optional-count": [*NO_WHOLE[1:], 0, -3],
+    "any-labels": {"None": None, **{k: v for k, v in NO_LABELS.items() if k != "of no logit"}},
     "optional-positive": [*NO_NUMBER[1:], 0, -1],
     "other-than-0": [*NO_NUMBER, 0, 0.0],
     "count": [*NO_WHOLE, 0, -3],
+    "radius": [*NO_NUMBER, 0, -0.1, 1.1, 1e-12],
+    "members": [None, 3, F, [], [None], [F, 3], [lambda z: z]],
     "odd": [*NO_WHOLE, 0, -3, 2, 8],
     "place": [*NO_WHOLE, -1],
     "bits": [*NO_WHOLE, 0, 9],
@@ -179,5 +185,23 @@ WRONG = {
     "networks": [None, [F], {}, {"f": None}, {"f": 3}, {"": F}, {3: F}],
     "attacks": [None, [attacks.fgsm], {}, {"a": None}, {"a": 3}, {"": attacks.fgsm}],
     "data": [None, X, [DATA], DATA[:0]],
+    "seen": {k: v for k, v in NO_IMAGES.items() if k in SEEN},
+    "side": [*NO_WHOLE[1:], 0, 7, -32, 5000],
+    "dataset": [None, 3, "", "mnist", ["shapes"]],
+    "name": [None, 3, "", "resnet", "shapes/lenet", ["shapes/resnet"]],
+    "file-names": {
+        "None": None,
+        "a number": 3,
+        "too few": ["a"],
+        "twice": ["a", "b", "a"],
+        "numbers": [1, 2, 3],
+        "outside": ["a", "b", "../c"],
+        "absolute": ["a", "b", "/c"],
+        "empty": ["a", "b", ""],
+    },
+    "pixels": {"None": None, "float": X, "3-D": DATA.images[0], "no channel": DATA.images[:, :0]},
+    "counts": [*NO_WHOLE, -1, 11],
+    "level": [*NO_NUMBER, 0, 1, -0.1],
+    "type": [3, "float16", torch.int64],
     "budgets": [None, 8, "8", [], [nan], ["8"], [-1], [256], [True], [None]],
 }

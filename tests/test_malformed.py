@@ -123,6 +123,63 @@ CALLS = {
     "linear_backward": Call(al.linear_backward, "model:module layer:layer", {"model": F, "layer": "net.2"}),
     "skip_gradient": Call(al.skip_gradient, "model:module layers:layer gamma:share", {"model": F, "layers": "net.2"}),
     "features": Call(features, "model:module layer:layer", {"model": F, "layer": "net.2"}),
+    "local_lipschitz": Call(
+        al.lipschitz.local_lipschitz,
+        "model:attacked x:images eps:radius steps:count norm:word seed:seed index:index",
+        {"model": F, "x": X, "steps": 1},
+        NAMES,
+    ),
+    "point": Call(
+        al.lipschitz.point, "model:unseen-model x:seen y:any-labels curvature:flag", {"model": F, "x": X, "y": Y}
+    ),
+    "lrs1": Call(
+        al.lipschitz.lrs1,
+        "model:unseen-model x:seen y:any-labels h:positive direction:word form:word",
+        {"model": F, "x": X, "y": Y},
+    ),
+    "lrs2": Call(
+        al.lipschitz.lrs2,
+        "model:unseen-model x:seen y:any-labels h:positive direction:word form:word",
+        {"model": F, "x": X, "y": Y},
+    ),
+    "lrs_f": Call(
+        al.lipschitz.lrs_f,
+        "model:unseen-model x:seen y:any-labels lambda1:not-negative lambda2:not-negative h1:positive h2:positive "
+        "form:word",
+        {"model": F, "x": X, "y": Y},
+    ),
+    "BitReduction": Call(al.defenses.BitReduction, "bits:bits"),
+    "JPEG": Call(al.defenses.JPEG, "quality:quality colour:word"),
+    "FeatureDistillation": Call(al.defenses.FeatureDistillation, "low:positive high:positive"),
+    "RandomResizePad": Call(al.defenses.RandomResizePad, "draws:count"),
+    "RandomizedSmoothing": Call(al.defenses.RandomizedSmoothing, "sigma:positive n:count alpha:level"),
+    **{
+        f"behind {defence}": Call(defence(F), "x:seen", {"x": X})
+        for defence in (
+            al.defenses.BitReduction(),
+            al.defenses.JPEG(),
+            al.defenses.FeatureDistillation(),
+            al.defenses.RandomResizePad(),
+            al.defenses.RandomizedSmoothing(),
+        )
+    },
+    "accelerate": Call(al.accelerate, "model:module fold_batchnorm:flag dtype:type compile:flag", {"model": F}),
+    "ensemble": Call(al.ensemble, "members:members", {"members": [F]}),
+    "create": Call(al.models.create, "family:word size:word dataset:dataset seed:seed", {"family": "resnet"}),
+    "models.load": Call(al.models.load, "name:name", {"name": "shapes/resnet"}),
+    "zoo": Call(al.models.zoo, "dataset:dataset", {"dataset": "shapes"}),
+    "Images": Call(
+        lambda images=DATA.images, labels=DATA.labels: al.datasets.Images(
+            images, labels, DATA.index, DATA.classes, "shapes", "test"
+        ),
+        "images:pixels labels:labels",
+    ),
+    "batches": Call(lambda size=2: DATA.batches(size), "size:count"),
+    "datasets.load": Call(
+        al.datasets.load, "name:dataset split:word n:optional-count size:side download:flag", {"name": "shapes", "n": 2}
+    ),
+    "to_uint8": Call(al.images.to_uint8, "adv:pool x:pool eps:share", {"adv": X, "x": X, "eps": 0.1}),
+    "wilson": Call(al.results.wilson, "successes:counts n:count level:level", {"successes": 3, "n": 10}),
     "predictions": Call(predictions, "model:model data:data batch_size:count", {"model": F, "data": DATA}, NAMES),
     "success_rates": Call(
         success_rates,
