@@ -128,14 +128,15 @@ def success_rows(table, eps, names):
 
 
 def gradient_norm_cases():
-    """Of Tables 3.1 to 3.3: cases, and those ahead and behind, for three comparisons."""
-    bases = {"3.1": ("I-FGSM", "MI-FGSM"), "3.2": ("DIM", "TIM"), "3.3": ("DIM+TIM",)}
-    rows = {table: results.mark_white_box(committed(table).query("metric == 'asr'")) for table in bases}
+    """Of Tables 3.1 to 3.3: cases, and those ahead and behind, for four comparisons."""
+    undefended, secured = {"3.1": ("I-FGSM", "MI-FGSM"), "3.2": ("DIM", "TIM")}, {"3.3": ("DIM+TIM",)}
+    rows = {t: results.mark_white_box(committed(t).query("metric == 'asr'")) for t in undefended | secured}
     lines = []
-    for name, form, other in (
-        ("GNP with its baseline", "+GNP", ""),
-        ("GNP with twice the steps", "+GNP", ", 2T"),
-        ("the opposite sign with the baseline", "+look-ahead", ""),
+    for name, bases, form, other in (
+        ("GNP with its baseline | undefended", undefended, "+GNP", ""),
+        ("GNP with its baseline | secured", secured, "+GNP", ""),
+        ("GNP with twice the steps | undefended", undefended, "+GNP", ", 2T"),
+        ("the opposite sign with the baseline | undefended", undefended, "+look-ahead", ""),
     ):
         found = [
             results.wins(rows[table][~rows[table].white_box], base + form, base + other)
@@ -163,6 +164,22 @@ def smooth_surrogates():
         f"n = {rates.n.min()} (success) and {constants.n.min()} (constants)",
         f"LRS-F falls from {low['PGD']:.1f} to {low['PGD+LRS-F']:.1f} %",
         "{} % before, {}, {} and {} % after (n = 10,000)".format(*map(accuracy, ("", "-lrs1", "-lrs2", "-lrsf"))),
+    ]
+
+
+def secured_targets():
+    """Table 4.4 by kind of target: the print beside ours."""
+    ours = results.mark_white_box(committed("4.4").query("metric == 'asr' and eps_255 == 16"))
+    names = ["PGD", "PGD+LRS-1", "PGD+LRS-2", "PGD+LRS-F", "TIM", "TIM+LRS-F"]
+    printed = results.published("4.4").query("target != @results.AVERAGE")
+    means = []
+    for kind in (True, False):
+        for rows in (printed, ours):
+            means.append(results.black_box(rows[rows.target.str.contains("ens") == kind]).loc[names])
+    widest = max((m.ci_high - m.value).combine(m.value - m.ci_low, max).max() for m in means[1::2])
+    return [
+        *(f"| {name} | {' | '.join(f'{m.value[name]:.1f}' for m in means)} |" for name in names),
+        f"n = {ours.n.min()}; intervals of up to {widest:.0f} points",
     ]
 
 
@@ -264,7 +281,7 @@ WRITTEN = {
         *gradient_norm_cases(),
         f"(3.3: {committed('3.3').n.min()})",
     ],
-    "04": smooth_surrogates,
+    "04": lambda: [*smooth_surrogates(), *secured_targets()],
     "05": equal_cost,
     "06": lambda: [*three_perspectives(), *flat_minima()],
     "A1": zoo,
