@@ -592,10 +592,13 @@ def accelerate(
         if not dtype.is_floating_point:
             raise ValueError(f"dtype={dtype}: expected a floating-point torch.dtype")
     try:
-        fast = copy.deepcopy(model)
+        with torch.no_grad():  # of the weights of a ScriptModule copying would record a graph
+            fast = copy.deepcopy(model).eval()
     except Exception as error:  # what an attribute raises that cannot be copied
         raise ValueError(f"model: {type(model).__name__} cannot be copied ({error})") from error
-    return _accelerated(fast.eval().requires_grad_(False), fold_batchnorm, dtype, compile)
+    for p in fast.parameters():  # a ScriptModule itself has no requires_grad_
+        p.requires_grad_(False)
+    return _accelerated(fast, fold_batchnorm, dtype, compile)
 
 
 def _accelerated(fast: nn.Module, fold_batchnorm: bool, dtype: torch.dtype | None, compile: bool) -> nn.Module:
