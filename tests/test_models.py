@@ -1,15 +1,18 @@
 """The zoo by name, size and seed; weights on disk; ensembles; the faster copy; witnesses that nobody here trained."""
 
+import hashlib
 import json
+import shutil
 
 import pytest
 import timm
 import torch
 import torchvision
 from conftest import grid_images, needs_data, tiny_model
+from safetensors.torch import save as to_bytes
 from torch import nn
 
-from advlib import accelerate, datasets, ensemble, models
+from advlib import accelerate, attacks, datasets, ensemble, models
 from advlib.models import WeightsError
 from advlib.nets import FAMILIES, resnext
 from advlib.training import accuracy
@@ -115,6 +118,30 @@ def test_normalised_model_resizes_to_the_side_its_net_wants():
     assert torch.equal(model(grid_images(2, 6, 6)), grid_images(2, 6, 6))
 
 
+def test_normalised_model_takes_grey_images():
+    model = models.Normalized(nn.Identity(), (0.25,), (0.5,))
+    assert torch.equal(model(torch.full((2, 1, 4, 4), 0.75)), torch.ones(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"net": None}, "net"),
+        ({"net": nn.ReLU}, "net"),
+        ({"mean": 0.5}, "mean"),
+        ({"mean": (0, 0, float("nan"))}, "mean"),
+        ({"mean": (0, 0)}, "std: 3 numbers for 2"),
+        ({"std": (1, 1, 0)}, "std"),
+        ({"std": ("1", "1", "1")}, "std"),
+        ({"size": 0}, "size"),
+        ({"size": 32.0}, "size"),
+    ],
+)
+def test_normalisation_that_is_none_is_refused_by_name(options, named):
+    with pytest.raises((TypeError, ValueError), match=named):
+        models.Normalized(**{"net": nn.Identity(), "mean": (0, 0, 0), "std": (1, 1, 1), **options})
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
@@ -135,9 +162,32 @@ def test_unknown_name_is_refused(name):
         models.load(name)
 
 
-@pytest.mark.parametrize("options", [{"family": "lenet"}, {"size": "huge"}, {"dataset": "mnist"}])
+@pytest.mark.parametrize("name", [None, 42, ["shapes/resnet"]])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(TypeError, match="name"):
+        models.load(name)
+
+
+def test_a_zoo_of_an_unknown_data_set_is_refused_and_not_empty():
+    for dataset in ("mnist", ""):
+        with pytest.raises(ValueError, match="dataset=.*expected one of shapes, cifar10, cifar100, imagenet"):
+            models.zoo(dataset)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"family": "lenet"},
+        {"size": "huge"},
+        {"dataset": "mnist"},
+        {"family": ["vgg"]},
+        {"seed": None},
+        {"seed": 1.5},
+        {"seed": 2**70},
+    ],
+)
 def test_unknown_option_of_create_is_refused_by_name(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         models.create(**{"family": "resnet", **options})
 
 
@@ -234,6 +284,160 @@ def test_damaged_weights_are_refused_by_file_name(saved, damage):
         models.load("shapes/vgg")
 
 
+def rewritten(weights, state=None, raw=None, **entry):
+    """The weights file and its entry in the manifest, so that the sum is right and something else is wrong."""
+    raw = to_bytes(state) if raw is None else raw
+    weights.write_bytes(raw)
+    listing = weights.parent.parent / "manifest.json"
+    listed = json.loads(listing.read_text())
+    listed["shapes/vgg"].update({"sha256": hashlib.sha256(raw).hexdigest()} | entry)
+    listing.write_text(json.dumps(listed))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda s: s.pop("0.0.weight"), "weights of another network"),
+        (lambda s: s.update(more=torch.zeros(2)), "weights of another network"),
+        (lambda s: s.update({"0.0.weight": s["0.0.weight"][:3].clone()}), "weights of another network"),
+        (lambda s: s["0.0.weight"].fill_(float("nan")), "0.0.weight holds numbers that are not finite"),
+        (lambda s: s["0.1.running_var"].fill_(float("inf")), "0.1.running_var holds numbers that are not finite"),
+        (lambda s: s.update({"0.0.weight": s["0.0.weight"].to(torch.int8)}), "torch.int8, expected torch.float32"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_file_name(saved, change, what):
+    model, file = saved
+    state = {k: v.clone() for k, v in model.net.state_dict().items()}
+    change(state)
+    rewritten(file, state)
+    with pytest.raises(WeightsError, match=f"vgg.safetensors: .*{what}"):
+        models.load("shapes/vgg")
+
+
+@pytest.mark.parametrize("raw", [b"", b"half a file", b"\xff" * 200])
+def test_a_file_that_holds_no_tensors_is_refused_by_name(saved, raw):
+    rewritten(saved[1], raw=raw)
+    with pytest.raises(WeightsError, match="vgg.safetensors: not a safetensors file"):
+        models.load("shapes/vgg")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"shapes/vgg": ',
+        "[]",
+        "null",
+        '{"shapes/vgg": 3}',
+        '{"shapes/vgg": {"file": "shapes/vgg.safetensors"}}',
+        '{"shapes/vgg": {"file": "shapes/vgg.safetensors", "sha256": 3}}',
+        '{"shapes/vgg": {"file": null, "sha256": "00"}}',
+    ],
+)
+def test_a_damaged_manifest_is_named(saved, text):
+    (saved[1].parent.parent / "manifest.json").write_text(text)
+    with pytest.raises(WeightsError, match="manifest.json"):
+        models.load("shapes/vgg")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_weights_outside_the_folder_are_not_read(saved, tmp_path, absolute):
+    _, file = saved
+    outside = tmp_path.parent / f"{tmp_path.name}.safetensors"
+    shutil.copy(file, outside)
+    rewritten(file, raw=outside.read_bytes(), file=str(outside) if absolute else f"../{outside.name}")
+    with pytest.raises(WeightsError, match="manifest.json: shapes/vgg: file=.*inside"):
+        models.load("shapes/vgg")
+
+
+def test_what_is_damaged_is_listed_by_name(saved):
+    model, file = saved
+    folder = file.parent.parent
+    models.save_weights("shapes/other", model, {}, folder)
+    assert models.damaged(folder) == {} == models.damaged(folder / "nothing")
+    file.write_bytes(b"abc")
+    found = models.damaged(folder)
+    assert list(found) == ["shapes/vgg"] and "vgg.safetensors: sha256" in found["shapes/vgg"]
+    (folder / "manifest.json").write_text("{")
+    assert list(models.damaged(folder)) == ["manifest.json"]
+
+
+@pytest.mark.skipif(not models.available(), reason="data/weights is empty: run notebook A1")
+def test_the_weights_of_this_book_are_whole():
+    assert models.damaged() == {}
+
+
+@pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "", ".", "..", "a\0b", None, 3])
+def test_weights_are_saved_inside_the_folder_alone(name, tmp_path):
+    folder = tmp_path / "weights"
+    with pytest.raises((TypeError, ValueError), match="name"):
+        models.save_weights(name, tiny_model(), {}, folder)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_are_not_finite_in_half_precision_are_not_saved(value, tmp_path):
+    model = tiny_model()
+    model.net[5].weight.data[0, 0] = value
+    with pytest.raises(ValueError, match="model: 5.weight holds numbers that are not finite"):
+        models.save_weights("shapes/vgg", model, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_facts_that_are_no_json_leave_no_weights_behind(tmp_path):
+    with pytest.raises(TypeError):
+        models.save_weights("shapes/vgg", tiny_model(), {"recipe": object()}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_data("weights/manifest.json", "weights/cifar10/resnet20.safetensors")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"std": [0, 1, 1]},
+        {"std": [-1, 1, 1]},
+        {"std": None},
+        {"mean": [0, float("nan"), 0]},
+        {"mean": "abc"},
+        {"mean": [1]},
+        {"sha256": None},
+    ],
+)
+def test_a_witness_whose_entry_is_damaged_is_refused_by_manifest(change, tmp_path, monkeypatch):
+    name = "cifar10/resnet20.safetensors"
+    root = models._witness_root("cifar10/resnet20")
+    (tmp_path / "weights" / "cifar10").mkdir(parents=True)
+    shutil.copy(root / name, tmp_path / "weights" / name)
+    entry = json.loads((root / "manifest.json").read_text())[name]
+    (tmp_path / "weights" / "manifest.json").write_text(json.dumps({name: entry | change}))
+    monkeypatch.setattr(models, "data_roots", lambda: [tmp_path])
+    with pytest.raises(WeightsError, match=r"manifest\.json: cifar10/resnet20\.safetensors"):
+        models.load("cifar10/resnet20")
+    (tmp_path / "weights" / "manifest.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"manifest\.json: no entry"):
+        models.load("cifar10/resnet20")
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", [1, 2], {"a": torch.zeros(2)}, {"a": 3}, {}])
+def test_a_converted_file_that_does_not_fit_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_CONVERTED", {"Inc-v3ens3": "test_resnet"})
+    file = tmp_path / "Inc-v3ens3.pth"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(WeightsError, match="Inc-v3ens3.pth"):
+        models.converted(tmp_path)
+
+
+def test_a_converted_file_that_fits_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_CONVERTED", {"Inc-v3ens3": "test_resnet", "Inc-v3ens4": "test_resnet"})
+    net = timm.create_model("test_resnet")
+    torch.save(net.state_dict(), tmp_path / "Inc-v3ens4.pth")
+    (found,) = models.converted(tmp_path).items()
+    assert found[0] == "Inc-v3ens4" and models.digest(found[1].net) == models.digest(net)
+    assert models.converted("") == {}
+    with pytest.raises(ValueError, match="checkpoints=.*no such folder"):
+        models.converted(tmp_path / "nothing")
+
+
 # --- ensembles, freezing --------------------------------------------------------------------------------------------
 
 
@@ -245,6 +449,50 @@ def test_ensemble_averages_logits(x):
 def test_empty_ensemble_is_refused():
     with pytest.raises(ValueError, match="members"):
         ensemble([])
+
+
+class InPlace(nn.Module):
+    """Normalises in place, as torchvision's Normalize(inplace=True) does."""
+
+    def forward(self, x):
+        return x.sub_(0.5).div_(0.25).mean((2, 3))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_member_that_writes_into_its_images_changes_no_other_members(layout):
+    x = grid_images().contiguous(memory_format=layout)
+    clean = x.clone()
+    mean = (clean - 0.5).mean((2, 3)) / 0.25
+    assert torch.allclose(ensemble([InPlace(), InPlace(), InPlace()])(x), mean, atol=1e-6) and torch.equal(x, clean)
+
+
+@pytest.mark.parametrize("wrong", [None, "ab", tiny_model(), {"f": tiny_model()}, [None], [tiny_model(), lambda x: x]])
+def test_members_of_another_kind_are_refused_by_place(wrong):
+    with pytest.raises(TypeError, match="members"):
+        ensemble(wrong)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)), x
+
+
+def test_members_that_give_no_logits_or_other_classes_are_refused(x):
+    with pytest.raises(TypeError, match=r"members\[1\]: .*write lambda"):
+        ensemble([tiny_model(), Pair()])(x)
+    with pytest.raises(ValueError, match="members: expected the same classes of all, got 10, 7 logits"):
+        ensemble([tiny_model(), tiny_model(classes=7)])(x)
+
+
+def test_attacks_in_inference_mode_are_those_outside(model, x, y):
+    wanted = attacks.mi_fgsm(model, x, y, eps=8 / 255, steps=2)
+    with torch.inference_mode():
+        found = attacks.mi_fgsm(model, x, y, eps=8 / 255, steps=2)
+        with models.frozen([model]):
+            assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled()
+    assert torch.equal(found, wanted)
+    assert not any(p.is_inference() or not p.requires_grad for p in model.parameters())
 
 
 def test_frozen_restores_modes_gradients_and_memory(model):
@@ -306,44 +554,6 @@ def test_gradient_of_a_bfloat16_copy_is_float32_and_points_the_same_way(model, x
     assert gradients[1].dtype == torch.float32 and torch.cosine_similarity(*gradients).min() > 0.98
 
 
-class Branching(nn.Module):
-    def forward(self, x):
-        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
-
-
-def test_model_that_cannot_be_traced_is_refused_by_class_name_and_runs_unfolded(x):
-    with pytest.raises(ValueError, match="Branching.*fold_batchnorm=False"):
-        accelerate(Branching())
-    assert torch.equal(accelerate(Branching(), fold_batchnorm=False)(x), x.flatten(1))
-
-
-def test_batch_norm_whose_convolution_feeds_something_else_is_not_folded(x):
-    class Fork(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-        def forward(self, x):
-            h = self.conv(x)
-            return (self.bn(h) + h).mean((2, 3))
-
-    model = noisy(Fork())
-    assert torch.allclose(accelerate(model)(x), model(x), atol=1e-5)
-
-
-def test_shared_convolution_is_not_folded_twice(x):
-    class Shared(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
-
-        def forward(self, x):
-            return self.bn(self.conv(self.bn(self.conv(x)))).mean((2, 3))
-
-    model = noisy(Shared())
-    assert torch.allclose(accelerate(model)(x), model(x), atol=1e-5)
-
-
 # --- witnesses ------------------------------------------------------------------------------------------------------
 
 
@@ -381,3 +591,11 @@ def test_a_digest_changes_with_weights_normalisation_and_defence_and_with_nothin
     guards = [BitReduction(4)(model), BitReduction(5)(model), BitReduction(4)(model, seed=1)]
     digests = [models.digest(m) for m in (model, other, seen, kept, *guards)]
     assert models.digest(same) == digests[0] and len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize("wrong", [None, "model", lambda x: x, nn.Linear])
+def test_a_digest_of_what_is_no_module_is_refused(wrong):
+    with pytest.raises(TypeError, match="model"):
+        models.digest(wrong)
+    with pytest.raises(ValueError, match="model: weight is on the device meta"):
+        models.digest(nn.Linear(2, 2, device="meta"))
