@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_file_is_said(kind, tmp_path, comdefend, nrp):
             checkpoints.purifier(kind, other)
     with pytest.raises(WeightsError, match="sha256"):
         checkpoints.purifier("nrp", nrp[1], sha256="0" * 64)
-    with pytest.raises(ValueError, match="expected hgd, comdefend, nrp"):
+    with pytest.raises(ValueError, match="expected one of hgd, comdefend, nrp"):
         checkpoints.purifier("vgg", nrp[1])
     with pytest.raises(ValueError, match="enc20_0.0001.npy and dec20_0.0001.npy"):
         checkpoints.purifier("comdefend", comdefend[1][0])
@@ -115,3 +115,90 @@ def test_a_file_that_would_run_something_is_refused(comdefend, tmp_path):
     with pytest.raises(WeightsError, match="not the weights"):
         checkpoints.purifier("nrp", tmp_path / "harmful.pth")
     assert not (tmp_path / "written").exists()
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"abc",
+    "zip header": b"PK\x03\x04",
+    "pickle of nothing": b"\x80\x02.",
+    "pickle of a dict": b"\x80\x02}q\x00.",
+    "pickle of a number": b"\x80\x02K\x01.",
+    "huge frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
+    "zeros": bytes(64),
+    "none": None,
+    "list": [1],
+    "number": 3,
+    "no tensors": {"a": 1},
+    "no state": {"state_dict": None},
+    "list of states": {"state_dict": []},
+    "keys that are numbers": {1: torch.zeros(1)},
+    "state of numbers": {"state_dict": {1: torch.zeros(1)}},
+    "none inside": {"state_dict": {"denoise.a": None}},
+    "other names": {"denoise.x": torch.zeros(2)},
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("kind", ["hgd", "nrp", "rs"])
+def test_a_damaged_file_is_named(kind, content, tmp_path):
+    file = tmp_path / "published.pth"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(WeightsError, match="published.pth: not the weights of the published"):
+        checkpoints.noise_trained(file) if kind == "rs" else checkpoints.purifier(kind, file)
+
+
+def test_any_flipped_byte_of_a_file_is_an_error_with_its_name_or_changes_numbers_alone(nrp):
+    _, file = nrp
+    whole, generator = file.read_bytes(), np.random.default_rng(0)
+    for at in generator.integers(0, len(whole), 60):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            found = checkpoints.purifier("nrp", file)
+        except WeightsError as error:
+            assert "NRP.pth" in str(error)
+        else:
+            assert all(value.isfinite().all() for value in found.net.state_dict().values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(nrp, value):
+    net, file = nrp
+    net.conv_first.weight.data[0, 0, 0, 0] = value
+    torch.save(net.state_dict(), file)
+    with pytest.raises(WeightsError, match="NRP.pth: .*conv_first.weight holds numbers that are not finite"):
+        checkpoints.purifier("nrp", file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff", np.zeros(3), np.zeros(3, object), np.zeros((3, 2, 1))]
+)
+def test_damaged_lists_of_arrays_are_named(comdefend, content):
+    _, files = comdefend
+    files[0].write_bytes(content) if isinstance(content, bytes) else np.save(files[0], content, allow_pickle=True)
+    with pytest.raises(WeightsError, match="enc20_0.0001.npy.*: not the weights"):
+        checkpoints.purifier("comdefend", files)
+
+
+def test_arrays_of_whole_numbers_are_no_weights(comdefend):
+    pair, files = comdefend
+    whole = arrays(pair.encoder)
+    whole[0] = np.zeros(whole[0].shape, np.int8)
+    np.save(files[0], whole, allow_pickle=True)
+    with pytest.raises(WeightsError, match="torch.int8, expected torch.float32"):
+        checkpoints.purifier("comdefend", files)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: checkpoints.purifier("nrp", None), "files"),
+        (lambda: checkpoints.purifier("comdefend", ["a", 3]), "files"),
+        (lambda: checkpoints.purifier(None, "a"), "kind"),
+        (lambda: checkpoints.purifier("nrp", "a", 3), "sha256"),
+        (lambda: checkpoints.noise_trained(None), "files"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_name(call, named):
+    with pytest.raises(TypeError, match=named):
+        call()

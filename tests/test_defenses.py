@@ -23,6 +23,7 @@ from advlib.defenses import (
     RandomResizePad,
 )
 from advlib.draws import Draw, content
+from advlib.models import Normalized
 
 SINGLE = [BitReduction(), JPEG(), FeatureDistillation(), RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
 RANDOM = [RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
@@ -92,6 +93,79 @@ def test_content_knows_every_pixel_and_its_place_but_not_the_rounding(x):
     assert not (content(level) == index).any()
 
 
+# --- points that an attack looks ahead to, and what is no image -------------------------------------------------------
+
+QUANTISERS = [BitReduction(), BitReduction(8), JPEG(), JPEG(95, "full"), FeatureDistillation()]
+
+
+@pytest.mark.parametrize("defence", QUANTISERS, ids=str)
+@pytest.mark.parametrize(("value", "nearest"), [(1.02, 1.0), (1.9, 1.0), (-0.02, 0.0), (-0.9, 0.0)])
+def test_a_point_beyond_black_or_white_is_black_or_white_and_keeps_its_gradient(defence, value, nearest, draw):
+    point = torch.full((2, 3, 16, 16), value, requires_grad=True)
+    out = defence.purified(point, draw)
+    assert torch.allclose(out, torch.full_like(out, nearest), atol=1 / 255)
+    (gradient,) = torch.autograd.grad(out.sum(), point)
+    assert torch.equal(gradient, torch.ones_like(point))
+
+
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_a_nan_never_becomes_an_image(defence, x):
+    x[0, 0, 3, 3] = float("nan")
+    with torch.no_grad():
+        logits = defence(tiny_model())(x)
+    assert logits[0].isnan().all() and logits[1:].isfinite().all()
+    with pytest.raises(ValueError, match="x: contains NaN"):
+        defence(tiny_model()).predict(x)
+
+
+NO_IMAGES = {
+    "nothing": None,
+    "list": [1.0],
+    "levels": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+    "classes": torch.zeros(2, 3, 8, 8, dtype=torch.int64),
+    "bools": torch.zeros(2, 3, 8, 8, dtype=torch.bool),
+    "complex": torch.zeros(2, 3, 8, 8, dtype=torch.complex64),
+    "one image": torch.zeros(3, 8, 8),
+    "video": torch.zeros(2, 3, 2, 8, 8),
+    "scalar": torch.tensor(0.5),
+    "empty batch": torch.zeros(0, 3, 8, 8),
+    "no channel": torch.zeros(2, 0, 8, 8),
+    "no row": torch.zeros(2, 3, 0, 8),
+    "sparse": torch.zeros(2, 3, 8, 8).to_sparse(),
+    "no device": torch.zeros(2, 3, 8, 8, device="meta"),
+}
+
+
+@pytest.mark.parametrize("wrong", NO_IMAGES.values(), ids=NO_IMAGES)
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_what_is_no_batch_of_images_is_refused(defence, wrong):
+    defended = defence(tiny_model())
+    for called in (defended, defended.predict):
+        with pytest.raises((TypeError, ValueError), match=r"\bx:"):
+            called(wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, 255.0, float("inf")])
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_classes_are_predicted_for_images_alone(defence, wrong, x):
+    x[0, 0, 0, 0] = wrong
+    with pytest.raises(ValueError, match=r"x: expected values in \[0, 1\]"):
+        defence(tiny_model()).predict(x)
+    with pytest.raises(ValueError, match=r"x: expected values in \[0, 1\]"):
+        RandomizedSmoothing(n=2).certify(tiny_model(), x, n=2)
+
+
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_predicting_moves_no_statistics_and_answers_in_eval_mode(defence, x):
+    model = tiny_model()
+    wanted = defence(model).predict(x)
+    defended = defence(model.train())
+    before = {key: value.clone() for key, value in defended.state_dict().items()}
+    assert torch.equal(defended.predict(x), wanted)
+    assert all(torch.equal(value, before[key]) for key, value in defended.state_dict().items())
+    assert defended.training and model.net[1].training and model.net[0].weight.requires_grad
+
+
 # --- quantisation and compression -------------------------------------------------------------------------------------
 
 
@@ -116,6 +190,20 @@ def test_jpeg_with_full_colour_keeps_colour_that_the_half_loses(draw):
     columns[:, 0, :, ::2], columns[:, 1, :, 1::2] = 0.6, 0.3  # red and green columns of about one brightness
     loss = {c: (JPEG(95, c).purified(columns, draw) - columns).abs().mean().item() for c in ("half", "full")}
     assert loss["full"] < 0.2 * loss["half"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_jpeg_of_grey_images_is_that_of_another_codec(draw):
+    x = grid_images(4, 24, 20)[:, :1]
+    levels = (x * 255).round().to(torch.uint8)
+    theirs = torch.stack([decode_jpeg(encode_jpeg(image, quality=60)) for image in levels])
+    ours = (JPEG(60).purified(x, draw) * 255).round()
+    assert ours.shape == (4, 1, 24, 20) and (ours - theirs).abs().max() <= 1
+
+
+def test_jpeg_of_other_channels_is_refused(draw):
+    with pytest.raises(ValueError, match="x: 4 channels; JPEG takes 1 or 3"):
+        JPEG().purified(torch.zeros(2, 4, 8, 8), draw)
 
 
 @pytest.mark.parametrize("side", [32, 27])
@@ -162,6 +250,25 @@ def test_resize_pad_has_the_published_sizes_on_inception_images():
     rows = RandomResizePad()._selection(299, torch.tensor([0.0, 0.999999]), torch.tensor([0.0, 0.999999]))
     assert rows.shape == (2, 331, 299)
     assert rows.sum((1, 2)).tolist() == [310, 330] and rows[1, -1].any() and not rows[1, 0].any()
+
+
+class OneSize(nn.Module):
+    """Takes images of 32 pixels and no others, as a ViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = tiny_model()
+
+    def forward(self, x):
+        assert x.shape[2:] == (32, 32), "Input height doesn't match model"
+        return self.model(x)
+
+
+def test_a_network_of_one_size_needs_a_resize_behind_resize_and_pad(x):
+    with pytest.raises(ValueError, match=r"(?s)model: AssertionError on the canvas of 36x36 pixels .*Normalized\(net"):
+        RandomResizePad(2)(OneSize())(x)
+    fitted = Normalized(OneSize(), (0, 0, 0), (1, 1, 1), size=32)
+    assert RandomResizePad(2)(fitted)(x).shape == (6, 10)
 
 
 def test_many_draws_are_run_in_batches_and_averaged_as_probabilities(x):
@@ -252,20 +359,66 @@ def test_warp_by_a_quarter_turn_is_rot90():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: BitReduction(0), "bits"),
-        (lambda: JPEG(101), "quality"),
-        (lambda: JPEG(colour="none"), "colour"),
-        (lambda: FeatureDistillation(low=0), "low"),
-        (lambda: RandomResizePad(draws=0), "draws"),
-        (lambda: RandomizedSmoothing(sigma=0), "sigma"),
-        (lambda: RandomizedSmoothing(alpha=1.0), "alpha"),
-        (lambda: NIPSr3()([tiny_model()] * 3), "model"),
-        (lambda: NIPSr3()(tiny_model()), "model"),
+        (lambda v: BitReduction(v), "bits"),
+        (lambda v: JPEG(v), "quality"),
+        (lambda v: JPEG(colour=v), "colour"),
+        (lambda v: FeatureDistillation(low=v), "low"),
+        (lambda v: FeatureDistillation(high=v), "high"),
+        (lambda v: RandomResizePad(draws=v), "draws"),
+        (lambda v: RandomizedSmoothing(sigma=v), "sigma"),
+        (lambda v: RandomizedSmoothing(n=v), "n="),
+        (lambda v: RandomizedSmoothing(alpha=v), "alpha"),
+        (lambda v: RandomizedSmoothing(n=2).certify(tiny_model(), grid_images(), n=v), "n="),
     ],
 )
-def test_bad_options_are_refused_by_name(make, named):
-    with pytest.raises(ValueError, match=named):
+@pytest.mark.parametrize("value", [None, "a", True, 0, -1, float("nan"), float("inf"), 1j])
+def test_bad_options_are_refused_by_name(make, named, value):
+    with pytest.raises((TypeError, ValueError), match=named):
+        make(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: BitReduction(9), "bits"),
+        (lambda: BitReduction(2.5), "bits"),
+        (lambda: JPEG(101), "quality"),
+        (lambda: JPEG(75.5), "quality"),
+        (lambda: RandomResizePad(2.5), "draws"),
+        (lambda: RandomizedSmoothing(n=2.5), "n="),
+        (lambda: RandomizedSmoothing(n=2).certify(tiny_model(), grid_images(), n=2.5), "n="),
+        (lambda: RandomizedSmoothing(alpha=1.0), "alpha"),
+        (lambda: RandomizedSmoothing(n=2).certify(tiny_model(), grid_images(), seed=1.5), "seed"),
+        (lambda: NIPSr3()([tiny_model()] * 3), "model: 3 networks"),
+        (lambda: NIPSr3()([tiny_model()] * 3 + [None]), r"model\[3\]"),
+        (lambda: NIPSr3()(tiny_model()), "model"),
+        (lambda: NIPSr3()(None), "model"),
+        (lambda: JPEG()(tiny_model(), 1.5), "seed"),
+        (lambda: JPEG()(None), "model"),
+        (lambda: JPEG()(nn.ReLU), "model"),
+        (lambda: defenses.Defended(None, tiny_model()), "defence"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(make, named):
+    with pytest.raises((TypeError, ValueError), match=named):
         make()
+
+
+NO_LOGITS = {
+    "tuple": lambda x: (x.mean((2, 3)),),
+    "dict": lambda x: {"logits": x.mean((2, 3))},
+    "one an image": lambda x: x.mean((1, 2, 3)),
+    "classes": lambda x: x.mean((2, 3)).long(),
+    "another number": lambda x: x.mean((2, 3))[:1],
+}
+
+
+@pytest.mark.parametrize("model", NO_LOGITS.values(), ids=NO_LOGITS)
+@pytest.mark.parametrize("defence", SINGLE, ids=name)
+def test_a_model_that_gives_no_logits_is_refused(defence, model, x):
+    for called in (defence(model), defence(model).predict):
+        with pytest.raises((TypeError, ValueError), match="model: expected (floating-point )?logits"):
+            called(x)
 
 
 def test_abstention_is_counted_apart_and_is_no_success():

@@ -67,6 +67,70 @@ def test_clean_image_off_the_grid_is_refused(x, tmp_path):
         save_images(x, x * 0.999, 8 / 255, tmp_path, list("abcd"))
 
 
-def test_wrong_number_of_names_is_refused(x, tmp_path):
-    with pytest.raises(ValueError, match="names"):
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_of_any_colour_come_back(channels, tmp_path):
+    x = grid_images(2, 8, 5).repeat(1, 2, 1, 1)[:, :channels]
+    for file, image in zip(save_images(x, x, 0, tmp_path, ["a", "b"]), x, strict=True):
+        back = torch.from_numpy(np.array(Image.open(file))).reshape(8, 5, channels).permute(2, 0, 1)
+        assert torch.equal(back, (image * 255).round().to(torch.uint8))
+
+
+def test_more_channels_than_a_file_holds_are_refused(tmp_path):
+    x = grid_images(1).repeat(1, 2, 1, 1)
+    with pytest.raises(ValueError, match="adv: 6 channels"):
         save_images(x, x, 0, tmp_path, ["a"])
+
+
+def test_names_may_have_folders(x, tmp_path):
+    files = save_images(x, x, 0, tmp_path, ["n01/a", "n02/a", "n02/b", "c"])
+    assert [str(f.relative_to(tmp_path)) for f in files] == ["n01/a.png", "n02/a.png", "n02/b.png", "c.png"]
+    assert torch.equal(levels(files), (x * 255).round().int())
+    assert sorted(f for f in tmp_path.rglob("*") if f.is_file()) == sorted(files)  # nothing half written stays
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (["a"], "names: 1 for 4"),
+        (list("abca"), "names: .*a.png more than once"),
+        (["a", "b", "c", "./a"], "names: .*a.png more than once"),
+        (["a", "b", "c", "../d"], r"names\[3\]"),
+        (["a", "n01/../../d", "b", "c"], r"names\[1\]"),
+        (["/tmp/a", "b", "c", "d"], r"names\[0\]"),
+        (["", "b", "c", "d"], r"names\[0\]"),
+        (["a", ".", "c", "d"], r"names\[1\]"),
+        (["a\0", "b", "c", "d"], r"names\[0\]"),
+        ([1, 2, 3, 4], r"names\[0\]"),
+        ("abcd", "names"),
+        (None, "names"),
+    ],
+)
+def test_names_that_are_no_names_of_files_inside_the_folder_are_refused(names, named, x, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=named):
+        save_images(x, x, 0, tmp_path / "images", names)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"adv": None}, "adv"),
+        ({"adv": [1.0]}, "adv"),
+        ({"adv": grid_images()[:, :, :4]}, "adv: shape"),
+        ({"adv": grid_images().long()}, "adv"),
+        ({"x": None}, "x"),
+        ({"x": torch.full((4, 3, 8, 8), float("nan"))}, "x: contains NaN"),
+        ({"x": grid_images()[0]}, "x"),
+        ({"eps": None}, "eps"),
+        ({"eps": float("nan")}, "eps"),
+        ({"eps": 8}, "eps"),
+        ({"eps": -0.1}, "eps"),
+        ({"eps": torch.ones(4)}, "eps"),
+        ({"folder": 3}, "folder"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_by_name(options, named, x, tmp_path):
+    given = {"adv": x, "x": x, "eps": 0, "folder": tmp_path, "names": list("abcd")} | options
+    with pytest.raises((TypeError, ValueError), match=named):
+        save_images(**given)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import grid_images, tiny_model
+from torch import nn
 
 from advlib import attacks, datasets, models, objectives, purification, recipes, training
 from advlib.models import WeightsError
@@ -49,9 +50,45 @@ def test_a_purifier_is_frozen_attacked_and_handed_back(kind):
 def test_missing_and_unknown_names(small):
     with pytest.raises(WeightsError, match="run A2 --dataset shapes"):
         purification.load("shapes/hgd")
-    for name in ("shapes/vgg", "mars/hgd"):
-        with pytest.raises(ValueError, match="hgd, comdefend, nrp"):
-            purification.load(name)
+    for name in ("shapes/vgg", "mars/hgd", "hgd"):
+        for wants_a_name in (purification.load, purification.recipe_for, purification.train):
+            with pytest.raises(ValueError, match="hgd, comdefend, nrp"):
+                wants_a_name(name)
+    with pytest.raises(TypeError, match="name"):
+        purification.load(None)
+
+
+def test_damaged_weights_are_named(small):
+    models.save_weights("shapes/nrp", PURIFIERS["hgd"](), {}, small)
+    with pytest.raises(WeightsError, match="nrp.safetensors: weights of another network"):
+        purification.load("shapes/nrp")
+    models.save_weights("shapes/nrp", PURIFIERS["nrp"](), {}, small)
+    assert not purification.load("shapes/nrp").net.training
+    (small / "shapes" / "nrp.safetensors").write_bytes(b"abc")
+    with pytest.raises(WeightsError, match="nrp.safetensors: sha256"):
+        purification.load("shapes/nrp")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"net": None}, "net"),
+        ({"net": nn.Identity()}, "net.gradients"),
+        ({"net": PURIFIERS["nrp"]}, "net"),
+        ({"kind": "mine"}, "kind"),
+    ],
+)
+def test_what_is_no_purifier_is_refused_by_name(options, named):
+    with pytest.raises((TypeError, ValueError), match=named):
+        Purification(**{"net": PURIFIERS["nrp"](), **options})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predicting_leaves_the_purifier_as_it_is(kind):
+    net, x = PURIFIERS[kind]().train(), grid_images(4)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    Purification(net)(tiny_model()).predict(x)
+    assert net.training and all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them(monkeypatch):

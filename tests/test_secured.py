@@ -49,3 +49,23 @@ def test_on_imagenet_what_is_not_in_the_folder_is_left_out(loaded, monkeypatch, 
     nine = secured.nine("imagenet", folder=tmp_path)
     assert [*nine] == ["R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "RS", "NRP"]
     assert isinstance(nine["RS"].defence, defenses.RandomizedSmoothing)
+
+
+@pytest.mark.parametrize("targets", [secured.nine, secured.trained, secured.six])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"dataset": "mnist"}, "dataset='mnist'"), ({"dataset": None}, "dataset"), ({"folder": 3}, "folder")],
+)
+def test_targets_of_unknown_data_or_from_no_folder_are_refused_before_any_is_loaded(targets, options, named, loaded):
+    with pytest.raises((TypeError, ValueError), match=named):
+        targets(**{"dataset": "shapes", **options})
+    assert not loaded
+
+
+def test_a_folder_that_is_not_there_is_no_empty_one(loaded, tmp_path):
+    for targets in (secured.nine, secured.trained, secured.six):
+        with pytest.raises(ValueError, match="folder=.*no such folder"):
+            targets("imagenet", folder=tmp_path / "nothing")
+    with pytest.raises(TypeError, match="seed"):
+        secured.nine("shapes", seed=1.5)
+    assert not loaded
