@@ -4,7 +4,7 @@ texts."""
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 _TAG = re.compile(r"\\tag\{([\d., ]+)\}")
 _MENTION = re.compile(r"\b([Ee]qs?\.\s)(\d\.\d+(?:(?:,\s|\sand\s|\sto\s)\d\.\d+)*)")
@@ -88,3 +88,8 @@ def stem_alt(stem: str) -> str:
     words, _, dataset = found[3].rpartition("_")
     known = dataset in ("shapes", "cifar10", "cifar100", "imagenet")
     return f"Figure {number}: " + (f"{words}, {dataset}" if known else found[3]).replace("_", " ")
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """ "2.1, 2.2 and 2.3"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

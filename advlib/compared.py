@@ -5,6 +5,8 @@ What the README's glance and the book's page of results have in common.
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from . import results
@@ -26,7 +28,10 @@ ATTACKS = {
     "4.3": ("other attacks on top", "CIFAR-10"),
     "4.4": ("six secured", "ImageNet"),
 }
-SUCCESS = "black-box success (%)"
+UNDEFENDED, TRAINED, DEFENDED = "undefended", "adversarially trained", "defended"
+"""Kinds of target. A mean is over one of them: an attack that fools the first may leave the others untouched."""
+SUCCESS = {kind: f"success on {kind} targets (%)" for kind in (UNDEFENDED, TRAINED, DEFENDED)}
+"""The metric of a row: the mean over the black-box targets of a kind."""
 CONSTANTS, TRAINING, GEOMETRY, RECIPES = "4.5", "5.2", "5.5", ("5.1", "5.3")
 OPEN, SAME, MIXED, REVERSED = "open", "as printed", "mixed", "reversed"
 """Values of the column `order`."""
@@ -35,11 +40,12 @@ OPEN, SAME, MIXED, REVERSED = "open", "as printed", "mixed", "reversed"
 def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     """Our committed rows of a table of the thesis beside the print; None where nothing is committed.
 
-    Columns: name (attack, optimizer or network), metric, setting (of the printed number), paper, eps_255 (of ours),
-    ours, ci_low, ci_high, difference, n, order. The interval is that of the table: Wilson's at n images for success
-    rates, Student's over the seeds for training (n is then the number of test images). order: of all the pairs with
-    this row in the same metric and budget whose intervals of 95 % leave each other out, whether the print has the same
-    sign: "as printed", "reversed", "mixed", or "open" where there is none. Raises ValueError for a damaged file.
+    Columns: name (attack, optimizer or network), metric, setting (of the printed number), paper (NaN where the print
+    has no target of the kind that the metric names), eps_255 (of ours), ours, ci_low, ci_high, difference, n, order.
+    The interval is that of the table: Wilson's at n images for success rates, Student's over the seeds for training (n
+    is then the number of test images). order: of all the pairs with this row in the same metric and budget whose
+    intervals of 95 % leave each other out, whether the print has the same sign: "as printed", "reversed", "mixed", or
+    "open" where there is none. Raises DamagedError for a damaged file.
     """
     rows = results.committed(TRAINING if table == GEOMETRY else table, scale, dataset)
     if rows is None:
@@ -58,9 +64,13 @@ def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
 
 
 def order(rows: pd.DataFrame) -> list[str]:
-    """For each row, with paper, ci_low and ci_high, how its clear differences to the others compare with the print."""
+    """For each row, with paper, ci_low and ci_high, how its clear differences to the others compare with the print; ""
+    where the print has no such row."""
     said = []
     for i in rows.itertuples():
+        if pd.isna(i.paper):
+            said.append("")
+            continue
         above, below = rows[rows.ci_high < i.ci_low], rows[rows.ci_low > i.ci_high]
         same = (above.paper < i.paper).sum() + (below.paper > i.paper).sum()
         turned = (above.paper > i.paper).sum() + (below.paper < i.paper).sum()
@@ -76,18 +86,26 @@ def of_the_thesis(table: str, rows: pd.DataFrame) -> pd.DataFrame:
     return results.mark_white_box(rows[kept])
 
 
+def kind(target: str) -> str:
+    """What sort of target a name of the thesis' tables or of ours stands for."""
+    if target in NINE:
+        return DEFENDED
+    return TRAINED if re.search(r"ens\d$|adv$|-pgd$", target) else UNDEFENDED
+
+
 def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over the black-box targets, each of our budgets beside the nearest that is printed."""
+    """Means over the black-box targets of each kind, each of our budgets beside the nearest that is printed."""
     rows, printed = of_the_thesis(table, rows), results.published(table)
-    printed = printed[printed.target != results.AVERAGE]
+    rows, printed = rows[~rows.white_box], printed[~printed.white_box & (printed.target != results.AVERAGE)]
     parts = []
-    for eps, at_eps in rows.groupby("eps_255"):
+    for (eps, of), part in rows.groupby(["eps_255", rows.target.map(kind)]):
         nearest = min(sorted(set(printed.eps_255), reverse=True), key=lambda own, eps=eps: abs(own - eps))
-        paper = results.black_box(printed[printed.eps_255 == nearest]).value.rename("paper")
-        ours = results.black_box(at_eps).rename(columns={"value": "ours"}).drop(columns="pairs")
-        setting = f"{ATTACKS[table][1]}, {nearest:g}/255"
-        both = ours.join(paper, how="inner").rename_axis("name").reset_index()
-        parts.append(both.assign(metric=SUCCESS, eps_255=eps, setting=setting))
+        same = printed[(printed.eps_255 == nearest) & (printed.target.map(kind) == of)]
+        ours = results.black_box(part).rename(columns={"value": "ours"}).drop(columns="pairs")
+        paper = results.black_box(same).value if len(same) else pd.Series(dtype=float)
+        both = ours.assign(paper=paper).rename_axis("name").reset_index()
+        setting = f"{ATTACKS[table][1]}, {nearest:g}/255" if len(same) else "not in print"
+        parts.append(both.assign(metric=SUCCESS[of], eps_255=eps, setting=setting))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -126,3 +144,11 @@ def _training(table: str, rows: pd.DataFrame) -> pd.DataFrame:
             seen = {"ours": mean, "ci_low": low, "ci_high": high, "n": int(of.n.min()), "paper": paper.item()}
             found.append({"name": name, "metric": _METRICS[table][metric], "eps_255": float("nan"), **seen})
     return pd.DataFrame(found).assign(setting=f"{dataset}, ResNet-18, three seeds")
+
+
+def by_seed(rows: pd.DataFrame, metric: str, name: str, other: str) -> tuple[float, float, float]:
+    """(difference, low, high) of two optimizers in a committed table of training, `name` minus `other`, from the
+    differences within each seed: both had the same first weights and order of images. metric: as in `compare`."""
+    column = {shown: column for names in _METRICS.values() for column, shown in names.items()}[metric]
+    wide = rows[rows.metric == column].pivot(index="source", columns="attack", values="value")
+    return results.paired_mean((wide[name] - wide[other]).dropna().to_numpy())

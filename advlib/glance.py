@@ -11,25 +11,27 @@ from pathlib import Path
 import pandas as pd
 
 from . import compared, results
+from .book_text import enumerated
 from .paths import ROOT, replacing
 
 BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
 SCALE, DATASET, BUDGET = "laptop", "cifar10", 8.0
 
 # By table: the metric, a method of the thesis, and what it is compared with, the best other one in print or its base.
+_UNDEFENDED, _TRAINED, _DEFENDED = compared.SUCCESS.values()
 CLAIMS = {
-    "2.1": [(compared.SUCCESS, "EM-FGSM", "MI-FGSM")],
-    "2.2": [(compared.SUCCESS, "RE", "SIM")],
-    "2.3": [(compared.SUCCESS, "EM-FGSM", "MI-FGSM")],
-    "2.4": [(compared.SUCCESS, "EM-RE-Composite", "Composite")],
-    "2.5": [(compared.SUCCESS, "EM-RE-Composite", "MI-Composite")],
-    "3.1": [(compared.SUCCESS, "MI-FGSM+GNP", "MI-FGSM")],
-    "3.2": [(compared.SUCCESS, "DIM+GNP", "DIM")],
-    "3.3": [(compared.SUCCESS, "DIM+TIM+GNP", "DIM+TIM")],
-    "4.1": [(compared.SUCCESS, "PGD+LRS-F", "PGD")],
-    "4.2": [(compared.SUCCESS, "PGD+LRS-F", "ILA++")],
-    "4.3": [(compared.SUCCESS, "Admix+LRS-F", "Admix")],
-    "4.4": [(compared.SUCCESS, "PGD+LRS-F", "PGD")],
+    "2.1": [(_UNDEFENDED, "EM-FGSM", "MI-FGSM"), (_TRAINED, "EM-FGSM", "MI-FGSM")],
+    "2.2": [(_UNDEFENDED, "RE", "SIM"), (_TRAINED, "RE", "SIM")],
+    "2.3": [(_TRAINED, "EM-FGSM", "MI-FGSM")],
+    "2.4": [(_TRAINED, "EM-RE-Composite", "Composite")],
+    "2.5": [(_DEFENDED, "EM-RE-Composite", "MI-Composite")],
+    "3.1": [(_UNDEFENDED, "MI-FGSM+GNP", "MI-FGSM")],
+    "3.2": [(_UNDEFENDED, "DIM+GNP", "DIM")],
+    "3.3": [(kind, "DIM+TIM+GNP", "DIM+TIM") for kind in (_TRAINED, _DEFENDED)],
+    "4.1": [(_UNDEFENDED, "PGD+LRS-F", "PGD")],
+    "4.2": [(_UNDEFENDED, "PGD+LRS-F", "ILA++")],
+    "4.3": [(_UNDEFENDED, "Admix+LRS-F", "Admix")],
+    "4.4": [(kind, "PGD+LRS-F", "PGD") for kind in (_TRAINED, _DEFENDED)],
     "4.5": [("local Lipschitz constant", "LRS-F", "original")],
     "5.2": [("test accuracy (%)", "CR-SAM", "SAM"), ("test accuracy (%)", "CR-SAM", "SGD")],
     "5.5": [("Hessian trace", "CR-SAM", "SAM"), ("Hessian trace", "CR-SAM", "SGD")],
@@ -38,18 +40,29 @@ TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "di
 
 
 def markdown() -> str:
-    """The part of the README: one row for each claim of `CLAIMS` that a committed run has measured."""
+    """The part of the README: one row for each claim of `CLAIMS` that a committed run has measured on targets of the
+    kind that the thesis has."""
     lines = [line for table in CLAIMS for line in _rows(table)]
     if not lines:
-        return f"*No {DATASET} run is committed yet.*"
+        return f"*No {DATASET} run that compares with the thesis is committed yet.*"
     note = (
         f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
-        "with the thesis' setting. Success rates are means over the black-box targets, of attacks of 10 steps, for n "
-        "images that all networks get right; the interval of a difference takes the two for independent. "
-        f"{_training()}All attacks, budgets and data sets are on the book's page of results (`make book`).*"
+        "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
+        "here, of attacks of 10 steps, for n images that all networks get right; the interval of a difference takes "
+        f"the two for independent.{_other_kinds()}{_training()} All attacks, budgets and data sets are on the book's "
+        "page of results (`make book`).*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
     return "\n".join([_line(TITLES), _line(rule), *lines]) + "\n\n" + note
+
+
+def _other_kinds() -> str:
+    """Which committed tables have no row, since print and ours have no kind of target in common; "" for none."""
+    tables = [table for table in CLAIMS if results.committed(table, SCALE, DATASET) is not None and not _rows(table)]
+    if not tables:
+        return ""
+    what = "Table" if len(tables) == 1 else "Tables"
+    return f" {what} {enumerated(tables)}: no row, for want of targets of the kind that the thesis has there."
 
 
 def _training() -> str:
@@ -58,7 +71,10 @@ def _training() -> str:
     if rows is None:
         return ""
     conditions = rows.source.iloc[0].partition(", ")[2]  # a source is "seed 0, 10000 images, 12 epochs"
-    return f"Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed. "
+    return (
+        f" Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed; differences "
+        "within each seed."
+    )
 
 
 def _rows(table: str) -> list[str]:
@@ -66,7 +82,7 @@ def _rows(table: str) -> list[str]:
     rows = compared.compare(table, SCALE, DATASET)
     if rows is None:
         return []
-    rows = rows.rename(columns={"ours": "value"})
+    rows = rows[rows.paper.notna()].rename(columns={"ours": "value"})
     found = []
     for metric, method, other in CLAIMS[table]:
         pair = [_nearest(rows[(rows.metric == metric) & (rows["name"] == name)]) for name in (method, other)]
@@ -82,7 +98,7 @@ def _nearest(rows: pd.DataFrame) -> pd.Series | None:
 
 def _row(table: str, method: pd.Series, other: pd.Series) -> str:
     at = "" if pd.isna(method.eps_255) else f", {method.eps_255:g}/255"
-    points, low, high = results.difference(method, other)
+    points, low, high = _difference(table, method, other)
     return _line(
         [
             f"{table}{_about(table)}",
@@ -95,6 +111,14 @@ def _row(table: str, method: pd.Series, other: pd.Series) -> str:
             f"{int(method.n):,}",
         ]
     )
+
+
+def _difference(table: str, method: pd.Series, other: pd.Series) -> tuple[float, float, float]:
+    """Points and interval of 95 %: paired where both have the same seeds."""
+    if table not in (compared.TRAINING, compared.GEOMETRY):
+        return results.difference(method, other)
+    rows = results.committed(compared.TRAINING, SCALE, DATASET)
+    return compared.by_seed(rows, method.metric, method["name"], other["name"])
 
 
 def _about(table: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import compared, results
-from .book_text import stem_alt
+from .book_text import enumerated, stem_alt
 from .paths import FIGURES
 
 SCALES = ("paper", "laptop")
@@ -17,10 +17,11 @@ HEAD = """# Results
 Every table of the thesis, value by value as printed, is in `data/published`. Here are those that we have measured too,
 one block for each scale and data set; below them are the committed figures.
 
-A row is a mean over the black-box targets (chapters 2 to 4) or over the seeds (chapter 5). *Order* says whether its
-clear differences to the other rows of the block (intervals of 95 % that leave each other out) have the sign that they
-have in print: "as printed", "mixed", "reversed", or "open" where no difference is clear. A number of another data set,
-network and scale than the thesis' can agree in its order, not in its value.
+A row is a mean over the black-box targets of one kind (chapters 2 to 4; undefended, adversarially trained and defended
+networks are never averaged together) or over the seeds (chapter 5). *Order* says whether its clear differences to the
+other rows of the block (intervals of 95 % that leave each other out) have the sign that they have in print: "as
+printed", "mixed", "reversed", or "open" where no difference is clear. A number of another data set, network and scale
+than the thesis' can agree in its order, not in its value.
 """
 FILTER = """
 <form class="filter" aria-label="Filter the results">
@@ -48,7 +49,7 @@ def markdown(run: Path | None = None) -> str:
         "## Tables",
         *blocks,
         "### Not measured",
-        f"No run of {_enumerated(missing)} is committed. Tables {_enumerated(compared.RECIPES)} are recipes: "
+        f"No run of {enumerated(missing)} is committed. Tables {enumerated(compared.RECIPES)} are recipes: "
         "`al.recipes.thesis` gives them." if missing else "Every table that holds measurements has a committed run.",
         "## Figures",
         '<div class="gallery">',
@@ -57,10 +58,6 @@ def markdown(run: Path | None = None) -> str:
         *_of_run(run),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
-
-
-def _enumerated(names: tuple[str, ...] | list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _measured(table: str) -> list[tuple[str, str, pd.DataFrame]]:
@@ -99,7 +96,7 @@ def _html(rows: pd.DataFrame, caption: str) -> str:
         budget=rows.eps_255.map(lambda eps: "" if pd.isna(eps) else f"{eps:g}/255"),
         ours=rows.ours.map(_number),
         interval=[f"{_number(low)} to {_number(high)}" for low, high in zip(rows.ci_low, rows.ci_high, strict=True)],
-        difference=rows.difference.map(lambda value: f"{value:+.3g}" if abs(value) < 1 else f"{value:+.1f}"),
+        difference=rows.difference.map(_signed),
     )[list(COLUMNS)]
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
     lines = [
@@ -114,8 +111,12 @@ def _html(rows: pd.DataFrame, caption: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, or one after the point."""
-    return f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}"
+    """Three digits, or one after the point; nothing for NaN."""
+    return "" if pd.isna(value) else f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _signed(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:+.3g}" if abs(value) < 1 else f"{value:+.1f}"
 
 
 def _filter(tables: list[str]) -> str:

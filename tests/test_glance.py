@@ -2,7 +2,7 @@
 
 import pytest
 
-from advlib import glance, results
+from advlib import compared, glance, results, secured
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def committed(tmp_path, monkeypatch):
 
 def test_nothing_committed_is_said(committed):
     committed("2.1", [("resnet", "MI-FGSM", "vgg", 8, 100)], dataset="shapes")
-    assert "No cifar10 run is committed yet" in glance.markdown()
+    assert "No cifar10 run that compares with the thesis is committed yet" in glance.markdown()
 
 
 def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(committed):
@@ -32,19 +32,45 @@ def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(
             "2.1", [("resnet", attack, t, 8, k) for t, k in zip(("resnet", "vgg", "wrn"), successes, strict=True)]
         )
     low, high = results.newcombe(110, 200, 90, 200)
-    old, new = results.black_box(results.published("2.1")).value[["MI-FGSM", "EM-FGSM"]]
+    printed = results.published("2.1").query("not target.str.contains('ens')")
+    old, new = results.black_box(printed).value[["MI-FGSM", "EM-FGSM"]]
     row = (
-        "| 2.1, one source | black-box success (%), 8/255 | MI-FGSM → EM-FGSM "
+        "| 2.1, one source | success on undefended targets (%), 8/255 | MI-FGSM → EM-FGSM "
         f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
     )
     assert row in glance.markdown().splitlines()
 
 
 def test_members_of_the_ensemble_are_white_box_and_the_budget_is_the_nearest(committed):
-    cells = [("vgg", 16, 180), ("resnet", 8, 200), ("vgg", 8, 60)]
+    cells = [("vgg-ens3", 16, 180), ("resnet", 8, 200), ("vgg-ens3", 8, 60)]
     committed("2.3", [("resnet+wrn", a, t, eps, k) for a in ("MI-FGSM", "EM-FGSM") for t, eps, k in cells])
     row = glance.markdown().splitlines()[2]
-    assert row.startswith("| 2.3, ensemble source | black-box success (%), 8/255 |") and "| 30.0 → 30.0 | +0.0 [" in row
+    assert row.startswith("| 2.3, ensemble source | success on adversarially trained targets (%), 8/255 |")
+    assert "| 30.0 → 30.0 | +0.0 [" in row
+
+
+def test_kinds_of_target_stand_apart_and_those_that_print_or_run_lacks_are_left_out(committed):
+    """Table 2.1 is printed for undefended and for adversarially trained targets, 2.3 for the second alone."""
+    cells = [(a, t, k) for a in ("MI-FGSM", "EM-FGSM") for t, k in (("vgg", 100), ("vgg-pgd", 20), ("wrn", 140))]
+    committed("2.1", [("resnet", a, t, 8, k) for a, t, k in cells])
+    committed("2.3", [("resnet+densenet", a, "vgg", 8, 100) for a in ("MI-FGSM", "EM-FGSM")])
+    text = glance.markdown()
+    rows = [line for line in text.splitlines() if line.startswith("| 2.")]
+    assert [("undefended" in row, "adversarially trained" in row) for row in rows] == [(True, False), (False, True)]
+    assert "| 60.0 → 60.0 |" in rows[0] and "| 10.0 → 10.0 |" in rows[1]
+    printed = results.published("2.1").query("target.str.contains('ens')")
+    old, new = results.black_box(printed).value[["MI-FGSM", "EM-FGSM"]]
+    assert f"| {old:.1f} → {new:.1f} |" in rows[1]
+    assert " Table 2.3: no row" in text
+
+
+def test_every_printed_target_is_of_a_kind():
+    kinds = {name: compared.kind(name) for table in compared.ATTACKS for name in results.published(table).target}
+    trained = {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
+    assert {name for name, kind in kinds.items() if kind == compared.TRAINED} == trained
+    assert {name for name, kind in kinds.items() if kind == compared.DEFENDED} == set(secured.NINE)
+    ours = {name: compared.kind(name) for name in (*secured.OURS[:4], "vgg", "densenet", "resnet20*", "Inc-v3adv")}
+    assert [*ours.values()] == [compared.TRAINED] * 4 + [compared.UNDEFENDED] * 3 + [compared.TRAINED]
 
 
 def test_a_claim_of_which_half_is_measured_and_targets_that_the_thesis_lacks_are_left_out(committed):
@@ -67,7 +93,7 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
     text = glance.markdown()
     (row,) = (line for line in text.splitlines() if line.startswith("| 5.2"))
     assert "3 seeds of a ResNet-8, 50 images, 4 epochs" in text
-    half = 4.302653 * (2**2 + 1) ** 0.5 / 3**0.5  # Student's at two degrees of freedom, of deviations 2 and 1
+    half = 4.302653 / 3**0.5  # Student's at two degrees of freedom, of differences of 6, 5 and 4 within a seed
     assert (
         "| SGD → CR-SAM | 95.3 → 97.0 |" in row and f"| 82.0 → 87.0 | +5.0 [{5 - half:+.1f}, {5 + half:+.1f}] |" in row
     )

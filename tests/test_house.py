@@ -3,13 +3,16 @@
 import base64
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import jupytext
 import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from advlib import chapters, run
 from advlib.paths import NOTEBOOKS, ROOT
@@ -18,6 +21,8 @@ SOURCES = chapters.sources(NOTEBOOKS)
 EXECUTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 MAX_FIGURE = 150 * 1024  # bytes
 MAX_FILE = 2 * 1024**2  # bytes
+TORCH = re.compile(r"torch|torchvision|triton|(nvidia|cuda)-.+")
+"""Packages whose builds must match each other and the machine: pip resolves them together."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -46,14 +51,51 @@ def test_conda_matches_pyproject():
     assert "--constraint constraints.txt" in pip
 
 
-def test_constraints_keep_the_bounds():
+def pins():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = requirements(line for line in lines if line and not line.startswith("#"))
+    return requirements(line for line in lines if line and not line.startswith("#"))
+
+
+def test_constraints_keep_the_bounds():
     everything = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
-    direct = {r.name: r for r in map(Requirement, everything)}
-    assert set(pinned) == set(direct) - {"torch", "torchvision"}
-    for name, version in pinned.items():
-        assert direct[name].specifier.contains(version.removeprefix("==")), name
+    direct = {canonicalize_name(r.name): r for r in map(Requirement, everything)}
+    assert {name for name in direct if not TORCH.fullmatch(name)} <= set(pins())
+    for name in direct.keys() & pins().keys():
+        assert direct[name].specifier.contains(pins()[name].removeprefix("==")), name
+
+
+def test_constraints_are_complete():
+    """Of all that the packages of `make env` need here, torch and what comes with it apart, none is left to chance."""
+    found, open_ends = {}, [("advlib", ("test", "book", "course"))]
+    wanted = set(open_ends)
+    while open_ends:
+        name, extras = open_ends.pop()
+        for requirement in needed(name, extras):
+            key = canonicalize_name(requirement.name), tuple(sorted(requirement.extras))
+            try:
+                found[key[0]] = version(key[0])
+            except PackageNotFoundError:  # an extra that is not installed here
+                continue
+            if key not in wanted:
+                wanted.add(key)
+                open_ends.append(key)
+    names = {name for name in found if not TORCH.fullmatch(name)}
+    assert len(names) > 30 and sorted(names - set(pins())) == []
+    if others := [f"{name} {found[name]}" for name in sorted(names) if pins()[name] != f"=={found[name]}"]:
+        pytest.skip(f"this environment has other versions than constraints.txt: {', '.join(others)}")
+
+
+def needed(name, extras):
+    """What a package requires on this machine, with these of its extras."""
+    if name == "advlib":
+        lines = PROJECT["dependencies"] + sum((PROJECT["optional-dependencies"][extra] for extra in extras), [])
+    else:
+        lines = requires(name) or []
+    return [
+        r
+        for r in map(Requirement, lines)
+        if r.marker is None or any(r.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]
 
 
 @pytest.mark.parametrize("line", PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))
@@ -103,6 +145,31 @@ def test_figures_are_small(path):
                 if kind.startswith("image/"):
                     size = len(content) if kind == "image/svg+xml" else len(base64.b64decode(content))
                     assert size <= MAX_FIGURE, f"{kind} of {size // 1024} KB from:\n{cell.source}"
+
+
+# --- the module alone ------------------------------------------------------------------------------------------------
+
+ALONE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+NOTEBOOKS = {"IPython", "ipykernel", "jupytext", "papermill", "nbformat", "nbclient", "nbconvert", "jupyter_client"}
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in NOTEBOOKS:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+import advlib as al
+al.chapters, al.report.Experiment, al.results.ResultTable, al.plotting.save
+assert not NOTEBOOKS & set(sys.modules)
+"""
+
+
+def test_the_module_needs_no_package_of_notebooks():
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # --- what git holds --------------------------------------------------------------------------------------------------

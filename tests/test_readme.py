@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from advlib import glance
+from advlib import chapters, glance
 from advlib.cli import _parser
 from advlib.models import available
 from advlib.paths import ROOT
+from advlib.run import parse_value
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -38,6 +39,21 @@ def test_commands_are_known():
             _parser().parse_args(words[3:])
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
+        if words[0] == "papermill":
+            given = dict(re.findall(r"-[py] \"?(\w+):? (\[.*?\]|\w+)", " ".join(words)))
+            known = chapters.parameters((ROOT / words[1]).with_suffix(".py"))
+            assert given and all(
+                known[name].checked(parse_value(text, known[name].kind)) for name, text in given.items()
+            )
+
+
+def test_commands_of_the_environment_come_after_it_is_entered():
+    """In a plain shell there is no advlib, papermill or nbgrader."""
+    (block,) = [block for block in blocks("sh") if "python -m advlib" in block]
+    first, *others = block.splitlines()
+    assert first.startswith("make env && . .venv/bin/activate ")
+    assert all(line.split()[0] in ("python", "papermill") for line in others)
+    assert not [b for b in blocks("sh") if b != block and ("python" in b.split("#")[0] or "papermill" in b)]
 
 
 def test_results_at_a_glance_are_the_committed_ones():
