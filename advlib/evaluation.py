@@ -224,7 +224,7 @@ def _check_copies(surrogates: Mapping[str, nn.Module], targets: Mapping[str, nn.
 
 _APART = 0.03
 """Up to where logits are those of a copy. In bfloat16 they are at most 0.007 apart, relative in the L2 norm; a network
-that was trained a little further is 0.044 away, one that was trained by itself 0.17 (the zoos of shapes and CIFAR-10)."""
+that was trained a little further is 0.044 away, one that was trained by itself 0.17 (in the zoos of this book)."""
 
 
 class _Function(nn.Module):

@@ -31,7 +31,7 @@ def printed(number, out):
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-# Seconds on one idle core: A1 15, A2 25, 04 35, 06 20, 05 28.
+# Seconds of one core: A1 15, A2 25, 04 45, 06 30; chapter 5 below 28.
 @pytest.mark.parametrize(
     ("number", "net", "options"),
     [
