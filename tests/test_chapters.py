@@ -1,151 +1,226 @@
-"""The chapters' sources: what they say of one another, and that those which train really do, and say what they did."""
+"""A chapter's parameters and their limits, and the folder of a run: one for all runs that are alike, none for two that
+are not."""
 
+import ast
+import json
 import os
-import re
 import subprocess
 import sys
+from pathlib import Path
 
-import nbformat
+import jupytext
+import pandas as pd
 import pytest
-import torch
 
-from advlib import chapters, datasets, models, nets, paths, secured, trainees
-from advlib.datasets import Images
+from advlib import chapters
+from advlib.paths import NOTEBOOKS, ROOT
 
-SOURCES = {chapters.number(source): source for source in chapters.sources(paths.NOTEBOOKS)}
-OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+SOURCE = """# %% [markdown]
+# # A *tiny* chapter
+#
+# ## A section
 
+# %% tags=["parameters"]
+scale: str = "laptop"  # one of smoke, laptop or paper
+dataset: str = "shapes"  # one of shapes or cifar10; both are small
+eps_255: list[float] = [8.0]  # budgets in 1/255;
+# not empty; each from 0 to 255
+n: int = 0  # images, 0 takes the number of the scale; at least 0
+rate: float | None = None  # above 0; at most 0.5
+words: list[str] = []  # each one of red, light green or blue
+name: str = ""
 
-def run(number, out, *options, **env):
-    """`python -m advlib run <number> --scale smoke`, on one core and without the data of this machine."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ADVLIB_")}
-    command = [sys.executable, "-m", "advlib", "run", number, "--scale", "smoke", "--out", str(out), *options]
-    env = {**kept, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(command, cwd=paths.ROOT, env=env, capture_output=True, text=True, check=False)
-
-
-def printed(number, out):
-    """What the cells of an executed chapter printed."""
-    notebook = nbformat.read(out / f"{SOURCES[number].stem}.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.text for output in outputs if output.output_type == "stream")
-
-
-# Seconds of one core: A1 15, A2 25, 04 45, 06 30; chapter 5 below 28.
-@pytest.mark.parametrize(
-    ("number", "net", "options"),
-    [
-        ("A1", "resnet", ["-p", "retrain=True", "-p", "families=resnet,vgg"]),
-        ("A2", "comdefend", ["-p", "retrain=comdefend", "-p", "n=4", "-p", "n_clean=4"]),
-        ("04", "densenet-tuned", ["-p", "retrain=tuned", "-p", "n=4", "-p", "n_val=4"]),
-        ("06", "resnet-sam", ["-p", "retrain=sam", "-p", "n=4", "-p", "n_flat=4"]),
-    ],
-)
-def test_a_chapter_trains_anew_what_it_is_asked_to_and_says_so(number, net, options, tmp_path):
-    committed = (paths.WEIGHTS / "manifest.json").read_bytes()
-    old = tmp_path / "checkpoints" / number / f"shapes_{net}.pt"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"an earlier training, which would be an error if it were taken up")
-    done = run(number, tmp_path, *options)
-    assert done.returncode == 0, done.stderr
-    entry = models.manifest(tmp_path / "weights" / number)[f"shapes/{net}"]
-    assert (entry["trained_on"], entry["n"], entry["recipe"]["epochs"]) == (trainees.TRIAL, trainees.TRIAL, 1)
-    state = models.read_weights(tmp_path / "weights" / number / entry["file"], entry["sha256"])
-    assert all(value.isfinite().all() for value in state.values())
-    said = re.search(r"trained now: (.*) \(a trial.*\| there already: (.*)", printed(number, tmp_path))
-    assert net in said[1].split(", ") and net not in said[2].split(", ")
-    assert set(said[1].split(", ")) == {"resnet", "vgg"} if number == "A1" else said[1] == net
-    assert (paths.WEIGHTS / "manifest.json").read_bytes() == committed
+# %%
+print(n)
+"""
 
 
-def test_a_fresh_run_of_chapter_5_takes_up_no_checkpoint(tmp_path):
-    old = tmp_path / "checkpoints" / "05" / "old.pt"
-    old.parent.mkdir(parents=True)
-    old.touch()
-    done = run("05", tmp_path, "--fresh", "-p", "epochs=1", "-p", "n_train=32")
-    assert done.returncode == 0, done.stderr
-    assert not old.exists() and len(list(old.parent.glob("*.pt"))) == 15  # three decays, six plans with two seeds each
-    assert "trainings: 15, taken up from checkpoints: none" in printed("05", tmp_path)
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "02_tiny.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
 
 
-@pytest.mark.skipif(datasets.locate("cifar100") is not None, reason="CIFAR-100 is here")
-def test_what_cannot_be_trained_for_want_of_data_names_the_data(tmp_path):
-    done = run("A1", tmp_path, "--dataset", "cifar100", **OFFLINE)
-    assert done.returncode == 1 and re.search(r"DataError: cifar100 \(train\) not found. Looked in ", done.stderr)
+@pytest.fixture
+def values(source):
+    """What the kernel's globals() holds after the parameters cell, among other things."""
+    known = chapters.parameters(source)
+    return {"al": chapters} | {name: parameter.default for name, parameter in known.items()}
 
 
-def test_a_net_that_a_chapter_does_not_train_is_refused_with_those_it_does():
-    with pytest.raises(ValueError, match=r"retrain='typo': expected one of densenet-lrs1, densenet-lrsf"):
-        trainees.provide("shapes", ["densenet-lrs1", "densenet-lrsf"], ["typo"])
-
-
-def test_what_is_there_is_not_trained():
-    found = trainees.provide("shapes", ["resnet", "hgd"])
-    assert (found.trained, found.loaded) == ((), ("resnet", "hgd"))
-    assert str(found) == "trained now: nothing | there already: resnet, hgd"
+def test_parameters_title_and_help(source):
+    known = chapters.parameters(source)
+    assert chapters.title(source) == "A *tiny* chapter" and chapters.number(source) == "02"
+    assert known["eps_255"] == chapters.Parameter(
+        "eps_255", "list[float]", [8.0], "budgets in 1/255; not empty; each from 0 to 255"
+    )
+    assert known["n"].limits == ["at least 0"] and known["name"].help == ""
+    assert known["dataset"].choices == ["shapes", "cifar10"]
+    assert known["words"].choices == ["red", "light green", "blue"]
 
 
 @pytest.mark.parametrize(
-    ("number", "parameter", "known"),
+    ("name", "value", "kept"),
     [
-        ("A1", "families", nets.FAMILIES),
-        ("A2", "retrain", secured.OURS),
-        ("04", "retrain", models.TUNED),
-        ("06", "retrain", models.FLAT),
+        ("eps_255", (0, 255), [0.0, 255.0]),
+        ("n", 0, 0),
+        ("rate", None, None),
+        ("rate", 0.5, 0.5),
+        ("words", ["light green", "red"], ["light green", "red"]),
+        ("words", [], []),
     ],
 )
-def test_what_may_be_trained_is_what_there_is(number, parameter, known):
-    assert set(chapters.parameters(SOURCES[number])[parameter].choices) == set(known)
+def test_values_at_the_edge_are_allowed(source, name, value, kept):
+    assert chapters.parameters(source)[name].checked(value) == kept
 
 
-# --- what they say ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("eps_255", 8, "'eps_255': expected list[float], not empty, each from 0 to 255, got 8 (a list is written [8])"),
+        ("eps_255", "8/255", "'eps_255': expected list[float], not empty, each from 0 to 255, got '8/255'"),
+        ("eps_255", [], "not empty"),
+        ("eps_255", [8.0, 256.0], "got [8.0, 256.0]"),
+        ("eps_255", [float("nan")], "got [nan]"),
+        ("n", -1, "'n': expected int, at least 0, got -1"),
+        ("n", True, "got True"),
+        ("n", 1.0, "got 1.0"),
+        ("rate", 0, "above 0, at most 0.5, got 0"),
+        ("rate", 0.51, "got 0.51"),
+        ("words", ["red", "green"], "each one of red, light green or blue, got ['red', 'green']"),
+        ("scale", "huge", "one of smoke, laptop or paper, got 'huge'"),
+        ("name", 8, "expected str, got 8"),
+    ],
+)
+def test_a_notebook_refuses_what_is_outside(source, values, name, value, message):
+    with pytest.raises(chapters.UsageError) as refused:
+        chapters.begin("02", values | {name: value}, source.parent)
+    assert str(refused.value).startswith("chapter 02, parameter ") and message in str(refused.value)
 
 
-def test_chapter_0_lists_every_chapter():
-    listed = re.findall(r"^# \| (\w+) .*\|.*\|$", SOURCES["00"].read_text(encoding="utf-8"), re.MULTILINE)
-    assert listed == ["chapter", *sorted(number.removeprefix("0") for number in SOURCES)]
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eps_255 = 8",
+        "e: float = 8 / 255",
+        "import os",
+        "n: int = 'a'",
+        "x: Path = 1",
+        "n: int = 1  # n=1",
+        "n: int =",
+        "n: int = 1  # at least one",
+        "n: int = 1  # images; each at least 1",
+        "n: list[int] = [1]  # at least 1",
+        "n: str = 'a'  # at least 1",
+        "n: int = 0  # at least 1",
+        "n: int = 0  # from 1",
+        "n: int = 0  # not empty",
+    ],
+)
+def test_parameters_cell_is_strict(line):
+    with pytest.raises(chapters.UsageError, match="02_x.py"):
+        chapters.parse_parameters(line, "02_x.py")
 
 
-def test_instructors_name_the_chapters_that_take_n():
-    page = (paths.ROOT / "book" / "instructors.md").read_text(encoding="utf-8")
-    named = re.search(r"Chapters ([^.]*?) also take `-p n=20`", page)[1]
-    takes = [n.removeprefix("0") for n, source in SOURCES.items() if "n" in chapters.parameters(source)]
-    assert sorted(re.split(r", | and ", named)) == sorted(takes)
+@pytest.mark.parametrize("cell", ["", 'scale: str = "laptop"\n'])
+def test_a_chapter_has_one_parameters_cell_with_scale_and_dataset(tmp_path, cell):
+    path = tmp_path / "02_x.py"
+    path.write_text(f'# %% tags=["parameters"]\n{cell}' if cell else "# %%\n", encoding="utf-8")
+    with pytest.raises(chapters.UsageError, match="02_x.py"):
+        chapters.parameters(path)
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+def test_a_run_has_the_folder_of_its_parameters(source, values, tmp_path, monkeypatch):
+    monkeypatch.delenv(chapters.VARIABLE, raising=False)
+
+    def folder(**changed):
+        return chapters.begin("02", values | changed, source.parent, tmp_path).folder.relative_to(tmp_path).as_posix()
+
+    assert folder() == folder(eps_255=[8], n=0) == "laptop/shapes"
+    assert folder(scale="smoke", n=3, eps_255=[4, 0.5]) == "smoke/shapes,eps_255=4+0.5,n=3"
+    assert folder(dataset="cifar10", rate=0.25) == "laptop/cifar10,rate=0.25"
+    odd = [folder(name=name) for name in ("a/b", "a_b", "A", "a", "../..", "ä", "n=1,m=2", "x" * 300, "x" * 301)]
+    assert len({name.lower() for name in odd}) == len(odd) and all(name.count("/") == 1 for name in odd)
+    assert max(map(len, odd)) < 120
 
 
-def by_class(n=1000, each=10):
-    """Images in the order of their classes, as in a folder."""
-    labels = torch.arange(n) // each
-    return Images(torch.zeros(n, 3, 2, 2, dtype=torch.uint8), labels, torch.arange(n) + 7, ("",) * n, "imagenet", "val")
+def test_the_variable_names_the_folder_whatever_the_parameters(source, values, tmp_path, monkeypatch):
+    monkeypatch.setenv(chapters.VARIABLE, str(tmp_path / "mine"))
+    run = chapters.begin("02", values | {"n": 3}, source.parent)
+    assert (run.chapter, run.folder) == ("02", tmp_path / "mine")
+    kept = [run.tables, run.figures, run.checkpoints, run.weights, run.images]
+    assert len(set(kept)) == 5 and {path.name for path in kept} == {"02"}
+    monkeypatch.setenv(chapters.VARIABLE, "_build/mine")
+    assert chapters.begin("02", values, source.parent).folder == ROOT / "_build" / "mine"
 
 
-def test_a_split_parts_by_image_and_loses_none():
-    data = by_class()
-    test, val = datasets.split(data, 900, seed=3)
-    assert (len(test), len(val)) == (900, 100)
-    assert torch.equal(torch.cat([test.index, val.index]).sort().values, data.index)
-    assert all(torch.equal(part.labels, (part.index - 7) // 10) for part in (test, val))
+def test_without_its_source_a_chapter_says_so(values, tmp_path, monkeypatch):
+    monkeypatch.delenv(chapters.VARIABLE, raising=False)
+    with pytest.warns(UserWarning, match=f"no source of chapter 03 in {tmp_path}"):
+        run = chapters.begin("03", values | {"n": -1}, tmp_path, tmp_path)
+    assert run.folder == tmp_path / "laptop" / "shapes"
 
 
-def test_a_split_of_a_sorted_set_is_fair_and_hangs_on_the_seed():
-    test, val = datasets.split(by_class(), 900)
-    # 100 classes of 10 images: of 100 images drawn at random 65.3 classes are seen on average (hypergeometric).
-    assert 55 < len(val.labels.unique()) < 76 and 55 < len(test[:100].labels.unique()) < 76
-    again, other = (datasets.split(by_class(), 900, seed)[1] for seed in (0, 1))
-    assert torch.equal(val.index, again.index) and not torch.equal(val.index, other.index)
+def test_a_parameter_without_a_value_is_named(source):
+    with pytest.raises(chapters.UsageError, match="its parameter 'dataset' has no value"):
+        chapters.begin("02", {"scale": "smoke"}, source.parent)
 
 
-@pytest.mark.parametrize("n", [0, 1000, -1, 2.5])
-def test_a_split_leaves_no_part_empty(n):
-    with pytest.raises((TypeError, ValueError), match=r"n=.*expected a whole number of at least 1 and at most 999"):
-        datasets.split(by_class(), n)
+@pytest.mark.parametrize("path", chapters.sources(NOTEBOOKS), ids=lambda p: p.stem)
+def test_every_chapter_begins_with_its_own_parameters(path):
+    """Before anything changes one of them: nothing but imports stands between."""
+    cells = [c for c in jupytext.read(path, fmt="py:percent").cells if c.cell_type == "code"]
+    start = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])][0] + 1
+    code = "\n".join(cell.source for cell in cells[start:])
+    before, found, _ = code.partition(f'RUN = al.chapters.begin("{chapters.number(path)}", globals())\n')
+    assert found and {type(node) for node in ast.parse(before).body} <= {ast.Import, ast.ImportFrom, ast.Try}
 
 
-def test_networks_that_are_missing_are_named_before_they_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADVLIB_DATA", str(tmp_path))
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    with pytest.raises(models.WeightsError, match=r"imagenet: 0 network.*squeezenet1_0.safetensors.*set ADVLIB_DATA"):
-        models.zoo("imagenet")
+# --- side by side ----------------------------------------------------------------------------------------------------
+
+CELLS = """
+import sys
+import jupytext
+from advlib.paths import NOTEBOOKS
+cells = [c for c in jupytext.read(NOTEBOOKS / "00_start_here.py", fmt="py:percent").cells if c.cell_type == "code"]
+for seed in map(int, sys.argv[1:]):
+    scope = {}
+    for cell in cells:
+        exec(cell.source, scope)
+        if "parameters" in cell.metadata.get("tags", []):
+            scope |= {"scale": "smoke", "seed": seed}
+"""
+
+
+def test_runs_beside_each_other_give_what_they_give_one_after_the_other(tmp_path):
+    """Chapter 00 at smoke scale, as papermill and Jupyter run it, with four seeds. It costs five interpreters, about a
+    minute of one core."""
+
+    def started(build, *seeds):
+        environment = os.environ | {"ADVLIB_BUILD": str(tmp_path / build), "OMP_NUM_THREADS": "1"}
+        environment.pop(chapters.VARIABLE, None)
+        command = [sys.executable, "-c", CELLS, *map(str, seeds)]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def finished(processes):
+        assert [process.communicate(timeout=300)[1].decode()[-500:] for process in processes if process.wait()] == []
+
+    def kept(build):
+        found = [p for p in (tmp_path / build).rglob("*") if p.suffix in (".csv", ".svg")]
+        return {p.relative_to(tmp_path / build).as_posix(): _numbers(p) for p in found}
+
+    finished([started("together", seed) for seed in range(4)])
+    finished([started("alone", 0, 1, 2, 3)])
+    assert kept("together") == kept("alone")
+    tables = [name for name in kept("alone") if name.endswith("table_0_1.csv")]
+    assert sorted(Path(name).parts[1] for name in tables) == ["shapes"] + [f"shapes,seed={k}" for k in (1, 2, 3)]
+    assert len(kept("alone")) == 12  # a table and two figures each
+    assert not [p for p in tmp_path.rglob("*") if ".partial" in p.name or ".old" in p.name]
+
+
+def _numbers(path):
+    """What a file says, without the seconds that it took."""
+    if path.suffix != ".csv":
+        return path.read_text(encoding="utf-8")
+    return json.loads(pd.read_csv(path).drop(columns="seconds").to_json())
