@@ -210,8 +210,8 @@ def equation_1_2(model, x, y, eps, T):
 
 # %% [markdown]
 # With $\alpha = \epsilon / T$ the steps cannot add up to more than $\epsilon$: the ball takes care of itself.
-# The range [0, 1] does not. An attack on two pixels near black and near white shows where text and method
-# part: to the letter the result is no image. `advlib` clips to the ball and then to [0, 1] after *every*
+# The range [0, 1] does not. Two pixels near black and near white show the difference between the text and a
+# working method: to the letter the result is no image. `advlib` clips to the ball and then to [0, 1] after *every*
 # step, in all attacks.
 
 # %% tags=["nbval-check-output"]
@@ -670,7 +670,7 @@ print(f"{len(files)} files written, read back: every pixel within {eps_255:g} le
 # - Transfer is lower than white-box success, and not in the same order. Minimal changes hardly carry over at
 #   all; past the boundary, networks even agree on the wrong class.
 # - Noise of the same size does far less.
-# - Text and method part in three places: clipping to [0, 1], the norm in (1.3), the start of PGD. Each has a
+# - The equations and the working methods differ in three places: clipping to [0, 1], the norm in (1.3), the start of PGD. Each has a
 #   cell above.
 #
 # ## Exercises

@@ -15,7 +15,7 @@
 #
 # Chapter 2 of the thesis asks whether adversarial examples transfer better when the attack looks further ahead
 # (*elastic momentum*, EM) and when it sees its image with pieces missing (*random erasure*, RE). This chapter
-# derives both from the text, measures where the text and a working method part, and repeats Tables 2.1 to 2.4 and
+# derives both from the text, measures where the text and a working method differ, and repeats Tables 2.1 to 2.4 and
 # Figures 2.1 to 2.4. Table 2.5 (nine defences) is in appendix A2, with the defences.
 #
 # Every number below says on which data, at which scale and on how many images it was measured. The page you read
@@ -167,9 +167,9 @@ assert all(same.values())
 print(same)
 
 # %% [markdown]
-# ### Where text and method part: which norm?
+# ### Text and working method: which norm?
 #
-# Equation 2.2 divides by the $L_1$ norm, a *sum* over all pixels. For MI that is of no account, since the sign is
+# Equation 2.2 divides by the $L_1$ norm, a *sum* over all pixels. For MI that does not matter, since the sign is
 # taken afterwards. For the look-ahead it decides everything: divided by a sum over 3 · 32 · 32 values, $g_t$ has
 # entries of about $1/3072$, and $\alpha\sigma g_t$ moves the image by almost nothing. The published code of NI-FGSM
 # divides by the *mean* of the absolute values. So do we; the letter of the text is `normalize="l1"`. How far is the
@@ -247,7 +247,7 @@ fig
 # %% [markdown]
 # *Figure 2.2. One image and four erased copies ($s_h = 0.4$, $p = 1$).*
 #
-# ### Where text and method part: the rectangle that never fits
+# ### Text and working method: the rectangle that never fits
 #
 # The text fixes $r_e = 0.3$ with $s_h = 0.4$ and picks places "until it fits". But $W_e = W\sqrt{s / 0.3}$ on a
 # square image: for $s > 0.3$ the rectangle is wider than the image, and the loop never ends. That is a quarter of
@@ -490,7 +490,7 @@ print(
 # this chapter does not test, stands in section 2.1: with the mean as normaliser single pixels look ahead far beyond the
 # ball and beyond $[0, 1]$.
 #
-# On photographs the picture is another one. In the committed CIFAR-10 run (laptop scale, small networks, 8/255) looking
+# On photographs the result is different. In the committed CIFAR-10 run (laptop scale, small networks, 8/255) looking
 # ahead helps in nearly every pair, by a point or two: both NI and EM are above MI. But one step ahead is enough: NI is
 # above EM in most pairs, so that the elastic horizon $\sigma = 2$ earns nothing over $\sigma = 1$ there. RE beats TIM
 # and SIM clearly, at the cost of SIM, and does not beat DIM, which costs a fifth. TIM, whose kernel of 7 pixels spans a

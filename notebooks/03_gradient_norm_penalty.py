@@ -204,7 +204,7 @@ fig
 # two things; what the method does, it does as a difference. (On a smooth network the error falls in proportion to $r$;
 # the test suite has that.)
 #
-# ### Where text and method part
+# ### Text and working method
 #
 # **At which point?** Algorithm 2 takes $g_1$ at $x$, the clean image, in every step: that is FGSM, whatever $T$. It
 # must be the iterate $x_t$. **How far?** With an $L_2$ unit, $r = 0.01$ moves all pixels together by 0.01; with the
@@ -229,7 +229,7 @@ pd.DataFrame(rows).T.rename(columns=lambda r: f"r = {r:g}").rename_axis("unit").
 # ## 3.2 When does the step point uphill?
 #
 # The step is $g = (1 + \beta) g_1 - \beta g_2$. If $g_2$ is longer than $(1 + \beta) / \beta$ times $g_1$, with
-# $\beta = 0.8$ that is 2.25 times, and points the same way, then $g$ points *downhill*: the attack mends the image.
+# $\beta = 0.8$ that is 2.25 times, and points the same way, then $g$ points *downhill*: the step makes the image less adversarial.
 #
 # When is that so? Take a margin $m$ (logit of the true class minus the best other) that falls linearly along the
 # gradient, with slope $s$ per unit of $L_2$. The cross-entropy is about $\log(1 + e^{-m})$, its gradient $s \cdot

@@ -309,7 +309,8 @@ def recipe(around=None, seed=0, times=1.0, **changes):
     return replace(plain, epochs=length, augment=augment, bf16=bfloat16, seed=seed, around=around, **changes)
 
 
-pd.Series({name: THESIS[name].facts()["around"] for name in ("SAM", "CR-SAM")}, name=printed_for).to_frame()
+display(Markdown(f"*Constants of ResNet-18 on {printed_for}*"))
+pd.DataFrame({name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}).T.fillna("")
 
 # %% [markdown]
 # A weight decay of 0.005 is ten times what published SAM code takes for CIFAR. What does it do here? SGD, one seed,

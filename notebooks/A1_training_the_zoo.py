@@ -181,6 +181,7 @@ else:
 #   set.
 # - The thesis' full-size networks train with the same notebook: `python -m advlib run A1 --dataset cifar10 --scale
 #   paper -p size=full -p epochs=200`.
+#   `al.models.load("cifar10/resnet-full")` loads one. The other chapters compare the small networks at every scale.
 #
 # ## Exercises
 #

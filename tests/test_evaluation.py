@@ -9,7 +9,7 @@ import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import RandomErasure, attacks, ensemble, linear_backward
+from advlib import RandomErasure, accelerate, attacks, ensemble, linear_backward
 from advlib.datasets import Images
 from advlib.evaluation import Cushioned, described, matrix, predictions, success_rates
 from advlib.progress import Progress
@@ -355,5 +355,18 @@ def test_targets_see_the_images_as_the_attack_made_them(data):
 
 
 def test_two_networks_of_one_name_are_refused(data):
-    with pytest.raises(ValueError, match="surrogates: 'f'"):
-        success_rates({"m": mark}, {"f": Lookup()}, F, data, [8])
+    with pytest.raises(ValueError, match="surrogates: 'f' is the name of another network"):
+        success_rates({"m": mark}, {"f": Lookup(wrong_on=(0, 1, 2))}, F, data, [8])
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_surrogate_may_be_a_copy_of_the_target_of_its_name(model, small, dtype):
+    copies, seen = {"f": accelerate(model, dtype=dtype)}, []
+
+    def spy(net, x, y, **options):
+        seen.append(net)
+        return x
+
+    rows = success_rates({"spy": spy}, copies, {"f": model}, small, [8])
+    assert seen == [copies["f"]]  # the copy is attacked, and the target itself is asked
+    assert rows[rows.metric == "asr"].n.tolist() == [int((predictions(model, small) == small.y).sum())]
