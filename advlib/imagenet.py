@@ -315,8 +315,8 @@ def _load(net: nn.Module, path: Path) -> None:
     try:
         net.load_state_dict(torch.load(path, map_location=_device(), weights_only=True))
     except Exception as error:  # whatever unpickling a damaged file, or one of another kind, raises
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: damaged, or of another network or number of classes ({reason})") from error
+        kind = type(error).__name__
+        raise WeightsError(f"{path}: damaged, or of another network or number of classes ({kind})") from error
 
 
 def _network(args: argparse.Namespace, seed: int) -> nn.Module:
