@@ -10,7 +10,9 @@ before the class folders; `--rendered` is ImageNet-R, with 200 of the classes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from . import results, sam
+from . import checks, results, sam
 from .datasets import DataError
+from .models import WeightsError
 from .paths import replacing
 from .recipes import Recipe, thesis
 from .training import State
@@ -58,8 +61,7 @@ def create(model: str, classes: int, size: int) -> nn.Module:
     """An untrained network for images of `size` pixels, in timm's architecture; ValueError for another name."""
     import timm
 
-    if model not in NETWORKS:
-        raise ValueError(f"model={model!r}: expected one of {', '.join(NETWORKS)}")
+    checks.choice("model", model, NETWORKS)
     sized = {"img_size": size} if model.startswith("ViT") else {}
     return timm.create_model(NETWORKS[model], num_classes=classes, **sized)
 
@@ -69,13 +71,23 @@ def create(model: str, classes: int, size: int) -> nn.Module:
 
 def folder(path: Path, size: int, train: bool = False) -> ImageFolder:
     """Images of class folders, normalised: Inception-style preprocessing (a random area and aspect ratio, flipped) to
-    train, else the shorter side at 8/7 of `size` and the middle. Raises DataError where the folder is none."""
+    train, else the shorter side at 8/7 of `size` and the middle. Raises DataError where the folder is none, or that of
+    a class is empty."""
     if not path.is_dir():
         raise DataError(f"{path}: missing; expected a folder of images for every class")
     ready = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*_STATISTICS)]
     view = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
     view = view if train else [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
-    return ImageFolder(str(path), v2.Compose([*view, *ready]))
+    try:
+        return ImageFolder(str(path), v2.Compose([*view, *ready]))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _listed(images: ImageFolder) -> str:
+    """16 hex digits of the files' names and classes."""
+    names = "\n".join(f"{path.removeprefix(images.root)} {label}" for path, label in images.samples)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def _loader(data: Dataset, batch_size: int, workers: int, train: bool, seed: int) -> DataLoader:
@@ -101,7 +113,8 @@ def fit(
     which training goes on, and of weights.pt. local: perturb along the gradient of each process' own share of the
     batch (`sam.SAM`), in place of the averaged one.
     Raises DataError for folders that are missing or differ in their classes, ValueError for a batch that does not
-    divide among the processes, or is larger than the data.
+    divide among the processes, or is larger than the data, and for a checkpoint of another training (`training.fit`);
+    FloatingPointError as there.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     if plan.batch_size % world:
@@ -119,7 +132,9 @@ def fit(
         raise ValueError(f"batch_size={plan.batch_size}: larger than {data / 'train'}")
     run = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     more = {"local": run.no_sync} if local and world > 1 and plan.around else {}
-    state = State(net, plan, len(train) * plan.epochs + 1, **more)
+    made_of = {"size": size, "processes": world, "local": local}
+    made_of |= {"training data": _listed(to_train), "validation data": _listed(to_validate)}
+    state = State(net, plan, len(train) * plan.epochs + 1, made_of, **more)
     history = state.resume(out / "checkpoint.pt")
     run = torch.compile(run) if plan.compile else run
     for epoch in range(len(history), plan.epochs):
@@ -146,12 +161,12 @@ def _epoch(state: State, run: Callable, train: DataLoader, device: torch.device,
     state.model.train()
     if isinstance(train.sampler, DistributedSampler):
         train.sampler.set_epoch(epoch)
-    total = torch.zeros((), device=device)
+    losses = []
     torch.manual_seed(state.recipe.seed * 100_003 + epoch)
     for x, y in train:
         x = x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        total += state.step(_closure(state, run, x, y.to(device, non_blocking=True)))
-    return (total / len(train)).item()
+        losses.append(state.step(_closure(state, run, x, y.to(device, non_blocking=True))))
+    return state.mean(losses, epoch)
 
 
 def _closure(state: State, run: Callable, x: torch.Tensor, y: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -236,13 +251,16 @@ def robustness(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`train` or `test`, see the top of this file."""
+    """`train` or `test`, see the top of this file. What the user can mend is said in a line, with exit status 2."""
     args = _parser().parse_args(argv)
     together = "WORLD_SIZE" in os.environ and args.command is _train
     if together:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         args.command(args)
+    except (DataError, WeightsError, ValueError, FloatingPointError) as error:
+        print(f"advlib.imagenet: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     finally:
         if together:
             dist.destroy_process_group()
@@ -283,11 +301,22 @@ def _train(args: argparse.Namespace) -> None:
 
 def _test(args: argparse.Namespace) -> None:
     net = _network(args, 0)
-    net.load_state_dict(torch.load(args.out / "weights.pt", map_location=_device(), weights_only=True))
+    _load(net, args.out / "weights.pt")
     table = robustness(net, args.data, args.corrupted, args.rendered, args.size, workers=args.workers)
     with replacing(args.out / "table_5_4.csv") as part:
         table.to_csv(part, index=False)
     print(table.round(2).to_string(index=False))
+
+
+def _load(net: nn.Module, path: Path) -> None:
+    """The weights that `train` wrote. Raises WeightsError."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: missing; `python -m advlib.imagenet train` with the same --out writes it")
+    try:
+        net.load_state_dict(torch.load(path, map_location=_device(), weights_only=True))
+    except Exception as error:  # whatever unpickling a damaged file, or one of another kind, raises
+        kind = type(error).__name__
+        raise WeightsError(f"{path}: damaged, or of another network or number of classes ({kind})") from error
 
 
 def _network(args: argparse.Namespace, seed: int) -> nn.Module:

@@ -140,6 +140,11 @@ class EnsembleAdversarial:
         _check_names("pool", self.pool)
         _check_numbers(self, 0, 1, "eps")
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The static networks, by name, that the result depends on."""
+        return self.pool
+
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         batch = draw.at(index=draw.index[:1], stream=_STREAM)
         turn = int(batch.uniform(1).item() * (1 + len(self.pool)))
@@ -226,6 +231,11 @@ class GuidedDenoising:
             raise ValueError("makers: expected at least one network")
         _check_numbers(self, 1 / 255, 1, "eps")
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The static networks, by name, that the result depends on."""
+        return self.makers
+
     def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         u = draw.at(index=draw.index[:1], stream=_STREAM).uniform(3)[0].tolist()
         maker = _static(self.makers[int(u[0] * len(self.makers))], x.device)
@@ -276,6 +286,11 @@ class SelfSupervisedPurification:
         checks.whole("depth", self.depth, 1)
         checks.budget(self.eps, self.steps)
         _check_numbers(self, 0, inf, "pixel", "gan")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The static networks, by name, that the result depends on."""
+        return (self.features,)
 
     def __call__(self, model: Purified, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         features = _first_layers(self.features, self.depth, x.device)

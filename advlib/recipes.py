@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from inspect import isfunction
 
 import torch
 
-from . import models, results, sam
+from . import checks, models, results, sam
 from .augment import AUGMENTATIONS
 from .objectives import (
     Adversarial,
@@ -42,6 +43,7 @@ class Recipe:
     ema: decay per step of an exponential moving average of weights and statistics, which is then what is validated and
     kept (0: none); compile: torch.compile; seed: of the initial weights, the order of the images, the augmentation, the
     objective's own draws and torch's generator; objective: what is minimised.
+    Raises TypeError or ValueError for a value that is none of those.
     """
 
     epochs: int = 15
@@ -60,20 +62,30 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name, known in (("optimizer", ("sgd", "adam", "adamw")), ("schedule", tuple(SCHEDULES))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(known)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema={self.ema}: expected at least 0 and less than 1")
-        if unknown := set(self.augment) - set(AUGMENTATIONS):
-            raise ValueError(f"augment: unknown {', '.join(sorted(unknown))}; expected {', '.join(AUGMENTATIONS)}")
+            checks.whole(name, getattr(self, name), 1)
+        for name in ("lr", "weight_decay"):
+            checks.number(name, getattr(self, name), 0)
+        checks.number("ema", self.ema, 0, below=1)
+        checks.whole("seed", self.seed)
+        for name in ("bf16", "compile"):
+            checks.flag(name, getattr(self, name))
+        for name, known in (("optimizer", ("sgd", "adam", "adamw")), ("schedule", SCHEDULES)):
+            checks.choice(name, getattr(self, name), known)
+        checks.instance("augment", self.augment, tuple, f"a tuple of {', '.join(AUGMENTATIONS)}")
+        for name in self.augment:
+            checks.choice("augment", name, AUGMENTATIONS)
+        checks.function("objective", self.objective, "a function (model, x, y, draw) -> loss", 4)
+        if self.around is not None and not callable(self.around):
+            raise TypeError(
+                f"around: expected an optimizer of sam, or a partial of one, got {checks.shown(self.around)}"
+            )
 
     def facts(self) -> dict[str, object]:
         """The recipe in plain values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "objective": repr(self.objective), "around": self._around()}
+        # A function's own repr has its address, which is another one in the next process.
+        named = f"{self.objective.__module__}.{self.objective.__qualname__}" if isfunction(self.objective) else None
+        return {**plain, "objective": named or repr(self.objective), "around": self._around()}
 
     def _around(self) -> dict[str, object] | None:
         if self.around is None:
@@ -114,8 +126,12 @@ def recipe_for(name: str) -> Recipe:
     with PGD, else half, and at least 5.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
+    Raises TypeError or ValueError for a name that does not begin with a data set of RECIPES.
     """
+    checks.text("name", name)
     dataset, _, net = name.partition("/")
+    if dataset not in RECIPES:
+        raise ValueError(f"name={name!r}: expected <data set>/<net>, with a data set of {', '.join(RECIPES)}")
     base, variant = RECIPES[dataset], net.partition("-")[2]
     if variant in models.TUNED:
         epochs, radius = min(FINE_TUNING.epochs, base.epochs), _LIGHT[dataset]

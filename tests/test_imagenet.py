@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -116,6 +117,59 @@ def test_recipes_of_table_5_3_and_random_sam_like_sam():
     plan = imagenet.recipe("ResNet-101", "R-SAM")
     assert plan.facts()["around"] == {"name": "RandomSAM", "rho": 0.1} and plan.epochs == 90
     assert imagenet.recipe("ResNet-50", "SGD").around is None
+
+
+def files(root):
+    """The command line's options for the folders of `root`, on small images."""
+    return ["--data", str(root / "imagenet"), "--model", "ResNet-50", "--size", "32", "--workers", "0"]
+
+
+def said(arguments, capsys):
+    """What the command says on its way out with status 2: one line."""
+    with pytest.raises(SystemExit) as stopped:
+        imagenet.main(arguments)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_command_says_in_a_line_what_is_missing(root, tmp_path, capsys):
+    (tmp_path / "no/class").mkdir(parents=True)
+    where = ["--model", "ResNet-50", "--out", str(tmp_path / "out")]
+    train = ["train", "--data", str(tmp_path / "nowhere"), *where, "--optimizer", "SGD"]
+    assert said(train, capsys).endswith("val: missing; expected a folder of images for every class")
+    test = ["test", *files(root), "--out", str(tmp_path / "out")]
+    assert "weights.pt: missing; `python -m advlib.imagenet train`" in said(test, capsys)
+    (tmp_path / "out").mkdir()
+    for content in (b"", b"hello"):
+        (tmp_path / "out/weights.pt").write_bytes(content)
+        assert "weights.pt: damaged, or of another network" in said(test, capsys)
+    torch.save({"fc.weight": torch.ones(3)}, tmp_path / "out/weights.pt")
+    assert "weights.pt: damaged, or of another network" in said(test, capsys)
+    (tmp_path / "empty/val/class").mkdir(parents=True)
+    assert "val: " in said(["test", "--data", str(tmp_path / "empty"), *where], capsys)
+    assert "lr=nan: expected" in said(["train", *files(root), *where[2:], "--optimizer", "SGD", "--lr", "nan"], capsys)
+
+
+def test_a_checkpoint_of_another_training_is_named(root, tmp_path):
+    def fitted(plan=PLAN, size=32, net=None):
+        return imagenet.fit(net or Colour(), root / "imagenet", plan, tmp_path, size, workers=0)
+
+    fitted()
+    with pytest.raises(ValueError, match=r"another training, by its recipe \(lr: 0.05, now 0.1\);"):
+        fitted(replace(PLAN, lr=0.1))
+    with pytest.raises(ValueError, match="another training, by its size;"):
+        fitted(size=40)
+    other = Colour()
+    other.net[0].weight.data.mul_(2)
+    with pytest.raises(ValueError, match="another training, by its initial weights;"):
+        fitted(net=other)
+
+
+def test_training_that_diverges_stops_before_the_checkpoint_is_written(root, tmp_path):
+    with pytest.raises(FloatingPointError, match="epoch 1"):
+        imagenet.fit(Colour(), root / "imagenet", replace(PLAN, lr=1e30), tmp_path, size=32, workers=0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("local", [[], ["--per-process"]], ids=["averaged", "per process"])

@@ -4,17 +4,17 @@ import json
 import math
 import shutil
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import datasets, models, recipes, sam
+from advlib import datasets, models, objectives, recipes, results, sam
 from advlib.augment import autoaugment, cutout, random_crop, random_flip
 from advlib.draws import Draw
-from advlib.objectives import LipschitzRegularized
+from advlib.objectives import EnsembleAdversarial, LipschitzRegularized
 from advlib.recipes import FINE_TUNING, Recipe, recipe_for
 from advlib.training import accuracy, fine_tune, fit, train_member
 
@@ -59,7 +59,7 @@ def test_killed_training_goes_on_to_the_same_weights(data, tmp_path, change):
     with pytest.raises(KeyboardInterrupt):
         fit(model, *data, recipe, checkpoint, kill)
     assert checkpoint.is_file() and not list(tmp_path.rglob("*.partial"))
-    resumed, rows = tiny_model(seed=9, scale=1.0), []
+    resumed, rows = tiny_model(scale=1.0), []
     history = fit(resumed, *data, recipe, checkpoint, rows.append)
     assert [r["epoch"] for r in rows] == [2] and [r["epoch"] for r in history] == [1, 2]
     assert equal(resumed.state_dict(), trained(data, recipe))
@@ -68,15 +68,105 @@ def test_killed_training_goes_on_to_the_same_weights(data, tmp_path, change):
 def test_finished_training_is_not_run_again(data, tmp_path):
     model = tiny_model(scale=1.0)
     first = fit(model, *data, SHORT, tmp_path / "net.pt")
-    again = fit(tiny_model(seed=9), *data, SHORT, tmp_path / "net.pt", lambda row: pytest.fail("trained again"))
+    again = fit(tiny_model(scale=1.0), *data, SHORT, tmp_path / "net.pt", lambda row: pytest.fail("trained again"))
     assert again == first
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.3}, {"epochs": 3}, {"seed": 1}, {"augment": ()}])
-def test_checkpoint_of_another_recipe_is_refused(data, tmp_path, change):
-    fit(tiny_model(), *data, Recipe(epochs=1, batch_size=48, bf16=False), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="net.pt belongs to another recipe"):
-        fit(tiny_model(), *data, Recipe(**{"epochs": 1, "batch_size": 48, "bf16": False} | change), tmp_path / "net.pt")
+SMALL = Recipe(epochs=1, batch_size=48, bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lr": 0.3}, r"recipe \(lr: 0.1, now 0.3\)"),
+        ({"epochs": 3}, r"recipe \(epochs: 1, now 3\)"),
+        ({"seed": 1}, r"recipe \(seed: 0, now 1\)"),
+        ({"augment": ()}, r"recipe \(augment: \('crop', 'flip'\), now \(\)\)"),
+        ({"objective": LipschitzRegularized()}, r"recipe \(objective: Classification\(\), now Lipschitz"),
+    ],
+)
+def test_checkpoint_of_another_recipe_is_refused(data, tmp_path, change, said):
+    fit(tiny_model(), *data, SMALL, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=rf"net.pt belongs to another training, by its {said}"):
+        fit(tiny_model(), *data, replace(SMALL, **change), tmp_path / "net.pt")
+
+
+def changed(images, row):
+    """One pixel of one image, one label, or one index is another."""
+    part = getattr(images, row).clone()
+    part.view(-1)[0] = (part.view(-1)[0] + 1) % 10
+    return replace(images, **{row: part})
+
+
+@pytest.mark.parametrize("row", ["images", "labels", "index"])
+@pytest.mark.parametrize(("which", "name"), [(0, "training data"), (1, "validation data")])
+def test_checkpoint_of_other_data_is_refused(data, tmp_path, which, name, row):
+    fit(tiny_model(), *data, SMALL, tmp_path / "net.pt")
+    other = list(data)
+    other[which] = changed(other[which], row)
+    with pytest.raises(ValueError, match=f"another training, by its {name};"):
+        fit(tiny_model(), *other, SMALL, tmp_path / "net.pt")
+
+
+def test_checkpoint_of_other_weights_networks_or_code_is_refused(data, tmp_path, monkeypatch):
+    pool = {"a": tiny_model(1)}
+    monkeypatch.setattr(models, "load", lambda name: deepcopy(pool[name]))
+    recipe = replace(SMALL, objective=EnsembleAdversarial(("a",)))
+    objectives._static.cache_clear()
+    fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="another training, by its initial weights;"):
+        fit(tiny_model(seed=9), *data, recipe, tmp_path / "net.pt")
+    pool["a"] = tiny_model(2)
+    with pytest.raises(ValueError, match="another training, by its static networks;"):
+        fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
+    monkeypatch.setattr(results, "CODE", "0" * 16)
+    with pytest.raises(ValueError, match="another training, by its static networks, code;"):
+        fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
+    objectives._static.cache_clear()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "tensor", "old"])
+def test_a_file_that_is_no_checkpoint_is_named(data, tmp_path, damage):
+    path = tmp_path / "net.pt"
+    fit(tiny_model(), *data, SMALL, path)
+    if damage == "old":  # without what it was made of
+        torch.save({k: v for k, v in torch.load(path, weights_only=True).items() if k != "made_of"}, path)
+    elif damage == "tensor":
+        torch.save(torch.ones(3), path)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[damage])
+    with pytest.raises(ValueError, match="net.pt: .*; delete it"):
+        fit(tiny_model(), *data, SMALL, path)
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_last_good_checkpoint(data, tmp_path):
+    @dataclass(frozen=True)
+    class Breaks:
+        def __call__(self, model, x, y, draw):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            seen.append(loss)
+            return loss * torch.nan if len(seen) == 5 else loss
+
+    seen, rows = [], []
+    recipe = replace(SHORT, epochs=3, objective=Breaks())
+    with pytest.raises(FloatingPointError, match="epoch 2, step 2 of 3: the loss is nan"):
+        fit(tiny_model(), *data, recipe, tmp_path / "net.pt", rows.append)
+    saved = torch.load(tmp_path / "net.pt", weights_only=True)
+    assert len(rows) == len(saved["history"]) == 1 and all(v.isfinite().all() for v in saved["model"].values())
+
+
+def test_weights_that_are_not_finite_at_the_end_of_an_epoch_end_training(data, tmp_path):
+    class Overflowing(torch.optim.SGD):
+        def step(self, closure):
+            loss = super().step(closure)
+            self.param_groups[0]["params"][0].data.fill_(torch.inf)
+            return loss
+
+    recipe = replace(SHORT, batch_size=48, around=lambda params, base, **options: Overflowing(params, **options))
+    with pytest.raises(FloatingPointError, match="epoch 1: the weights are not finite after 1 steps"):
+        fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
+    assert not (tmp_path / "net.pt").exists()
 
 
 def test_training_twice_gives_the_same_weights(data):
@@ -181,10 +271,12 @@ def test_moving_average_is_that_of_the_weights_after_each_step(data):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_training_ends_at_the_same_weights_up_to_rounding(data):
-    recipe = replace(SHORT, epochs=1)
+@pytest.mark.parametrize("around", [None, partial(sam.CRSAM, rho=0.2)], ids=["SGD", "CR-SAM"])
+def test_compiled_training_ends_at_the_same_weights_and_statistics_up_to_rounding(data, around):
+    recipe = replace(SHORT, epochs=1, around=around)
     compiled, plain = trained(data, replace(recipe, compile=True)), trained(data, recipe)
     assert all(torch.allclose(compiled[k].float(), plain[k].float(), atol=1e-4) for k in plain)
+    assert compiled["net.1.num_batches_tracked"] == plain["net.1.num_batches_tracked"] == 3
 
 
 def test_training_leaves_the_generator_of_torch_alone(data):
@@ -209,7 +301,7 @@ def test_fine_tuning_has_the_constants_of_the_thesis_and_takes_changes(data, tmp
     model, objective = tiny_model(), LipschitzRegularized(lambda2=0.0)
     rows = []
     history = fine_tune(model, *data, objective, tmp_path / "net.pt", epochs=1, batch_size=24, report=rows.append)
-    recipe = torch.load(tmp_path / "net.pt", weights_only=True)["recipe"]
+    recipe = torch.load(tmp_path / "net.pt", weights_only=True)["made_of"]["recipe"]
     assert recipe == Recipe(1, 24, 1e-3, objective=objective, schedule="constant").facts() and rows == history
     assert Recipe(10, 128, 1e-3, 5e-4, schedule="constant") == FINE_TUNING
     with pytest.raises(TypeError, match="rate"):
@@ -232,20 +324,100 @@ def test_accuracy_counts_and_puts_the_mode_back(data):
     assert model.training and torch.equal(model.net[1].running_mean, statistics)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("name", "values", "error"),
     [
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"augment": ("mixup",)},
-        {"schedule": "steps"},
-        {"optimizer": "lion"},
-        {"ema": 1.0},
+        ("epochs", [0, -3], ValueError),
+        ("epochs", [1.5, None, "a", True], TypeError),
+        ("batch_size", [0], ValueError),
+        ("batch_size", [1.5, None], TypeError),
+        ("lr", [NAN, INF, -1.0], ValueError),
+        ("lr", [None, "a"], TypeError),
+        ("weight_decay", [NAN, INF, -1.0], ValueError),
+        ("weight_decay", [None], TypeError),
+        ("augment", [("mixup",)], ValueError),
+        ("augment", [None, "crop", (3,)], TypeError),
+        ("schedule", ["steps"], ValueError),
+        ("optimizer", ["lion"], ValueError),
+        ("ema", [1.0, NAN, -0.1], ValueError),
+        ("ema", [None], TypeError),
+        ("seed", [1.5, None, "a"], TypeError),
+        ("bf16", [1], TypeError),
+        ("compile", [None], TypeError),
+        ("objective", [None, LipschitzRegularized, lambda model: 0], TypeError),
+        ("around", ["sam"], TypeError),
     ],
 )
-def test_bad_recipe_is_refused_by_name(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        Recipe(**options)
+def test_bad_recipe_is_refused_by_name(name, values, error):
+    for value in values:
+        with pytest.raises(error, match=f"^{name}"):
+            Recipe(**{name: value})
+
+
+def test_an_objective_that_is_a_function_has_the_same_facts_in_every_process():
+    assert Recipe(objective=squared).facts()["objective"] == f"{__name__}.squared"
+
+
+def squared(model, x, y, draw):
+    return model(x).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": None}, TypeError, "model: expected"),
+        ({"model": torch.nn.Flatten()}, ValueError, "model: expected a network with weights"),
+        ({"train": None}, TypeError, "train: expected Images"),
+        ({"val": None}, TypeError, "val: expected Images"),
+        ({"recipe": {}}, TypeError, "recipe: expected a Recipe"),
+        ({"checkpoint": "net.pt"}, TypeError, "checkpoint: expected a Path"),
+        ({"report": 3}, TypeError, "report: expected a function"),
+        ({"report": lambda a, b: None}, TypeError, "report: .* cannot take 1"),
+        ({"watch": lambda: {}}, TypeError, "watch: .* cannot take 1"),
+        ({"watch": lambda model: 3}, TypeError, "watch: expected it to return"),
+        ({"watch_at": 3}, TypeError, "watch_at: expected epochs"),
+    ],
+)
+def test_arguments_of_fit_are_refused_by_name(data, change, error, message):
+    arguments = {"model": tiny_model(), "train": data[0], "val": data[1], "recipe": SMALL}
+    with pytest.raises(error, match=message):
+        fit(**arguments | change)
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_data_that_are_none_are_refused_by_name(data, which):
+    given = dict(zip(("train", "val"), data, strict=True))
+    good = given[which]
+    images, labels = good.images.float() / 255, good.labels.clone()
+    labels[0] = 10
+    bad = {
+        f"{which}: holds no image": lambda: good[:0],
+        f"{which}.images: expected uint8": lambda: replace(good, images=images),
+        f"{which}.labels: class 10 is out of range for 10 logits": lambda: replace(good, labels=labels),
+        f"{which}.labels: class -1 is out of range": lambda: replace(good, labels=good.labels - 1 - good.labels.max()),
+    }
+    for message, make in bad.items():
+        with pytest.raises((ValueError, datasets.DataError), match=message if "-1" not in message else "out of range"):
+            fit(tiny_model(), **given | {which: make()}, recipe=SMALL)
+
+
+def test_accuracy_refuses_by_name(data):
+    for batch_size in (-1, 0):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+            accuracy(tiny_model(), data[1], batch_size)
+    with pytest.raises(ValueError, match="data: holds no image"):
+        accuracy(tiny_model(), data[1][:0])
+    with pytest.raises(TypeError, match="model: expected an nn.Module"):
+        accuracy(lambda x: x, data[1])
+
+
+@pytest.mark.parametrize(("name", "error"), [("mnist/resnet", ValueError), (None, TypeError), ("", ValueError)])
+def test_members_are_checked_by_name(name, error):
+    with pytest.raises(error, match="name"):
+        train_member(name)
 
 
 def test_batch_larger_than_the_set_is_refused(data):
