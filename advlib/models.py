@@ -77,7 +77,15 @@ class Normalized(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.size is not None:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=False, align_corners=False)
-        return self.net((x - self.mean) / self.std)
+        return self.net(_normalised(x, self.mean, self.std))
+
+
+@torch.fx.wrap  # one call to a trace, which could not ask for a shape
+def _normalised(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(x - mean) / std. Raises ValueError for another number of channels, of which one would pass for all."""
+    if x.dim() != 4 or x.shape[1] != mean.shape[1]:
+        raise ValueError(f"x: expected images of shape (N, {mean.shape[1]}, H, W), got {tuple(x.shape)}")
+    return (x - mean) / std
 
 
 class Ensemble(nn.Module):

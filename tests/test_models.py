@@ -123,6 +123,12 @@ def test_normalised_model_takes_grey_images():
     assert torch.equal(model(torch.full((2, 1, 4, 4), 0.75)), torch.ones(2, 1, 4, 4))
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 4, 8, 8), (3, 8, 8)])
+def test_images_of_other_channels_are_refused_and_not_repeated(shape, model):
+    with pytest.raises(ValueError, match=r"x: expected images of shape \(N, 3, H, W\)"):
+        model(torch.zeros(shape))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
