@@ -17,6 +17,8 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from .checks import shown
+
 SIDES = (32, 28, 64, 96, 128, 224, 256, 299)
 """Sides in pixels of the images that a fold is tried on, the first that the network takes."""
 
@@ -165,19 +167,23 @@ def _tried(net: nn.Module, sides: Sequence[int]) -> tuple[torch.Tensor, torch.Te
 
 @torch.no_grad()
 def _output(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """In full precision; what the network draws from torch's generators is the same every time."""
+    """Without autocast; what the network draws from torch's generators is the same every time."""
     cuda = [x.device] if x.is_cuda else []
-    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-    with torch.random.fork_rng(devices=cuda), exact, torch.autocast(x.device.type, enabled=False):
+    with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
         torch.manual_seed(0)
         return net(x.clone())
 
 
 def _compare(net: nn.Module, before: torch.Tensor, after: torch.Tensor) -> None:
-    if not isinstance(before, torch.Tensor):
-        raise _refusal(net, f"returns {type(before).__name__}, expected logits")
-    bound = (1e-3 if torch.finfo(before.dtype).bits >= 32 else 0.1) * before.abs().max()
-    apart = (before - after).abs().max()
-    if not apart <= bound:
-        largest = before.abs().max().item()
-        raise _refusal(net, f"gives other logits with its BatchNorm folded, {apart.item():.3g} of {largest:.3g} apart")
+    if not isinstance(before, torch.Tensor) or not before.is_floating_point():
+        raise _refusal(net, f"returns {shown(before)}, expected floating-point logits")
+    apart, largest = (before - after).abs().max().item(), before.abs().max().item()
+    if not apart <= _rounding(before) * largest:
+        raise _refusal(net, f"gives other logits with its BatchNorm folded, {apart:.3g} of {largest:.3g} apart")
+
+
+def _rounding(logits: torch.Tensor) -> float:
+    """How far rounding may take logits apart, as a share of the largest. In float32 on the CPU it is below 1e-6 for the
+    networks of this book and of timm; a GPU may multiply with the 10 bits of TF32."""
+    bits = torch.finfo(logits.dtype).bits
+    return 0.1 if bits < 32 else 0.03 if bits == 32 and logits.device.type != "cpu" else 1e-3

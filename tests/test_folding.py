@@ -265,6 +265,16 @@ def test_a_fold_that_changes_the_logits_is_refused(monkeypatch):
         accelerate(Net())
 
 
+@pytest.mark.parametrize("wrong", [lambda s, x: (s.bn(s.conv(x)),), lambda s, x: s.bn(s.conv(x)).long()])
+def test_a_network_that_gives_no_logits_is_refused(wrong):
+    class Raw(Net):
+        def forward(self, x):
+            return self.rule(self, x)
+
+    with pytest.raises(ValueError, match="model: Raw returns .*expected floating-point logits"):
+        accelerate(Raw(wrong))
+
+
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (5, 96)])
 def test_the_trial_finds_the_size_that_the_network_takes(channels, side):
     torch.manual_seed(0)
