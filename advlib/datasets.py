@@ -55,7 +55,7 @@ class Images:
             if value.shape != self.images.shape[:1]:
                 raise ValueError(f"{name}: expected shape ({len(self.images)},), got {tuple(value.shape)}")
             checks.same_place(value, self.images, name, "images")
-        if len(self) and not self.labels.is_cuda and not self.labels.is_meta:
+        if len(self) and self.labels.device.type == "cpu":
             low, high = self.labels.aminmax()
             if low < 0 or high >= len(self.classes):
                 raise ValueError(

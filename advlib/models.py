@@ -540,7 +540,9 @@ def frozen(models: Sequence[Model]) -> Iterator[None]:
     """
     modules = [m for m in models if isinstance(m, nn.Module)]
     modes = [(m, m.training) for model in modules for m in model.modules()]
-    weights = [(p, p.requires_grad, p.data) for model in modules for p in model.parameters()]
+    # Weights that were made in inference mode cannot change outside it, and get no gradients anyway.
+    own = [p for model in modules for p in model.parameters() if not p.is_inference()]
+    weights = [(p, p.requires_grad, p.data) for p in own]
     with _outside_inference_mode():
         try:
             for module, _ in modes:

@@ -501,6 +501,14 @@ def test_attacks_in_inference_mode_are_those_outside(model, x, y):
     assert not any(p.is_inference() or not p.requires_grad for p in model.parameters())
 
 
+def test_a_model_made_in_inference_mode_still_answers(x):
+    with torch.inference_mode():
+        model = tiny_model()
+        with models.frozen([model]):
+            logits = model(x)
+    assert torch.equal(logits, tiny_model()(x))
+
+
 def test_frozen_restores_modes_gradients_and_memory(model):
     model.train()
     model.net[1].eval()
