@@ -139,6 +139,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("kind", ["hgd", "nrp", "rs"])
 def test_a_damaged_file_is_named(kind, content, tmp_path):
