@@ -24,7 +24,7 @@ import torch
 import advlib as al
 
 f, h = al.models.load("shapes/resnet"), al.models.load("shapes/wrn")
-data = al.datasets.load("shapes", "test", 30)
+data = al.datasets.load("shapes", "test", 20)
 right = (f(data.x).argmax(1) == data.y) & (h(data.x).argmax(1) == data.y)
 x, y = data.x[right], data.y[right]
 
