@@ -37,7 +37,7 @@ x, y = data.x, data.y
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def i_fgsm_gnp(x, y, beta):
-    """I-FGSM with the gradient norm penalty (r = 0.01) from f, 5 steps at 8/255."""
+    """I-FGSM with the gradient norm penalty (r = 0.01 in L2, not rescaled) from f, 5 steps at 8/255."""
     ### BEGIN SOLUTION
     g = al.norm_penalty(al.gradient(f), r=0.01, beta=beta)
     return al.attack(x, y, g, momentum=al.Elastic(mu=0.0), eps=8 / 255, steps=5)
@@ -45,10 +45,17 @@ def i_fgsm_gnp(x, y, beta):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert (i_fgsm_gnp(x, y, 0.8) - x).abs().max() <= 8 / 255 + 1e-6
+adv = i_fgsm_gnp(x[:4], y[:4], 0.8)
+assert adv.shape == x[:4].shape and (adv - x[:4]).abs().max() <= 8 / 255 + 1e-6, "a change of up to 8/255"
+plain = al.attacks.i_fgsm(f, x[:4], y[:4], eps=8 / 255, steps=5)
+other = ((i_fgsm_gnp(x[:4], y[:4], 0.0) - plain).abs() > 1e-4).float().mean()
+assert other < 0.05, "beta = 0 is I-FGSM with 5 steps"
 ### BEGIN HIDDEN TESTS
-assert torch.equal(i_fgsm_gnp(x, y, 0.0), al.attacks.i_fgsm(f, x, y, eps=8 / 255, steps=5))
-assert not torch.equal(i_fgsm_gnp(x, y, 0.8), i_fgsm_gnp(x, y, 0.0))
+for beta in (0.8, -1.0, 0.3):
+    g = al.norm_penalty(al.gradient(f), r=0.01, beta=beta)
+    expected = al.attack(x[:4], y[:4], g, eps=8 / 255, steps=5)
+    other = ((i_fgsm_gnp(x[:4], y[:4], beta) - expected).abs() > 1e-4).float().mean()
+    assert other < 0.05, f"beta = {beta}: not (1 + beta) g1 - beta g2 with r = 0.01, in 5 steps of I-FGSM"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -75,12 +82,15 @@ def safe_up_to(beta):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-2", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert growth(0.0, 5.0, 0.9) == 1.0
+assert abs(growth(0.0, 5.0, 0.9) - 1) < 1e-9, "a step of 0 changes nothing"
+assert abs(growth(10.0, 5.0, 0.9) - 10) < 1e-6, "a gradient of length s (1 - p_y) cannot become longer than s"
+assert 0 < safe_up_to(0.8) < 1, "a probability"
 ### BEGIN HIDDEN TESTS
-assert abs(growth(0.1, 10.0, 0.9) - exp(1)) < 1e-9 and abs(growth(1.0, 10.0, 0.9) - 10) < 1e-6
+for r, s, p_y, factor in ((0.1, 10.0, 0.9, exp(1)), (1.0, 10.0, 0.75, 4.0), (0.5, 2.0, 0.2, 1.25)):
+    assert abs(growth(r, s, p_y) - factor) < 1e-6, f"r = {r}, s = {s}, p_y = {p_y}: the factor is at most {factor:.4f}"
 for beta in (0.5, 0.8, 2.0):
     p = safe_up_to(beta)
-    assert growth(100.0, 1.0, p - 1e-3) < (1 + beta) / beta < growth(100.0, 1.0, p + 1e-3)
+    assert abs(1 / (1 - p) - (1 + beta) / beta) < 1e-6, f"beta = {beta}: there g2 is not up to (1 + beta) / beta g1"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -91,7 +101,7 @@ for beta in (0.5, 0.8, 2.0):
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def penalised(g, x, y, draw, r, beta):
-    """(1 + beta) g1 - beta g2 with g2 at x + r g1 / |g1|_2; r: shape (N,), g: a gradient function."""
+    """(1 + beta) g1 - beta g2 with g2 at x + r g1 / |g1|_2 and the same draw; r: shape (N,), g: a gradient function."""
     ### BEGIN SOLUTION
     first = g(x, y, draw)
     unit = first / first.flatten(1).norm(dim=1).clamp(min=1e-30)[:, None, None, None]
@@ -101,11 +111,33 @@ def penalised(g, x, y, draw, r, beta):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-g, draw = al.gradient(f), al.draws.Draw(seed=0, index=torch.arange(4))
-assert torch.allclose(penalised(g, x[:4], y[:4], draw, torch.zeros(4), 0.8), g(x[:4], y[:4], draw), atol=1e-5)
+# The gradient of |z|^2 / 2 is z: (3, 4) has the length 5, and r = 5 away it is (6, 8).
+pixels, draw = torch.tensor([[[[3.0, 4.0]]]]), al.draws.Draw(seed=0, index=torch.arange(1))
+found = penalised(lambda z, y, draw: z, pixels, torch.tensor([0]), draw, torch.tensor([5.0]), 0.5)
+assert torch.allclose(found, torch.tensor([[[[1.5, 2.0]]]])), "with beta = 0.5 it is 1.5 (3, 4) - 0.5 (6, 8)"
 ### BEGIN HIDDEN TESTS
-same = al.norm_penalty(g, r=0.02, beta=0.5)(x[:4], y[:4], draw)
-assert torch.allclose(penalised(g, x[:4], y[:4], draw, torch.full((4,), 0.02), 0.5), same, rtol=1e-4, atol=1e-6)
-mixed = penalised(g, x[:4], y[:4], draw, torch.tensor([0.02, 0.5, 0.02, 0.5]), 0.5)
-assert torch.allclose(mixed[::2], same[::2], rtol=1e-4, atol=1e-6) and not torch.allclose(mixed[1::2], same[1::2])
+torch.manual_seed(0)
+scale = torch.tensor([1.0, 5.0, 0.2, 1.0])[:, None, None, None]
+images, labels = scale * torch.randn(4, 3, 4, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+draw, r = al.draws.Draw(seed=0, index=torch.arange(4)), torch.tensor([0.3, 2.0, 1.0, -0.5], dtype=torch.float64)
+
+
+def cubes(z, y, draw):
+    return z**3
+
+
+def moving(z, y, draw):
+    return z**3 + draw.uniform(*z.shape[1:])
+
+
+for g, what in ((cubes, "for the gradient z^3"), (moving, "for a gradient that depends on the draw")):
+    first = g(images, labels, draw)
+    unit = first / first.square().sum((1, 2, 3), keepdim=True).sqrt()
+    second = g(images + r[:, None, None, None] * unit, labels, draw)
+    for beta in (0.5, 2.0):
+        found = penalised(g, images, labels, draw, r, beta)
+        assert torch.allclose(found, first + beta * (first - second)), f"{what}, with a length and an r for each image"
+same = al.norm_penalty(al.gradient(f), r=0.02, beta=0.5)(x[:4], y[:4], draw)
+found = penalised(al.gradient(f), x[:4], y[:4], draw, torch.full((4,), 0.02), 0.5)
+assert torch.allclose(found, same, rtol=1e-3, atol=1e-6), "with one r for all images it is al.norm_penalty"
 ### END HIDDEN TESTS

@@ -55,9 +55,20 @@ def ends_at(rho):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert isinstance(ends_at(0.001), float)
+assert abs(ends_at(0.001)) < 0.1, "with a radius near 0, SGD, it stays in the sharp minimum where it started"
 ### BEGIN HIDDEN TESTS
-assert abs(ends_at(0.001)) < 0.1 and abs(ends_at(0.5) - 0.5) < 0.05
+from math import exp
+
+
+def slope(w):
+    return 200 * w * exp(-((w / 0.1) ** 2)) + 0.32 * (w - 3) * exp(-(((w - 3) / 2.5) ** 2))
+
+
+for rho in (0.03, 0.25, 0.5):
+    w = 0.02
+    for _ in range(1000):
+        w -= 0.008 * slope(w + rho if slope(w) > 0 else w - rho)
+    assert abs(ends_at(rho) - w) < 0.005, f"SAM with rho = {rho} ends at {w:.4f}, this at {ends_at(rho):.4f}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -75,28 +86,33 @@ def on_a_quadratic(g0, plus, alpha, beta):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-2", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-g = torch.tensor([1.0, 2.0])
-assert torch.allclose(on_a_quadratic(g, g, 0.1, 0.0), g)
+g0, plus = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0])
+assert torch.allclose(on_a_quadratic(g0, plus, 0.1, 0.0), plus), "beta = 0 is SAM, whose gradient is g_+"
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(0)
-hessian = torch.randn(4, 4)
-hessian, w = hessian @ hessian.T, torch.randn(4)
-g0, v = hessian @ w, torch.randn(4)
-plus, minus = hessian @ (w + v), hessian @ (w - v)
-(expected,) = al.sam.crsam_gradient([g0], [plus], [minus], alpha=0.3, beta=0.2)
-assert torch.allclose(on_a_quadratic(g0, plus, 0.3, 0.2), expected, rtol=1e-3, atol=1e-3)
+for alpha, beta in ((0.3, 0.2), (0.0, 0.5), (0.7, 0.01)):
+    hessian = torch.randn(4, 4, dtype=torch.float64)
+    hessian, w, v = hessian @ hessian.T, torch.randn(4).double(), torch.randn(4).double()
+    g0, plus, minus = hessian @ w, hessian @ (w + v), hessian @ (w - v)
+    (expected,) = al.sam.crsam_gradient([g0], [plus], [minus], alpha=alpha, beta=beta)
+    found = on_a_quadratic(g0, plus, alpha, beta)
+    assert torch.allclose(found, expected), f"al.sam.crsam_gradient finds another, alpha = {alpha}, beta = {beta}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 # ## 3. Build
 #
-# Take a random unit vector for $v$ in place of the gradient's: the second difference $(L(w + \rho v) + L(w - \rho v) - 2 L(w)) / \rho^2$ then is
-# $v^T H v$, and its mean over $v$ is the trace over the number of weights. Write the estimator of the trace.
+# Take random signs over $\sqrt{m}$ for $v$, $m$ weights, in place of the gradient's direction: it is a unit vector, too. The second difference
+# $(L(w + \rho v) + L(w - \rho v) - 2 L(w)) / \rho^2$ then is $v^T H v$, and its mean over $v$ is the trace over $m$. Write the estimator of the
+# trace, which is Hutchinson's: signs, each 1 or -1 with probability 1/2, make it exact where $H$ is diagonal.
 
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def trace(loss, w, rho, directions, seed=0):
-    """Hutchinson's trace of the Hessian of loss at w, shape (m,), by second differences along random signs / sqrt(m)."""
+    """Hutchinson's trace of the Hessian of loss at w, shape (m,), by second differences along random signs / sqrt(m).
+
+    directions: how many; seed: of the signs, the same seed gives the same number.
+    """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
@@ -109,11 +125,28 @@ def trace(loss, w, rho, directions, seed=0):
 
 # %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 diagonal = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-assert abs(trace(lambda w: (diagonal * w * w).sum() / 2, torch.zeros(3, dtype=torch.float64), 0.1, 1) - 6) < 1e-6
+found = trace(lambda w: (diagonal * w * w).sum() / 2, torch.ones(3, dtype=torch.float64), 0.1, 1)
+assert abs(found - 6) < 1e-6, "where the Hessian is diagonal, 1 + 2 + 3, one direction of signs is enough"
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(0)
+w = torch.randn(20, dtype=torch.float64)
+found = [trace(lambda w: (w**4).sum() / 12, w, 0.01, k, seed=k) for k in (1, 3)]
+expected = w.square().sum().item()
+assert all(abs(v / expected - 1) < 1e-3 for v in found), "the Hessian of the sum of w^4 / 12 is w^2, at w"
 a = torch.randn(20, 20, dtype=torch.float64)
 a = a @ a.T
-found = trace(lambda w: w @ a @ w / 2, torch.randn(20, dtype=torch.float64), 0.01, 2000)
-assert abs(found / a.trace().item() - 1) < 0.05
+
+
+def quadratic(w):
+    return w @ a @ w / 2
+
+
+error = (2 * (a.square().sum() - a.diagonal().square().sum())).sqrt().item()
+few = torch.tensor([trace(quadratic, w, 0.01, 2, seed) for seed in range(150)], dtype=torch.float64)
+scatter = few.std().item() * 2**0.5 / error
+assert 0.75 < scatter < 1.3, f"over 150 seeds it scatters {scatter:.2f} times as much as with independent random signs"
+assert abs(few.mean() - a.trace()) < 4 * error / 300**0.5, "over 150 seeds the mean is not the trace"
+many = trace(quadratic, w, 0.01, 1000)
+assert abs(many - a.trace().item()) < 4 * error / 1000**0.5, "with 1,000 directions it is not near the trace"
+assert abs(trace(quadratic, w, 0.01, 2, 5) - few[5].item()) < 1e-6, "the same seed gives the same number"
 ### END HIDDEN TESTS

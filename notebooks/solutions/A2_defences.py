@@ -46,10 +46,13 @@ def accuracy(bits):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert 0 <= accuracy(4) <= 100
+assert 1 < accuracy(8) <= 100, "in percent"
+assert accuracy(1) < accuracy(8), "one bit for a pixel leaves less to recognise than eight"
 ### BEGIN HIDDEN TESTS
-clean = 100 * (h(x).argmax(1) == y).float().mean().item()
-assert abs(accuracy(8) - clean) < 1e-3 and accuracy(1) < accuracy(8)
+for bits in (1, 2, 3, 8):
+    named = al.defenses.BitReduction(bits)(h)(x).argmax(1)
+    expected, found = 100 * (named == y).float().mean().item(), accuracy(bits)
+    assert abs(found - expected) < 0.5, f"behind {bits} bits h names {expected:.0f} % as y says, not {found:.2f}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -71,13 +74,15 @@ def most_for_the_second(n, alpha):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-2", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert most_for_the_second(5, 0.001) == -1
+assert most_for_the_second(5, 0.001) == -1, "even five to none is not significant at this level"
+assert most_for_the_second(10, 0.05) == 1, "one in ten has a p-value of 0.021, two in ten of 0.109"
 ### BEGIN HIDDEN TESTS
 from scipy.stats import binom
 
-for n, alpha in ((100, 0.001), (1000, 0.001), (100, 0.05)):
+for n, alpha in ((100, 0.001), (1000, 0.001), (100, 0.05), (21, 0.2), (5, 0.05)):
     k = most_for_the_second(n, alpha)
-    assert 2 * binom.sf(n - k - 1, n, 0.5) <= alpha < 2 * binom.sf(n - k - 2, n, 0.5)
+    assert 2 * binom.cdf(k, n, 0.5) <= alpha, f"n = {n}, alpha = {alpha}: with {k} votes it abstains"
+    assert 2 * binom.cdf(k + 1, n, 0.5) > alpha, f"n = {n}, alpha = {alpha}: nor does it with {k + 1} votes"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -104,12 +109,23 @@ class Blur(al.defenses.Defence):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert Blur()(h)(x[:4]).shape == (4, 10)
-### BEGIN HIDDEN TESTS
-draw = al.draws.Draw(seed=0, index=torch.arange(4))
-assert torch.allclose(Blur(1).purified(x[:4], draw), x[:4]) and Blur(5).purified(x[:4], draw).shape == x[:4].shape
-spot = torch.zeros(1, 3, 9, 9)
+assert Blur()(h)(x[:4]).shape == (4, 10), "behind the defence h answers as before"
+spot, draw = torch.zeros(1, 3, 9, 9), al.draws.Draw(seed=0, index=torch.arange(1))
 spot[..., 4, 4] = 9.0
-assert torch.allclose(Blur(3).purified(spot, draw)[..., 3:6, 3:6], torch.ones(1, 3, 3, 3))
-assert al.attacks.fgsm(Blur()(h), x[:4], y[:4]).shape == x[:4].shape
+blurred = Blur(3).purified(spot, draw)
+assert blurred.shape == spot.shape, "the image keeps its size"
+assert torch.allclose(blurred[..., 3:6, 3:6], torch.ones(1, 3, 3, 3)), "one pixel of 9 becomes nine of 1"
+### BEGIN HIDDEN TESTS
+torch.manual_seed(0)
+for size in (1, 3, 5):
+    image, weight = torch.rand(2, 3, 9, 7, requires_grad=True), torch.rand(2, 3, 9, 7)
+    draw, half = al.draws.Draw(seed=0, index=torch.arange(2)), size // 2
+    padded = torch.nn.functional.pad(image, (half,) * 4, mode="reflect")
+    expected, found = torch.nn.functional.avg_pool2d(padded, size, stride=1), Blur(size).purified(image, draw)
+    assert found.shape == expected.shape, "the image keeps its size"
+    same = torch.allclose(found, expected, atol=1e-5)
+    assert same, f"not the mean over {size} by {size} pixels of the colour, reflected at the border"
+    exact, back = (torch.autograd.grad((weight * out).sum(), image)[0] for out in (expected, found))
+    assert torch.allclose(back, exact, atol=1e-5), "its `gradients` are said to be exact, and are not"
+assert al.attacks.fgsm(Blur()(h), x[:4], y[:4]).shape == x[:4].shape, "no attack passes through"
 ### END HIDDEN TESTS

@@ -52,9 +52,19 @@ def shown(steps, copies):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert shown(1, 1) >= 1
+assert shown(2, 3) >= 6, "in each of 2 steps f is shown 3 copies of an image"
 ### BEGIN HIDDEN TESTS
-assert shown(4, 3) - shown(2, 3) == 6 and shown(2, 5) - shown(2, 3) == 4
+for steps, copies in ((2, 3), (3, 1), (1, 4)):
+    sizes = []
+    hook = f.register_forward_pre_hook(lambda module, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+    try:
+        found = shown(steps, copies)
+    finally:
+        hook.remove()
+    assert sizes, "f is shown nothing: measure it"
+    assert abs(found - sum(sizes) / len(x)) < 1e-6, f"f was shown {sum(sizes)} images for {len(x)}"
+assert abs(shown(4, 3) - shown(2, 3) - 6) < 1e-6, "two steps more with 3 copies are 6 images more"
+assert abs(shown(2, 5) - shown(2, 3) - 4) < 1e-6, "two copies more in 2 steps are 4 images more"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -65,10 +75,12 @@ assert shown(4, 3) - shown(2, 3) == 6 and shown(2, 5) - shown(2, 3) == 4
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-2", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def folded(conv, norm):
-    """One Conv2d that does what `norm(conv(x))` does in eval mode; conv has no bias."""
+    """A new Conv2d that does what `norm(conv(x))` does in eval mode; conv has no bias, any stride, padding and groups."""
     ### BEGIN SOLUTION
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    one = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+    one = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, groups=conv.groups
+    )
     with torch.no_grad():
         one.weight.copy_(conv.weight * scale[:, None, None, None])
         one.bias.copy_(norm.bias - norm.running_mean * scale)
@@ -79,13 +91,23 @@ def folded(conv, norm):
 # %% nbgrader={"grade": true, "grade_id": "check-2", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 torch.manual_seed(0)
 conv, norm = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(5).eval()
-assert isinstance(folded(conv, norm), nn.Conv2d)
+with torch.no_grad():
+    one = folded(conv, norm)
+    assert isinstance(one, nn.Conv2d) and one(x).shape == conv(x).shape, "one Conv2d, with an output of the same size"
+    assert torch.allclose(one(x), norm(conv(x)), atol=1e-5), "another output than norm(conv(x))"
 ### BEGIN HIDDEN TESTS
 with torch.no_grad():
-    for t in (norm.weight, norm.bias, norm.running_mean):
-        t.normal_()
-    norm.running_var.uniform_(0.5, 2)
-assert torch.allclose(folded(conv, norm)(x), norm(conv(x)), atol=1e-5)
+    for groups, stride, padding, eps in ((1, 1, 1, 0.1), (3, 2, 0, 1e-5), (1, 2, 2, 1e-3)):
+        conv = nn.Conv2d(3, 3, 3, stride=stride, padding=padding, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(3, eps=eps).eval()
+        for t in (norm.weight, norm.bias, norm.running_mean):
+            t.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        kept, expected = conv.weight.clone(), norm(conv(x))
+        found, case = folded(conv, norm)(x), f"stride {stride}, padding {padding}, {groups} groups, epsilon {eps}"
+        assert found.shape == expected.shape, f"the output has another size, with {case}"
+        assert torch.allclose(found, expected, atol=1e-4), f"another output than norm(conv(x)), with {case}"
+        assert torch.equal(conv.weight, kept) and conv.bias is None, "the convolution that was handed in is changed"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -104,16 +126,19 @@ def sim(x, y, chunk):
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-assert (sim(x, y, 1) - x).abs().max() <= 8 / 255 + 1e-6
+few, labels = x[:2], y[:2]
+assert abs((sim(few, labels, 1) - few).abs().max() - 8 / 255) < 1e-6, "the largest change of a pixel is eps"
 ### BEGIN HIDDEN TESTS
-assert ((sim(x, y, 5) - sim(x, y, 1)).abs() > 1e-4).float().mean() < 0.01
-calls = []
-net, kept = f, f.forward
-f.forward = lambda z: calls.append(len(z)) or kept(z)
-sim(x, y, 5)
-few = len(calls)
-calls.clear()
-sim(x, y, 1)
-f.forward = kept
-assert few < len(calls)
+expected, calls = al.attacks.sim(f, few, labels, eps=8 / 255, steps=3, copies=5), {}
+for chunk in (1, 2, 5):
+    sizes = calls[chunk] = []
+    hook = f.register_forward_pre_hook(lambda module, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+    try:
+        adv = sim(few, labels, chunk)
+    finally:
+        hook.remove()
+    other = ((adv - expected).abs() > 1e-4).float().mean()
+    assert other < 0.05, f"chunk = {chunk} changes the result: {other:.0%} of the pixels are others than SIM's"
+    assert max(sizes) == chunk * len(few), f"f is to be shown {chunk} copies of the batch at once"
+assert len(calls[1]) - len(calls[5]) == 12, "5 copies in one call instead of five save 4 calls in each of 3 steps"
 ### END HIDDEN TESTS
