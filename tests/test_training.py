@@ -517,3 +517,24 @@ def test_cutout_blackens_one_square_at_most(side, draw):
     rows, cols, area = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1), black[:, 0].sum((1, 2))
     assert torch.equal(black[:, 0], black[:, 2]) and torch.equal(area, rows * cols)
     assert area.max() == side**2 and area.min() >= 1
+
+
+@pytest.mark.parametrize("augment", [random_crop, random_flip, cutout, autoaugment])
+def test_augmentation_refuses_by_name(augment, images, draw):
+    for x, error in ((None, TypeError), (images[0], ValueError), (images[:0], ValueError)):
+        with pytest.raises(error, match="x: expected"):
+            augment(x, draw)
+    with pytest.raises(ValueError, match="draw: its index has 64 numbers for 3 images"):
+        augment(images[:3], draw)
+    with pytest.raises(TypeError, match="draw: expected a Draw"):
+        augment(images, None)
+
+
+def test_options_of_augmentation_are_refused_by_name(images, draw):
+    for call, name in ((random_crop, "pad"), (cutout, "side")):
+        with pytest.raises(ValueError, match=f"{name}=-1"):
+            call(images, draw, -1)
+        with pytest.raises(TypeError, match=f"{name}=1.5"):
+            call(images, draw, 1.5)
+    with pytest.raises(TypeError, match="x: expected uint8"):
+        autoaugment(images / 255, draw)
