@@ -254,6 +254,8 @@ def test_recipes_of_the_thesis_are_those_printed():
     with pytest.raises(ValueError, match="beta: not legible"):
         recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM")
     assert recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM", beta=0.01).facts()["around"]["alpha"] == 0.05
+    with pytest.raises(ValueError, match="alpha: SAM has rho"):
+        recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SAM", alpha=0.1)
     with pytest.raises(ValueError, match="Table 5.1 has no 'ResNet-50'"):
         recipes.thesis("5.1", "ResNet-50", "CIFAR-10", "SGD")
 
