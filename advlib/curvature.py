@@ -69,7 +69,6 @@ def mean_loss(model: Model, data: Images, batch_size: int = 500) -> Loss:
     checks.whole("batch_size", batch_size, 1)
     if not len(data):
         raise ValueError("data: holds no image")
-    checks.labels(data.labels, data.images, "data.labels")
     highest = int(data.labels.max())
 
     def parts() -> Iterator[torch.Tensor]:
