@@ -1,7 +1,7 @@
 """Training augmentation, random per image: crop, flip and Cutout in batch, on the device; AutoAugment image by image.
 
 Every function maps images (N, C, H, W) to images of the same shape and type; `draw` says where the randomness comes
-from (step = epoch).
+from (step = epoch). Raises TypeError or ValueError for what is no batch of images, or an option out of range.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
+from . import checks
 from .draws import Draw
+
+
+def _check(x: object, draw: object) -> None:
+    checks.instance("x", x, torch.Tensor, "images (N, C, H, W)")
+    checks.instance("draw", draw, Draw, "a Draw")
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"x: expected images (N, C, H, W), got {checks.shown(x)}")
+    if len(draw.index) != len(x):
+        raise ValueError(f"draw: its index has {len(draw.index)} numbers for {len(x)} images")
 
 
 def random_crop(x: torch.Tensor, draw: Draw, pad: int = 4) -> torch.Tensor:
     """Pad with zeros by `pad` pixels, cut a window of the old size at random."""
+    _check(x, draw)
+    checks.whole("pad", pad, 0)
     n, _, h, w = x.shape
     shift = (draw.at(stream=101).uniform(2) * (2 * pad + 1)).long()
     rows = torch.arange(h, device=x.device) + shift[:, :1]
@@ -26,21 +38,27 @@ def random_crop(x: torch.Tensor, draw: Draw, pad: int = 4) -> torch.Tensor:
 
 def random_flip(x: torch.Tensor, draw: Draw) -> torch.Tensor:
     """Mirror left and right with probability 1/2."""
+    _check(x, draw)
     mirrored = draw.at(stream=102).uniform(1, 1, 1) < 0.5
     return torch.where(mirrored, x.flip(3), x)
 
 
 def cutout(x: torch.Tensor, draw: Draw, side: int = 16) -> torch.Tensor:
     """Set a square of `side` pixels, centred anywhere in the image, to zero (DeVries & Taylor 2017)."""
+    _check(x, draw)
+    checks.whole("side", side, 1)
     h, w = x.shape[2:]
-    centre = draw.at(stream=103).uniform(2) * torch.tensor([h, w], device=x.device)
-    rows = (torch.arange(h, device=x.device) + 0.5 - centre[:, :1]).abs() < side / 2
-    cols = (torch.arange(w, device=x.device) + 0.5 - centre[:, 1:]).abs() < side / 2
+    centre = draw.at(stream=103).uniform(2)
+    rows = (torch.arange(h, device=x.device) + 0.5 - h * centre[:, :1]).abs() < side / 2
+    cols = (torch.arange(w, device=x.device) + 0.5 - w * centre[:, 1:]).abs() < side / 2
     return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None], 0)
 
 
 def autoaugment(x: torch.Tensor, draw: Draw) -> torch.Tensor:
     """torchvision's AutoAugment with the policy learned on CIFAR-10 (Cubuk et al. 2019). x: uint8."""
+    _check(x, draw)
+    if x.dtype != torch.uint8 or x.shape[1] not in (1, 3):
+        raise TypeError(f"x: expected uint8 images of 1 or 3 channels, got {checks.shown(x)}")
     policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
     seeds = (draw.at(stream=104).uniform(1)[:, 0] * 2**24).long().tolist()
     rows = []

@@ -7,7 +7,12 @@ ascent step is, and surfaces.
 A loss is a function without arguments that yields its *parts*, scalars with a graph that sum to it: one for a batch,
 and for a larger data set one after the other, so that no more than one graph is in memory. All of it is in whatever
 mode the model is in (eval mode makes the loss of an image a function of that image), on whatever device, in float32 or
-float64.
+float64, also within `no_grad` and `inference_mode`. The model is handed back as it was: BatchNorm in train mode
+normalises by its batch and remembers nothing. What takes several calls of the loss refuses one that changes from call
+to call, as with dropout.
+
+Everything raises TypeError or ValueError, before any work where it can, for a loss that yields no scalars, or none with
+a graph where it needs one, and for weights that are none.
 """
 
 from __future__ import annotations
@@ -15,15 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 import torch
 from torch import nn
 
+from . import checks
+from .batchnorm import unrecorded_anywhere
 from .datasets import Images
 from .gradients import cross_entropy
 from .models import Model
-from .second_order import SecondOrder
+from .second_order import SecondOrder, graphs
 
 Tensors = Sequence[torch.Tensor]
 Loss = Callable[[], Iterable[torch.Tensor]]
@@ -51,75 +58,161 @@ class Eigenvalue:
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
     """The parameters that are trained."""
+    checks.instance("model", model, nn.Module, "an nn.Module")
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def mean_loss(model: Model, data: Images, batch_size: int = 500) -> Loss:
     """The mean cross-entropy over `data`, a part for each batch."""
+    checks.network(model)
+    checks.instance("data", data, Images, "Images, as datasets.load returns them")
+    checks.whole("batch_size", batch_size, 1)
+    if not len(data):
+        raise ValueError("data: holds no image")
+    highest = int(data.labels.max())
 
     def parts() -> Iterator[torch.Tensor]:
         for batch in data.batches(batch_size):
-            yield cross_entropy(model(batch.x), batch.y).sum() / len(data)
+            logits = checks.logits(model(batch.x), len(batch))
+            if highest >= logits.shape[1]:
+                raise ValueError(f"data.labels: class {highest} is out of range for {logits.shape[1]} logits")
+            yield cross_entropy(logits, batch.y).sum() / len(data)
 
     return parts
+
+
+_LOSS = "a function without arguments that yields scalars, such as lambda: [loss]"
+
+
+def _parts(loss: Loss, graph: bool = True) -> Iterator[torch.Tensor]:
+    """The parts of a loss, as they should be; graph: each needs one."""
+    checks.function("loss", loss, _LOSS, 0)
+    parts, count = loss(), 0
+    if isinstance(parts, torch.Tensor) or not isinstance(parts, Iterable):
+        raise TypeError(f"loss: expected {_LOSS}; it returned {checks.shown(parts)}")
+    for count, part in enumerate(parts, 1):  # noqa: B007
+        if not isinstance(part, torch.Tensor) or part.numel() != 1:
+            raise TypeError(f"loss: expected {_LOSS}; it yielded {checks.shown(part)}")
+        if graph and not part.requires_grad:
+            raise ValueError("loss: yielded a part without a graph; it does not depend on any weight that is trained")
+        yield part.reshape(())
+    if not count:
+        raise ValueError("loss: yielded no part")
+
+
+def _tensors(name: str, tensors: object) -> list[torch.Tensor]:
+    """Floating-point tensors, as a list that is not empty."""
+    if isinstance(tensors, torch.Tensor | str | nn.Module) or not isinstance(tensors, Iterable):
+        raise TypeError(f"{name}: expected a list of tensors, got {checks.shown(tensors)}")
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError(f"{name}: expected at least one tensor")
+    for t in tensors:
+        if not isinstance(t, torch.Tensor) or not t.is_floating_point():
+            raise TypeError(f"{name}: expected floating-point tensors, got {checks.shown(t)}")
+    return tensors
+
+
+def _trained(weights: object) -> list[torch.Tensor]:
+    """Weights that a loss can be differentiated by, as a list."""
+    weights = _tensors("weights", weights)
+    if not all(w.requires_grad and w.is_leaf for w in weights):
+        raise ValueError("weights: expected leaves that require a gradient, such as curvature.weights(model)")
+    return weights
+
+
+def _shaped(name: str, tensors: object, like: Tensors) -> list[torch.Tensor]:
+    tensors, shapes = _tensors(name, tensors), [tuple(t.shape) for t in like]
+    if [tuple(t.shape) for t in tensors] != shapes:
+        raise ValueError(f"{name}: expected the shapes {shapes}, got {[tuple(t.shape) for t in tensors]}")
+    return tensors
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
 
 
+@graphs()
 def value(loss: Loss) -> torch.Tensor:
-    """The loss, without a graph, in float64."""
-    with torch.no_grad():
-        return torch.stack([part.double() for part in loss()]).sum()
+    """The loss, without a graph, in float64. NaN where it is."""
+    with torch.no_grad(), unrecorded_anywhere():
+        return torch.stack([part.double() for part in _parts(loss, graph=False)]).sum()
 
 
+@graphs()
 def gradient(loss: Loss, weights: Tensors) -> list[torch.Tensor]:
-    """The gradient, shaped as the weights; zero for those that the loss does not depend on."""
+    """The gradient, shaped as the weights; zero for those that the loss does not depend on, NaN where it is."""
+    weights = _trained(weights)
     total = [torch.zeros_like(w) for w in weights]
-    for part in loss():
-        torch._foreach_add_(total, torch.autograd.grad(part, weights, materialize_grads=True))
+    with unrecorded_anywhere():
+        for part in _parts(loss):
+            torch._foreach_add_(total, torch.autograd.grad(part, weights, materialize_grads=True))
     return total
 
 
+@graphs()
 def hvp(loss: Loss, weights: Tensors, vectors: Sequence[Tensors]) -> list[list[torch.Tensor]]:
     """H v for each of `vectors`, by double backward; all of them share one graph for each part of the loss.
 
     vectors: each shaped as the weights. Raises ValueError where one is not."""
-    return _Hessian(loss, weights)(vectors)
+    weights = _trained(weights)
+    checks.instance("vectors", vectors, Sequence, "a list of vectors, each shaped as the weights")
+    return _Hessian(loss, weights)([_shaped("vectors", v, weights) for v in vectors])
 
 
 class _Hessian:
     """Vectors to products with H. The graph of a loss in one part is kept for the next call, so the weights must stay
-    as they are."""
+    as they are; one in several parts is called again, and may not have changed."""
 
     def __init__(self, loss: Loss, weights: Tensors) -> None:
         self.loss, self.weights = loss, list(weights)
         self._graph: list[torch.Tensor] | None = None
+        self._values: torch.Tensor | None = None
 
     def __call__(self, vectors: Sequence[Tensors]) -> list[list[torch.Tensor]]:
-        shapes = [w.shape for w in self.weights]
-        if any([t.shape for t in v] != shapes for v in vectors):
-            raise ValueError(f"vectors: expected the shapes of the weights, {[tuple(s) for s in shapes]}")
         totals = [[torch.zeros_like(w) for w in self.weights] for _ in vectors]
-        graphs, parts = [self._graph] if self._graph else self._graphs(), 0
-        with SecondOrder():
-            for parts, first in enumerate(graphs, 1):  # noqa: B007
+        gradients, parts = [self._graph] if self._graph else self._gradients(), 0
+        with unrecorded_anywhere(), SecondOrder():
+            for parts, first in enumerate(gradients, 1):  # noqa: B007
                 for v, total in zip(vectors, totals, strict=True):
                     self._add(first, v, total)
         self._graph = first if parts == 1 else None
         return totals
 
-    def _graphs(self) -> Iterator[list[torch.Tensor]]:
+    def _gradients(self) -> Iterator[list[torch.Tensor]]:
         """The gradients of the parts, each with its graph."""
-        for part in self.loss():
+        values = []
+        for part in _parts(self.loss):
+            values.append(part.detach())
             yield torch.autograd.grad(part, self.weights, create_graph=True, materialize_grads=True)
+        self._compare(values)
 
     def _add(self, first: Tensors, v: Tensors, total: Tensors) -> None:
         curved = [i for i, g in enumerate(first) if g.requires_grad]  # a loss may be linear in some
         if curved:
-            along = sum((first[i] * v[i]).sum() for i in curved)
-            product = torch.autograd.grad(along, self.weights, retain_graph=True, materialize_grads=True)
+            along, direction = [first[i] for i in curved], [v[i] for i in curved]
+            product = torch.autograd.grad(along, self.weights, direction, retain_graph=True, materialize_grads=True)
             torch._foreach_add_(total, product)
+
+    def repeat(self) -> None:
+        """Call a loss whose graph was kept once more. Raises ValueError if it is another one."""
+        if self._graph is not None:
+            with torch.no_grad(), unrecorded_anywhere(), SecondOrder():
+                self._compare(list(_parts(self.loss, graph=False)))
+
+    def _compare(self, values: list[torch.Tensor]) -> None:
+        new = torch.stack(values)
+        if self._values is None:
+            self._values = new
+        else:
+            _same(self._values, new)
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Raise ValueError where two calls of a loss gave other values for its parts, by more than rounding."""
+    small = torch.finfo(first.dtype).eps ** (2 / 3) * first.abs().sum()
+    if len(first) != len(second) or (first - second).abs().sum() > small:
+        values = f"{first.sum().item():.6g} and {second.sum().item():.6g}"
+        raise ValueError(f"loss: two calls at the same weights gave {values}; put a model with dropout in eval mode")
 
 
 def norm(tensors: Tensors) -> torch.Tensor:
@@ -130,6 +223,7 @@ def norm(tensors: Tensors) -> torch.Tensor:
 # --- summaries of the Hessian ----------------------------------------------------------------------------------------
 
 
+@graphs()
 def hutchinson_trace(
     loss: Loss,
     weights: Tensors,
@@ -146,13 +240,13 @@ def hutchinson_trace(
     eigenvalues make up most of the trace, as in trained networks, taking them out of what is random shrinks the error
     several times. deflate = 0 is Hutchinson's estimator (1990), exact where H is diagonal. The deflation is that of
     Hutch++ (Meyer et al. 2021) with a Krylov space for the sketch.
-    Raises ValueError for probes < 1, per_graph < 1, tolerance < 0 or deflate < 0.
+    Raises ValueError also for a trace that is not finite, and a loss that changes from call to call.
     """
-    if probes < 1 or per_graph < 1 or tolerance < 0 or deflate < 0:
-        raise ValueError(
-            f"probes={probes}, per_graph={per_graph}, tolerance={tolerance}, deflate={deflate}: "
-            "expected at least 1, 1, 0 and 0"
-        )
+    for name, number, least in (("probes", probes, 1), ("per_graph", per_graph, 1), ("deflate", deflate, 0)):
+        checks.whole(name, number, least)
+    checks.number("tolerance", tolerance, 0)
+    checks.whole("seed", seed)
+    weights = _trained(weights)
     hessian, generator = _Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed)
     lanczos = _Lanczos(hessian, generator)
     while len(lanczos.alpha) < deflate and not lanczos.exhausted:
@@ -165,13 +259,17 @@ def hutchinson_trace(
         found = torch.cat([found, torch.stack(new).cpu()])
         mean = exact + found.mean().item()
         error = found.std().item() / len(found) ** 0.5 if len(found) > 1 else inf
+        if not isfinite(mean):
+            raise ValueError("loss: its trace is not finite")
         if error <= tolerance * abs(mean):
             break
+    hessian.repeat()
     return Estimate(mean, error, len(found))
 
 
 def _signs(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randint_like(w, 2, generator=generator).mul_(2).sub_(1)
+    # Not randint_like, which draws in the order of memory: other signs in channels_last.
+    return torch.randint(2, w.shape, generator=generator, device=w.device, dtype=w.dtype).mul_(2).sub_(1)
 
 
 def _dot(a: Tensors, b: Tensors) -> torch.Tensor:
@@ -179,24 +277,34 @@ def _dot(a: Tensors, b: Tensors) -> torch.Tensor:
 
 
 def normalized_trace(loss: Loss, weights: Tensors, **options: object) -> Estimate:
-    """C(w) = Tr H / ||gradient|| (thesis eq. 5.5). options: of `hutchinson_trace`."""
-    trace, length = hutchinson_trace(loss, weights, **options), norm(gradient(loss, weights)).item()
+    """C(w) = Tr H / ||gradient|| (thesis eq. 5.5). options: of `hutchinson_trace`. Raises as that does, and ValueError
+    where the gradient is 0, or not finite."""
+    weights = _trained(weights)
+    length = norm(gradient(loss, weights)).item()
+    if not 0 < length < inf:
+        raise ValueError(f"loss: the length of its gradient is {length:g}, so that there is no trace over it")
+    trace = hutchinson_trace(loss, weights, **options)
     return Estimate(trace.value / length, trace.standard_error / length, trace.probes)
 
 
+@graphs()
 def top_eigenvalue(loss: Loss, weights: Tensors, tolerance: float = 1e-3, steps: int = 50, seed: int = 0) -> Eigenvalue:
     """The largest eigenvalue of H, by Lanczos with full reorthogonalisation from a random vector.
 
     It stops when the residual is at most `tolerance` times the eigenvalue, or after `steps` products; all their vectors
-    are kept. Raises ValueError for steps < 1."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1")
-    lanczos = _Lanczos(_Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed))
+    are kept. Raises ValueError also for a curvature that is not finite, and a loss that changes from call to call."""
+    checks.whole("steps", steps, 1)
+    checks.number("tolerance", tolerance, 0)
+    checks.whole("seed", seed)
+    weights = _trained(weights)
+    hessian = _Hessian(loss, weights)
+    lanczos = _Lanczos(hessian, torch.Generator(weights[0].device).manual_seed(seed))
     while len(lanczos.alpha) < steps:
         lanczos.step()
         top, residual = lanczos.top()
         if residual <= tolerance * abs(top) or lanczos.exhausted:
             break
+    hessian.repeat()
     return Eigenvalue(top, residual, residual <= tolerance * abs(top), len(lanczos.alpha))
 
 
@@ -223,6 +331,8 @@ class _Lanczos:
         (product,) = self.hessian([_unflatten(self._next, self.hessian.weights)])
         rest = torch.cat([t.flatten() for t in product])
         self.alpha.append(rest.dot(self._next).item())
+        if not isfinite(self.alpha[-1]):
+            raise ValueError("loss: its curvature is not finite")
         rest = self._without(rest)
         self.beta.append(rest.norm().item())
         self._next = rest / (self.beta[-1] or 1)
@@ -267,26 +377,33 @@ def restored(weights: Tensors, before: Tensors | None = None) -> Iterator[None]:
 @dataclass(frozen=True)
 class Ratio:
     """Of pairs (what one step gains, what many gain): the ratio of the means, which is the one to report, and the mean
-    of the ratios, which single pairs with next to no gain dominate. n: pairs."""
+    of the ratios, which single pairs with next to no gain dominate, NaN if one gains nothing. n: pairs."""
 
     of_means: float
     mean_of_ratios: float
     n: int
 
 
+@graphs()
 def approximation_ratio(losses: Iterable[Loss], weights: Tensors, rho: float = 0.05, steps: int = 20) -> Ratio:
     """AR: how much of the highest loss within rho of the weights the one ascent step of SAM finds (thesis eq. 5.3),
     over `losses`, one for each batch, as SAM sees them.
 
     The highest loss is the best that projected ascent in `steps` steps of 2.5 rho / steps meets, the one-step point
-    among them, so that no ratio is above 1. Raises ValueError for rho <= 0, steps < 1 or no loss.
+    among them, so that no ratio is above 1. Raises ValueError also for no loss, one that changes from call to call, and
+    where nothing is gained on any, as where all gradients are 0.
     """
-    if rho <= 0 or steps < 1:
-        raise ValueError(f"rho={rho}, steps={steps}: expected more than 0, and at least 1")
+    checks.number("rho", rho, above=0)
+    checks.whole("steps", steps, 1)
+    checks.instance("losses", losses, Iterable, "losses, one for each batch")
+    weights = _trained(weights)
     gains = [_gains(loss, weights, rho, steps) for loss in losses]
     if not gains:
         raise ValueError("losses: expected at least one")
     one, best = torch.tensor(gains, dtype=torch.float64).T
+    if not 0 < best.sum().item() < inf:
+        mean = best.mean().item()
+        raise ValueError(f"losses: the highest within rho={rho} of the weights is {mean:.3g} above the one at them")
     return Ratio((one.sum() / best.sum()).item(), (one / best).mean().item(), len(gains))
 
 
@@ -295,6 +412,7 @@ def _gains(loss: Loss, weights: Tensors, rho: float, steps: int) -> tuple[float,
     before, delta = [w.detach().clone() for w in weights], [torch.zeros_like(w) for w in weights]
     with restored(weights):
         start = value(loss)
+        _same(start.float()[None], value(loss).float()[None])  # up to the rounding of a float32 loss
         _move(weights, before, _ascent(loss, weights, rho))
         one = best = value(loss)
         for _ in range(steps):
@@ -321,6 +439,9 @@ def _move(weights: Tensors, before: Tensors, delta: Tensors) -> None:
 def filter_normalized(weights: Tensors, seed: int | None = None) -> list[torch.Tensor]:
     """A random direction whose filters (slices along the first dimension) are as long as those of the weights; zero for
     biases and normalisation, which have one dimension (Li et al. 2018). seed: None draws from torch's generator."""
+    weights = _tensors("weights", weights)
+    if seed is not None:
+        checks.whole("seed", seed)
     generator = None if seed is None else torch.Generator(weights[0].device).manual_seed(seed)
     directions = []
     for w in weights:
@@ -334,9 +455,15 @@ def filter_normalized(weights: Tensors, seed: int | None = None) -> list[torch.T
     return directions
 
 
+@graphs()
 def loss_surface(loss: Loss, tensors: Tensors, across: Tensors, ahead: Tensors, axis: torch.Tensor) -> torch.Tensor:
     """The loss at tensors + axis[i] across + axis[j] ahead, (len(axis), len(axis)); the tensors, weights or an input
     that `loss` reads, are moved and put back."""
+    tensors = _tensors("tensors", tensors)
+    across, ahead = _shaped("across", across, tensors), _shaped("ahead", ahead, tensors)
+    checks.instance("axis", axis, torch.Tensor, "a tensor of shape (K,)")
+    if axis.dim() != 1 or not axis.isfinite().all():
+        raise ValueError(f"axis: expected finite numbers in a tensor of shape (K,), got {checks.shown(axis)}")
     rows = torch.empty(len(axis), len(axis), dtype=torch.float64)
     with restored(tensors):
         before = [t.detach().clone() for t in tensors]

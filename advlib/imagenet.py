@@ -112,10 +112,17 @@ def fit(
     The batch of the recipe is that of all processes together. out: of the checkpoint, written after every epoch, from
     which training goes on, and of weights.pt. local: perturb along the gradient of each process' own share of the
     batch (`sam.SAM`), in place of the averaged one.
-    Raises DataError for folders that are missing or differ in their classes, ValueError for a batch that does not
-    divide among the processes, or is larger than the data, and for a checkpoint of another training (`training.fit`);
-    FloatingPointError as there.
+    Raises TypeError for arguments of another kind, DataError for folders that are missing or differ in their classes,
+    ValueError for a batch that does not divide among the processes, or is larger than the data, and for a checkpoint of
+    another training, and FloatingPointError, both as `training.fit` does.
     """
+    checks.module(net, "net")
+    checks.instance("plan", plan, Recipe, "a Recipe")
+    for name, path in (("data", data), ("out", out)):
+        checks.instance(name, path, Path, "a Path")
+    checks.whole("size", size, 1)
+    checks.whole("workers", workers, 0)
+    checks.flag("local", local)
     world = dist.get_world_size() if dist.is_initialized() else 1
     if plan.batch_size % world:
         raise ValueError(f"batch_size={plan.batch_size}: does not divide among {world} processes")

@@ -80,9 +80,12 @@ def unit_direction(g: torch.Tensor, direction: str) -> torch.Tensor:
 
     "l2": g / ||g||_2, the slope along which is ||g||_2. "sign": sign(g), the text of eq. 4.9; the slope along it is
     ||g||_1, and a step h moves every pixel by h. "unit_sign": sign(g) / ||sign(g)||_2, as in curvature regularization
-    (Moosavi-Dezfooli et al. 2019). Zero where g is. Raises ValueError for another.
+    (Moosavi-Dezfooli et al. 2019). Zero where g is. Raises TypeError or ValueError for another, or a g that is none.
     """
     checks.choice("direction", direction, DIRECTIONS)
+    checks.instance("g", g, torch.Tensor, "a gradient (N, C, H, W)")
+    if g.dim() != 4:
+        raise ValueError(f"g: expected a gradient (N, C, H, W), got {checks.shown(g)}")
     g = g.detach()
     if direction == "l2":
         return divided(g, l2_norm(g))

@@ -53,8 +53,9 @@ _UNFOLDED: WeakSet[nn.Module] = WeakSet()  # networks in training that no folded
 
 def _maker(model: nn.Module, x: torch.Tensor) -> nn.Module:
     """What attacks run on a network in training, in eval mode. On the CPU that is a copy with the BatchNorm folded: it
-    saves a quarter of the time of an attack, and takes a fiftieth of it to make. On a GPU making it takes longer than
-    the attack; there, and where no copy can be made (control flow, parametrized weights, compiled), the network."""
+    saves a quarter of the time of an attack, and takes a fiftieth of it to make. A GPU would wait for the making, which
+    is 10 ms of Python and more; there, and where no copy can be made (control flow, parametrized weights, compiled), it
+    is the network."""
     if x.device.type != "cpu" or model in _UNFOLDED:
         return model
     try:

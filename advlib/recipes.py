@@ -156,7 +156,8 @@ def thesis(table: str, model: str, dataset: str, optimizer: str, **given: float)
     """The recipe that the thesis prints for a network: a row of Table "5.1" (CIFAR) or "5.3" (ImageNet).
 
     model, dataset, optimizer: as printed ("ResNet-18", "CIFAR-10", "CR-SAM"); basic augmentation; given: rho, alpha or
-    beta, where another or an illegible one is wanted. Raises ValueError for what is neither in the table nor given.
+    beta, where another or an illegible one is wanted. Raises ValueError for what is neither in the table nor given, or
+    for what is given and the optimizer does not have.
     """
     rows = results.published(table)
     rows = rows[(rows.model == model) & (rows.dataset == dataset) & (rows.optimizer == optimizer)]
@@ -166,6 +167,10 @@ def thesis(table: str, model: str, dataset: str, optimizer: str, **given: float)
     around, names = {"SGD": (None, ()), "SAM": (sam.SAM, ("rho",)), "CR-SAM": (sam.CRSAM, ("rho", "alpha", "beta"))}[
         optimizer
     ]
+    if other := set(given) - set(names):
+        raise ValueError(
+            f"{', '.join(sorted(other))}: {optimizer} has {', '.join(names) or 'none of rho, alpha, beta'}"
+        )
     known = {**{k: float(v) for k, v in printed.items() if k in names}, **given}
     if absent := set(names) - set(known):
         raise ValueError(f"{', '.join(absent)}: not legible in Table {table} for {model} with {optimizer}; pass it")

@@ -43,7 +43,10 @@ def sam_perturbation(
     """rho g / ||g||, the norm over all tensors together (thesis eq. 5.2); zero where all gradients are.
 
     rho: one for each tensor; adaptive: rho w^2 g / ||w g||, which no rescaling of the weights changes (ASAM, Kwon et
-    al. 2021)."""
+    al. 2021). Raises ValueError for lists of tensors that do not match."""
+    _matching(weights=weights, gradients=gradients)
+    if len(rho) != len(weights):
+        raise ValueError(f"rho: expected a number for each of {len(weights)} tensors, got {len(rho)}")
     scaled = gradients if not adaptive else torch._foreach_mul(torch._foreach_abs(list(weights)), list(gradients))
     length = norm(scaled)
     step = torch._foreach_div(list(scaled), length.clamp(min=torch.finfo(length.dtype).tiny))
@@ -55,7 +58,9 @@ def sam_perturbation(
 
 def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, beta: float) -> list[torch.Tensor]:
     """CR-SAM, linear: g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-), of the gradients at w, w + rho v and w - rho v; the
-    first bracket is the curvature's, zero on a quadratic loss, the second the slope's."""
+    first bracket is the curvature's, zero on a quadratic loss, the second the slope's. Raises ValueError for lists of
+    tensors that do not match."""
+    _matching(g0=g0, plus=plus, minus=minus)
     return _combined(g0, plus, minus, alpha, beta)
 
 
@@ -65,12 +70,26 @@ def crsam_gradient_log(
     """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-).
 
     losses: L0, L+, L-. The first log is not defined where the curvature is not positive: below `floor` both are that of
-    the floor, and have no gradient. Returns the gradient, and which of the two was below it, bool (2,)."""
+    the floor, and have no gradient. Returns the gradient, and which of the two was below it, bool (2,). Raises
+    ValueError for lists of tensors that do not match."""
+    _matching(g0=g0, plus=plus, minus=minus)
+    if len(losses) != 3:
+        raise ValueError(f"losses: expected L0, L+ and L-, got {len(losses)}")
     l0, l_plus, l_minus = (loss.detach() for loss in losses)
     brackets = torch.stack([l_plus + l_minus - 2 * l0, l_plus - l_minus])
     below = brackets < floor
     weight = torch.where(below, 0.0, brackets.clamp(min=floor).reciprocal())
     return _combined(g0, plus, minus, alpha * weight[0], beta * weight[1]), below
+
+
+def _matching(**lists: Tensors) -> None:
+    """The same number of tensors, at least one, in the same shapes. Raises ValueError."""
+    (name, first), *others = lists.items()
+    if not len(first):
+        raise ValueError(f"{name}: expected at least one tensor")
+    for other, tensors in others:
+        if [t.shape for t in tensors] != [t.shape for t in first]:
+            raise ValueError(f"{other}: expected tensors in the shapes of {name}")
 
 
 def _combined(
@@ -83,7 +102,9 @@ def _combined(
 
 
 def orthogonal(gradients: Tensors, along: Tensors) -> list[torch.Tensor]:
-    """The part of `gradients` at right angles to `along`, all tensors together; all of it where `along` is zero."""
+    """The part of `gradients` at right angles to `along`, all tensors together; all of it where `along` is zero. Raises
+    ValueError for lists of tensors that do not match."""
+    _matching(gradients=gradients, along=along)
     dot, square = (
         torch.stack([(a * b).sum() for a, b in zip(x, along, strict=True)]).sum() for x in (gradients, along)
     )

@@ -116,9 +116,6 @@ def _check_data(name: str, data: object) -> None:
     checks.instance(name, data, Images, "Images, as datasets.load returns them")
     if not len(data):
         raise ValueError(f"{name}: holds no image")
-    if data.images.dtype != torch.uint8 or data.images.dim() != 4 or len(data.images) != len(data):
-        shown = checks.shown(data.images)
-        raise ValueError(f"{name}.images: expected uint8 ({len(data)}, C, H, W), got {shown}")
 
 
 def _watched(watch: Callable[[nn.Module], dict[str, float]], model: nn.Module) -> Mapping[str, float]:

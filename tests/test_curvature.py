@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from conftest import grid_images, tiny_model
 from torch import nn
 
@@ -226,18 +227,233 @@ def test_surface_of_a_quadratic_and_of_an_input():
     assert seen[1, 1].item() == pytest.approx(start, rel=1e-5) and not torch.allclose(seen, seen[1, 1])
 
 
+# --- networks in train mode, compiled, checkpointed, with attention --------------------------------------------------
+
+
+def summaries(loss, weights):
+    """What is measured, as numbers."""
+    return [
+        value(loss).item(),
+        *flat(gradient(loss, weights))[:3].tolist(),
+        hutchinson_trace(loss, weights, probes=2, deflate=2).value,
+        normalized_trace(loss, weights, probes=2, deflate=0).value,
+        top_eigenvalue(loss, weights, steps=3).value,
+        approximation_ratio([loss], weights, steps=2).of_means,
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [12, 5])
+def test_train_mode_normalises_by_the_batch_and_leaves_the_network_as_it_is(net, data, batch_size):
+    loss, weights = mean_loss(lambda x: net(x.double()), data, batch_size), curvature.weights(net)
+    in_eval = value(loss).item()
+    before = {k: v.clone() for k, v in net.train().state_dict().items()}
+    found = summaries(loss, weights)
+    assert found[0] != in_eval and found == summaries(loss, weights)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and net[1].training
+    layer = net[1]
+    layer.track_running_stats = False  # torch's own way to normalise by the batch
+    assert found == pytest.approx(summaries(loss, weights))
+
+
+@pytest.mark.parametrize("batch_size", [12, 5])
+@pytest.mark.parametrize("measure", [hutchinson_trace, top_eigenvalue, normalized_trace])
+def test_a_loss_that_changes_from_call_to_call_is_refused(data, measure, batch_size):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3)).train()
+    loss, weights = mean_loss(model, data, batch_size), curvature.weights(model)
+    with pytest.raises(ValueError, match="loss: two calls at the same weights gave .* dropout in eval mode"):
+        measure(loss, weights)
+    with pytest.raises(ValueError, match="loss: two calls at the same weights gave"):
+        approximation_ratio([loss], weights)
+    model.eval()
+    assert math.isfinite(measure(loss, weights).value)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_curvature_is_measured_where_gradients_are_switched_off(loss, weights, off):
+    wanted, v = summaries(loss, weights), [torch.ones_like(w) for w in weights]
+    product = flat(hvp(loss, weights, [v])[0])
+    across = filter_normalized(weights, seed=0)
+    surface = loss_surface(loss, weights, across, across, torch.tensor([0.0, 1.0]))
+    with off():
+        assert summaries(loss, weights) == wanted
+        assert torch.equal(flat(hvp(loss, weights, [v])[0]), product)
+        assert torch.equal(loss_surface(loss, weights, across, across, torch.tensor([0.0, 1.0])), surface)
+
+
+def test_one_seed_has_the_same_probes_in_every_layout(data):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3)).double()
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net.to(memory_format=layout)
+        loss, weights = mean_loss(lambda x: net(x.double()), data), curvature.weights(net)
+        found.append([hutchinson_trace(loss, weights, probes=3, deflate=k).value for k in (0, 2)])
+        found[-1] += [
+            top_eigenvalue(loss, weights, steps=3).value,
+            flat(filter_normalized(weights, seed=1)).sum().item(),
+        ]
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_a_compiled_network_has_the_curvature_of_the_uncompiled_one(net, data, loss, weights):
+    torch._dynamo.reset()
+    run = torch.compile(net, backend="aot_eager")
+    assert summaries(mean_loss(lambda x: run(x.double()), data), weights) == pytest.approx(summaries(loss, weights))
+
+
+def test_a_checkpointed_network_has_the_curvature_of_the_plain_one(net, data, loss, weights):
+    def checkpointed(x):
+        return net[3:](torch.utils.checkpoint.checkpoint(net[:3], x.double(), use_reentrant=False))
+
+    for mode in (False, True):
+        net.train(mode)
+        assert summaries(mean_loss(checkpointed, data), weights) == pytest.approx(summaries(loss, weights))
+
+
+def test_a_vision_transformer_has_the_curvature_of_attention_written_by_hand(data):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": 8, "patch_size": 4, "num_classes": 3, "depth": 1, "embed_dim": 12}
+    net = timm.create_model("vit_tiny_patch16_224", **size).eval().double()
+    loss, weights = mean_loss(lambda x: net(x.double()), data[:4]), curvature.weights(net)
+    v = [[torch.randn_like(w) for w in weights]]
+    found = flat(hvp(loss, weights, v)[0])
+    for block in net.blocks:
+        block.attn.fused_attn = False  # timm's own words for it
+    (part,) = loss()
+    first = torch.autograd.grad(part, weights, create_graph=True)
+    exact = torch.autograd.grad(sum((a * b).sum() for a, b in zip(first, v[0], strict=True)), weights)
+    assert torch.allclose(found, flat(exact)) and found.abs().max() > 0
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "message"),
     [
-        (lambda loss, w: hvp(loss, w, [w[1:]]), "vectors"),
-        (lambda loss, w: hutchinson_trace(loss, w, probes=0), "probes=0"),
-        (lambda loss, w: hutchinson_trace(loss, w, tolerance=-1), "tolerance=-1"),
-        (lambda loss, w: hutchinson_trace(loss, w, deflate=-1), "deflate=-1"),
-        (lambda loss, w: top_eigenvalue(loss, w, steps=0), "steps=0"),
-        (lambda loss, w: approximation_ratio([loss], w, rho=0), "rho=0"),
-        (lambda loss, w: approximation_ratio([], w), "losses"),
+        (lambda loss, w: hvp(loss, w, [w[1:]]), ValueError, "vectors"),
+        (lambda loss, w: hvp(loss, w, None), TypeError, "vectors"),
+        (lambda loss, w: hvp(loss, w, [3]), TypeError, "vectors"),
+        *[
+            (lambda loss, w, option=option: hutchinson_trace(loss, w, **option), error, next(iter(option)))
+            for error, options in (
+                (ValueError, [{"probes": 0}, {"per_graph": 0}, {"tolerance": -1}, {"tolerance": NAN}, {"deflate": -1}]),
+                (TypeError, [{"probes": 1.5}, {"probes": None}, {"tolerance": None}, {"deflate": "a"}, {"seed": 1.5}]),
+            )
+            for option in options
+        ],
+        (lambda loss, w: top_eigenvalue(loss, w, steps=0), ValueError, "steps=0"),
+        (lambda loss, w: top_eigenvalue(loss, w, steps=None), TypeError, "steps=None"),
+        (lambda loss, w: top_eigenvalue(loss, w, tolerance="a"), TypeError, "tolerance='a'"),
+        (lambda loss, w: top_eigenvalue(loss, w, seed="a"), TypeError, "seed='a'"),
+        *[
+            (lambda loss, w, rho=rho: approximation_ratio([loss], w, rho=rho), ValueError, "rho=")
+            for rho in (0, -1, NAN, INF)
+        ],
+        (lambda loss, w: approximation_ratio([loss], w, steps=1.5), TypeError, "steps=1.5"),
+        (lambda loss, w: approximation_ratio([], w), ValueError, "losses"),
+        (lambda loss, w: approximation_ratio(3, w), TypeError, "losses"),
+        (lambda loss, w: loss_surface(loss, w, w, w, [0.0]), TypeError, "axis"),
+        (lambda loss, w: loss_surface(loss, w, w, w, torch.zeros(2, 2)), ValueError, "axis"),
+        (lambda loss, w: loss_surface(loss, w, w, w, torch.tensor([NAN])), ValueError, "axis"),
+        (lambda loss, w: loss_surface(loss, w, w[1:], w, torch.zeros(1)), ValueError, "across"),
+        (lambda loss, w: loss_surface(loss, None, w, w, torch.zeros(1)), TypeError, "tensors"),
+        (lambda loss, w: filter_normalized(w, seed="a"), TypeError, "seed='a'"),
+        (lambda loss, w: curvature.weights(None), TypeError, "model"),
     ],
 )
-def test_bad_input_is_refused(loss, weights, call, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_input_is_refused_by_name(loss, weights, call, error, message):
+    with pytest.raises(error, match=message):
         call(loss, weights)
+
+
+TAKES_WEIGHTS = [
+    gradient,
+    lambda loss, w: hvp(loss, w, [w]),
+    hutchinson_trace,
+    normalized_trace,
+    top_eigenvalue,
+    lambda loss, w: approximation_ratio([loss], w),
+]
+
+
+@pytest.mark.parametrize("call", TAKES_WEIGHTS)
+@pytest.mark.parametrize(
+    ("spoilt", "error"),
+    [
+        (lambda w: [], ValueError),
+        (lambda w: None, TypeError),
+        (lambda w: "weights", TypeError),
+        (lambda w: w[0], TypeError),
+        (lambda w: [3], TypeError),
+        (lambda w: [t.detach() for t in w], ValueError),
+        (lambda w: [t * 1 for t in w], ValueError),
+    ],
+    ids=["empty", "None", "text", "one tensor", "number", "no gradient", "no leaf"],
+)
+def test_weights_are_refused_by_name(loss, weights, call, spoilt, error):
+    with pytest.raises(error, match="weights: expected"):
+        call(loss, spoilt(weights))
+
+
+@pytest.mark.parametrize("call", [lambda loss, w: value(loss), *TAKES_WEIGHTS])
+@pytest.mark.parametrize(
+    ("loss", "error"),
+    [
+        (None, TypeError),
+        (lambda x: [x], TypeError),
+        (lambda: torch.ones(()), TypeError),
+        (lambda: None, TypeError),
+        (lambda: [None], TypeError),
+        (lambda: [torch.ones(2, requires_grad=True)], TypeError),
+        (lambda: [], ValueError),
+    ],
+    ids=["None", "argument", "scalar", "returns None", "yields None", "vector", "nothing"],
+)
+def test_losses_are_refused_by_name(weights, call, loss, error):
+    with pytest.raises(error, match="loss: (expected|yielded)"):
+        call(loss, weights)
+
+
+@pytest.mark.parametrize("call", TAKES_WEIGHTS)
+def test_a_loss_without_a_graph_is_refused_by_name(weights, call):
+    with pytest.raises(ValueError, match="loss: yielded a part without a graph"):
+        call(lambda: [torch.ones(())], weights)
+
+
+@pytest.mark.parametrize("measure", [hutchinson_trace, normalized_trace, top_eigenvalue])
+def test_a_curvature_that_is_not_finite_is_refused(measure):
+    w = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match="loss: .* (not finite|nan)"):
+        measure(lambda: [w.abs().sqrt().sum()], [w])
+
+
+def test_where_the_gradient_is_zero_there_is_no_trace_over_it_and_nothing_to_gain():
+    w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="loss: the length of its gradient is 0"):
+        normalized_trace(lambda: [(w * w).sum()], [w])
+    for flat_loss in (lambda: [-(w * w).sum()], lambda: [0 * w.sum()]):
+        with pytest.raises(ValueError, match="losses: the highest within rho=0.05"):
+            approximation_ratio([flat_loss], [w])
+    ratio = approximation_ratio([lambda: [w.sum()], lambda: [0 * w.sum()]], [w])
+    assert ratio.of_means == pytest.approx(1) and math.isnan(ratio.mean_of_ratios)
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0])
+def test_a_mean_loss_is_refused_by_name(data, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+        mean_loss(tiny_model(), data, batch_size)
+    with pytest.raises(ValueError, match="data: holds no image"):
+        mean_loss(tiny_model(), data[:0])
+    with pytest.raises(TypeError, match="data: expected Images"):
+        mean_loss(tiny_model(), None)
+    with pytest.raises(TypeError, match="model: expected"):
+        mean_loss(None, data)
+    few = tiny_model(classes=2)
+    with pytest.raises(ValueError, match="data.labels: class 2 is out of range for 2 logits"):
+        value(mean_loss(few, data))

@@ -229,6 +229,22 @@ def test_where_the_curvature_is_not_positive_its_log_has_no_gradient_and_is_coun
     assert crsam_gradient(g0, plus, minus, alpha=0.3, beta=0.2)[0].item() == pytest.approx(2 + 0.3 * 4 - 0.2 * 2)
 
 
+def test_lists_that_do_not_match_are_refused_by_name():
+    one, two = [torch.ones(2)], [torch.ones(3)]
+    calls = {
+        "gradients: expected tensors in the shapes of weights": lambda: sam_perturbation(one, two, [0.1]),
+        "rho: expected a number for each of 1 tensors, got 2": lambda: sam_perturbation(one, one, [0.1, 0.1]),
+        "weights: expected at least one tensor": lambda: sam_perturbation([], [], []),
+        "plus: expected tensors in the shapes of g0": lambda: crsam_gradient(one, two, one, alpha=0.1, beta=0.1),
+        "minus: expected tensors": lambda: crsam_gradient_log(one, one, two, one * 3, alpha=0.1, beta=0.1),
+        "losses: expected L0": lambda: crsam_gradient_log(one, one, one, one, alpha=0.1, beta=0.1),
+        "along: expected tensors": lambda: orthogonal(one, two),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_the_optimizer_counts_the_floor_and_its_steps_are_finite():
     net, optimizer = trained(CRSAM, steps=20, form="log", rho=0.1, alpha=0.01, beta=0.01, **SGD)
     assert all(p.isfinite().all() for p in net.parameters())

@@ -254,6 +254,8 @@ def test_recipes_of_the_thesis_are_those_printed():
     with pytest.raises(ValueError, match="beta: not legible"):
         recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM")
     assert recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM", beta=0.01).facts()["around"]["alpha"] == 0.05
+    with pytest.raises(ValueError, match="alpha: SAM has rho"):
+        recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SAM", alpha=0.1)
     with pytest.raises(ValueError, match="Table 5.1 has no 'ResNet-50'"):
         recipes.thesis("5.1", "ResNet-50", "CIFAR-10", "SGD")
 
@@ -388,20 +390,13 @@ def test_arguments_of_fit_are_refused_by_name(data, change, error, message):
 
 
 @pytest.mark.parametrize("which", ["train", "val"])
-def test_data_that_are_none_are_refused_by_name(data, which):
+def test_data_that_do_not_fit_the_network_are_refused_by_name(data, which):
     given = dict(zip(("train", "val"), data, strict=True))
     good = given[which]
-    images, labels = good.images.float() / 255, good.labels.clone()
-    labels[0] = 10
-    bad = {
-        f"{which}: holds no image": lambda: good[:0],
-        f"{which}.images: expected uint8": lambda: replace(good, images=images),
-        f"{which}.labels: class 10 is out of range for 10 logits": lambda: replace(good, labels=labels),
-        f"{which}.labels: class -1 is out of range": lambda: replace(good, labels=good.labels - 1 - good.labels.max()),
-    }
-    for message, make in bad.items():
-        with pytest.raises((ValueError, datasets.DataError), match=message if "-1" not in message else "out of range"):
-            fit(tiny_model(), **given | {which: make()}, recipe=SMALL)
+    more = replace(good, labels=good.labels + (good.labels == good.labels[0]) * 10, classes=good.classes * 2)
+    for message, bad in ((f"{which}: holds no image", good[:0]), (rf"{which}.labels: class 1\d is out of range", more)):
+        with pytest.raises(ValueError, match=message):
+            fit(tiny_model(), **given | {which: bad}, recipe=SMALL)
 
 
 def test_accuracy_refuses_by_name(data):
@@ -446,21 +441,17 @@ def test_a_flat_net_has_the_recipe_of_its_data_set_with_an_optimizer_around(monk
 @pytest.mark.skipif(
     "shapes/resnet" not in models.available(), reason="data/weights has no shapes/resnet: run notebook A1"
 )
-def test_a_tuned_net_starts_from_the_trained_one(tmp_path, monkeypatch):
-    load = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda name, split, n=100: load(name, split, n))
+def test_a_tuned_net_starts_from_the_trained_one(tmp_path):
     recipe = replace(recipe_for("shapes/resnet-tuned"), epochs=1, batch_size=16, lr=1e-12, bf16=False)
-    facts = train_member("shapes/resnet-tuned", recipe, folder=tmp_path, watch=lambda model: {"one": 1.0})
-    untouched = accuracy(models.load("shapes/resnet"), load("shapes", "test", 100))
+    facts = train_member("shapes/resnet-tuned", recipe, folder=tmp_path, watch=lambda model: {"one": 1.0}, n=100)
+    untouched = accuracy(models.load("shapes/resnet"), datasets.load("shapes", "test", 100))
     assert facts["accuracy"] == round(untouched, 4) and facts["one"] == [1.0] and facts["n"] == 100
 
 
 @pytest.mark.parametrize(("fresh", "rows"), [(False, 0), (True, 1)])
-def test_a_fresh_member_is_trained_from_the_start(tmp_path, monkeypatch, fresh, rows):
-    load, seen = datasets.load, []
-    monkeypatch.setattr(datasets, "load", lambda name, split: load(name, split, 32))
-    recipe = replace(SHORT, epochs=1)
-    options = {"checkpoints": tmp_path / "checkpoints", "folder": tmp_path}
+def test_a_fresh_member_is_trained_from_the_start(tmp_path, fresh, rows):
+    seen, recipe = [], replace(SHORT, epochs=1)
+    options = {"checkpoints": tmp_path / "checkpoints", "folder": tmp_path, "n": 32}
     train_member("shapes/vgg", recipe, **options)
     first = models.manifest(tmp_path)["shapes/vgg"]["sha256"]
     train_member("shapes/vgg", recipe, fresh=fresh, report=seen.append, **options)
@@ -517,3 +508,24 @@ def test_cutout_blackens_one_square_at_most(side, draw):
     rows, cols, area = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1), black[:, 0].sum((1, 2))
     assert torch.equal(black[:, 0], black[:, 2]) and torch.equal(area, rows * cols)
     assert area.max() == side**2 and area.min() >= 1
+
+
+@pytest.mark.parametrize("augment", [random_crop, random_flip, cutout, autoaugment])
+def test_augmentation_refuses_by_name(augment, images, draw):
+    for x, error in ((None, TypeError), (images[0], ValueError), (images[:0], ValueError)):
+        with pytest.raises(error, match="x: expected"):
+            augment(x, draw)
+    with pytest.raises(ValueError, match="draw: its index has 64 numbers for 3 images"):
+        augment(images[:3], draw)
+    with pytest.raises(TypeError, match="draw: expected a Draw"):
+        augment(images, None)
+
+
+def test_options_of_augmentation_are_refused_by_name(images, draw):
+    for call, name in ((random_crop, "pad"), (cutout, "side")):
+        with pytest.raises(ValueError, match=f"{name}=-1"):
+            call(images, draw, -1)
+        with pytest.raises(TypeError, match=f"{name}=1.5"):
+            call(images, draw, 1.5)
+    with pytest.raises(TypeError, match="x: expected uint8"):
+        autoaugment(images / 255, draw)
