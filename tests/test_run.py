@@ -213,6 +213,18 @@ def test_a_signal_ends_the_run_and_its_kernel(book, tmp_path, sent, code):
     _until(lambda: not _is_alive(int(alive.read_text())))
 
 
+def test_an_ignored_signal_stays_ignored_and_handlers_are_put_back():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with cli._stoppable():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            with pytest.raises(cli.Stopped):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def _until(true, seconds=90):
     limit = time.monotonic() + seconds
     while not true():
