@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from . import result_page, slides
 from .book_text import anchored, cited, equations, figure_alt, linked, titles
 from .chapters import UsageError, sources
-from .paths import BUILD, FIGURES, NOTEBOOKS, ROOT
+from .paths import BUILD, FIGURES, NOTEBOOKS, ROOT, made
 from .run import Chapter, read_chapter
 
 SOURCE = ROOT / "book"
@@ -58,6 +58,7 @@ def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
 
 def _collect(folder: Path, run: Path | None) -> None:
     """Everything that Sphinx reads: book/, the figures, the chapters and the pages that are made from data."""
+    made(folder.parent)
     shutil.copytree(SOURCE, folder)
     shutil.copytree(FIGURES, folder / "figures")
     (folder / "downloads").mkdir()
@@ -135,13 +136,14 @@ def described(notebook: NotebookNode) -> NotebookNode:
 def _box(chapter: Chapter) -> str:
     """A closed box: the command that runs the chapter, its parameters, its files."""
     stem, number = chapter.source.stem, chapter.number
+    seed = next(name for name in chapter.parameters if name.startswith("seed"))
     rows = [f"| `{p.name}` | `{p.kind}` | `{p.default!r}` | {p.help} |" for p in chapter.parameters.values()]
     return "\n".join(
         [
             ":::{dropdown} Run this chapter with other parameters",
             "```sh",
-            f"python -m advlib run {number} --scale laptop --dataset {chapter.datasets[-1]} -p seed=1",
-            f"papermill notebooks/{stem}.ipynb out.ipynb -p scale laptop -p seed 1",
+            f"python -m advlib run {number} --scale laptop --dataset {chapter.datasets[-1]} -p {seed}=1",
+            f"papermill notebooks/{stem}.ipynb out.ipynb -p scale laptop -p {seed} 1",
             "```",
             "",
             "| parameter | type | default | |",

@@ -38,7 +38,7 @@ OPEN, SAME, MIXED, REVERSED = "open", "as printed", "mixed", "reversed"
 
 
 def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
-    """Our committed rows of a table of the thesis beside the print; None where nothing is committed.
+    """Our committed rows of a table of the thesis beside the print; None where nothing of it is committed.
 
     Columns: name (attack, optimizer or network), metric, setting (of the printed number), paper (NaN where the print
     has no target of the kind that the metric names), eps_255 (of ours), ours, ci_low, ci_high, difference, n, order.
@@ -51,6 +51,10 @@ def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     if rows is None:
         return None
     if table in ATTACKS:
+        rows = of_the_thesis(table, rows)
+        rows = rows[~rows.white_box]
+        if rows.empty:
+            return None
         found = _attacks(table, rows)
     elif table == CONSTANTS:
         found = _constants(rows)
@@ -94,9 +98,10 @@ def kind(target: str) -> str:
 
 
 def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over the black-box targets of each kind, each of our budgets beside the nearest that is printed."""
-    rows, printed = of_the_thesis(table, rows), results.published(table)
-    rows, printed = rows[~rows.white_box], printed[~printed.white_box & (printed.target != results.AVERAGE)]
+    """Means over the black-box targets of each kind, each of our budgets beside the nearest that is printed. rows: of
+    `of_the_thesis`, without white-box targets."""
+    printed = results.published(table)
+    printed = printed[~printed.white_box & (printed.target != results.AVERAGE)]
     parts = []
     for (eps, of), part in rows.groupby(["eps_255", rows.target.map(kind)]):
         nearest = min(sorted(set(printed.eps_255), reverse=True), key=lambda own, eps=eps: abs(own - eps))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,12 +20,11 @@ from .paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
 
 @dataclass(frozen=True)
 class Weights:
-    """What lies in a folder of weights. names: those the manifest lists; damaged: a line for each damaged or missing
-    file."""
+    """What lies in a folder of weights. names: those that the manifest lists; damaged: what is wrong, by name."""
 
     folder: Path
-    names: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    names: list[str]
+    damaged: dict[str, str]
 
     def __str__(self) -> str:
         if not self.names:
@@ -37,25 +34,10 @@ class Weights:
 
 
 def weights(folder: Path) -> Weights:
-    """The networks of a folder's manifest, each compared with its sha256."""
-    manifest = folder / "manifest.json"
-    try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))
-        files = {name: (folder / entry.get("file", name), entry.get("sha256")) for name, entry in entries.items()}
-    except FileNotFoundError:
-        return Weights(folder)
-    except (OSError, ValueError, AttributeError) as error:
-        return Weights(folder, damaged=[f"{manifest} ({error})"])
-    found = [_damage(file, sha256) for file, sha256 in files.values()]
-    return Weights(folder, [name.removesuffix(".safetensors") for name in files], [line for line in found if line])
-
-
-def _damage(file: Path, sha256: str | None) -> str:
-    if not file.is_file():
-        return f"{file} (missing, though the manifest lists it)"
-    if sha256 and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        return f"{file} (its sha256 is not that of the manifest: cut or changed)"
-    return ""
+    """The networks of a folder's manifest; every file is read and compared with its sha256."""
+    damaged = models.damaged(folder)
+    listed = [] if "manifest.json" in damaged else models.manifest(folder)
+    return Weights(folder, [name.removesuffix(".safetensors") for name in listed], damaged)
 
 
 def report() -> tuple[list[str], bool]:
@@ -65,7 +47,7 @@ def report() -> tuple[list[str], bool]:
     shown = [found for found in independent if found.names or found.damaged] or independent[:1]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     given = os.environ.get("ADVLIB_DATA")
-    damaged = [line for found in (ours, *independent) for line in found.damaged]
+    damaged = [line for found in (ours, *independent) for line in found.damaged.values()]
     parts = {
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in ("torch", "torchvision", "timm", "numpy")},

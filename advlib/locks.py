@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -25,13 +27,14 @@ def acquire(path: Path) -> FileLock:
     again and again. Its files lie beside as .<name>.lock and .<name>.writer, and stay: a lock file without a process
     holds nothing. Raises BusyError, which names process, host and time, where another process has it, and WriteError.
     """
-    lock = FileLock(made(path.parent) / f".{path.name}.lock", blocking=False, thread_local=False, is_singleton=True)
     writer = path.with_name(f".{path.name}.writer")
     try:
+        lock = _lock(path)
         lock.acquire()
     except Timeout:
+        holder = _read(writer)
         raise BusyError(
-            f"{path} is being written by {_read(writer)}: wait for it, or give this run a folder of its own"
+            f"{path} is being written by {holder}: wait for it, or give this run a folder of its own"
         ) from None
     except OSError as error:
         raise WriteError(error, path) from error
@@ -39,6 +42,17 @@ def acquire(path: Path) -> FileLock:
     with replacing(writer) as partial:
         partial.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
     return lock
+
+
+@contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """The lock of `path` for a moment, for reading a file and writing it anew: others wait for one another."""
+    with _lock(path).acquire(blocking=True):
+        yield
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(made(path.parent) / f".{path.name}.lock", blocking=False, thread_local=False, is_singleton=True)
 
 
 def _read(writer: Path) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 
 from . import checks, folding
 from .checks import Model
+from .locks import waiting
 from .nets import FAMILIES, resnet
 from .paths import WEIGHTS, data_roots, replacing
 
@@ -511,11 +512,12 @@ def save_weights(name: str, model: nn.Module, facts: dict, folder: Path = WEIGHT
         raise ValueError(f"model: {broken} holds numbers that are not finite in fp16")
     raw = to_bytes({k: v.contiguous() for k, v in state.items()})
     entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), **facts}
-    listed = json.dumps(dict(sorted({**manifest(folder), name: entry}.items())), indent=1) + "\n"
-    with replacing(file) as partial:
-        partial.write_bytes(raw)
-    with replacing(folder / "manifest.json") as partial:
-        partial.write_text(listed, encoding="utf-8")
+    with waiting(folder / "manifest.json"):  # runs that train beside each other each add their entry
+        listed = json.dumps(dict(sorted({**manifest(folder), name: entry}.items())), indent=1) + "\n"
+        with replacing(file) as partial:
+            partial.write_bytes(raw)
+        with replacing(folder / "manifest.json") as partial:
+            partial.write_text(listed, encoding="utf-8")
 
 
 def inside(argument: str, folder: Path, name: object, suffix: str = "") -> Path:

@@ -121,6 +121,8 @@ class ResultTable:
         key: Sequence[str] = ("source", "attack", "eps_255"),
     ) -> None:
         conditions(scale, dataset)
+        checks.instance("path", path, str | Path, "a path")
+        checks.instance("config", config, Mapping, "a mapping of JSON types")
         checks.text("table", table)
         checks.whole("seed", seed)
         if not key or not set(key) <= set(REQUIRED):
@@ -240,7 +242,10 @@ class ResultTable:
 
 def fingerprint(config: Mapping[str, object]) -> str:
     """Sixteen hex digits of a configuration, whatever its order. Raises TypeError when it is not JSON."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config: expected JSON types ({error})") from error
 
 
 def _name_of_row(column: str, name: object) -> None:
@@ -282,10 +287,11 @@ def run_info(device: torch.device | str) -> dict[str, str]:
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion: (low, high) in percent.
 
-    Raises ValueError when n < 1, `successes` is outside 0..n or `level` is not between 0 and 1.
+    Raises TypeError or ValueError when n < 1, `successes` is outside 0..n or `level` is not between 0 and 1.
     """
-    if n < 1 or not 0 <= successes <= n or not 0 < level < 1:
-        raise ValueError(f"needs n >= 1, successes in 0..n, level in (0, 1); not {successes}, {n}, {level}")
+    checks.whole("n", n, 1)
+    checks.whole("successes", successes, 0, n)
+    checks.number("level", level, above=0, below=1)
     p, z = successes / n, float(norm.ppf((1 + level) / 2))
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -293,7 +299,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def newcombe(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of k1/n1 - k2/n2 for independent samples: (low, high) in percent points. ValueError as in `wilson`.
+    """Interval of k1/n1 - k2/n2 for independent samples: (low, high) in percent points. Raises as `wilson` does.
 
     R. G. Newcombe, Statistics in Medicine 17, 873-890, 1998, method 10 (hybrid score).
     """
@@ -332,8 +338,11 @@ def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tupl
 
 def paired_mean(differences: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of a few differences, of one seed each say, and Student's interval: (mean, low, high); the interval is
-    infinite for one. Raises ValueError for none and for one that is not finite."""
-    d = np.asarray(differences, dtype=float)
+    infinite for one. Raises ValueError for none and for one that is not finite, TypeError for what is no number."""
+    try:
+        d = np.asarray(differences, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"differences: expected finite numbers of shape (N,) ({error})") from error
     if d.ndim != 1 or not d.size or not np.isfinite(d).all():
         raise ValueError(f"differences: expected finite numbers of shape (N,), N >= 1; not {d.shape} {d[:3]}")
     half = student.ppf((1 + level) / 2, d.size - 1) * d.std(ddof=1) / sqrt(d.size) if d.size > 1 else inf
@@ -363,6 +372,8 @@ def side_by_side(
     Raises ValueError when a key occurs twice in one of the tables (choose a metric and an eps_255, or add to `on`).
     """
     on = list(on)
+    _rows("published", published, *on, "value")
+    _rows("measured", measured, *on, "value", "n", "ci_low", "ci_high")
     ours = measured[[*on, "value", "n", "ci_low", "ci_high"]].rename(columns={"value": "ours"})
     ours[on] = ours[on].map(lambda name: (rename or {}).get(name, name))
     paper = published[[*on, "value"]].rename(columns={"value": "paper"})
@@ -381,6 +392,7 @@ def ensemble_name(members: Iterable[str]) -> str:
 
 def mark_white_box(frame: pd.DataFrame) -> pd.DataFrame:
     """Our rows with a column `white_box`: the target is the source, or a member of the source (`ensemble_name`)."""
+    _rows("frame", frame, "source", "target", some=False)
     marks = [t in (s, *s.split("+")) for s, t in zip(frame["source"], frame["target"], strict=True)]
     return frame.assign(white_box=marks)
 
@@ -390,6 +402,9 @@ def layout(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError when a cell is given twice (choose a metric and an eps_255).
     """
+    _rows("frame", frame, "source", "attack", "target", "value", "white_box")
+    if frame.duplicated(["source", "attack", "target"]).any():
+        raise ValueError("frame: a cell is given twice: choose a metric and an eps_255")
     cells = [f"{v:.1f}{'*' if w else ''}" for v, w in zip(frame["value"], frame["white_box"], strict=True)]
     names = {c: list(dict.fromkeys(frame[c])) for c in ("source", "attack", "target")}
     wide = frame.assign(cell=cells).pivot(index=["source", "attack"], columns="target", values="cell")
@@ -404,6 +419,7 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
     outcomes of one image on several targets depend on one another, and Wilson's interval at n images is wide enough
     whatever they do. Raises ValueError when a pair is given twice (choose a metric and an eps_255).
     """
+    _rows("frame", frame, "source", "attack", "target", "value", "n", "white_box")
     if frame.duplicated(["source", "attack", "target"]).any():
         raise ValueError("a pair of source and target has two rows for one attack: choose a metric and an eps_255")
     rows = []
@@ -442,6 +458,7 @@ def wins(
     both attacks had the same) leaves out 0. Returns better, worse, cases, wins, losses, clear_wins, clear_losses.
     Raises ValueError on an unknown attack or a case that is given twice.
     """
+    _rows("frame", frame, "attack", *by, "value", "n")
     if unknown := {better, worse} - set(frame["attack"]):
         raise ValueError(f"no attack {sorted(unknown)}; there are {sorted(set(frame['attack']))}")
     by = list(by)
@@ -466,7 +483,20 @@ def wins(
     }
 
 
+def _rows(name: str, frame: object, *columns: str, some: bool = True) -> None:
+    """A table with these columns, with rows if it is to have `some`, and no `value` that is not finite. Raises
+    TypeError or ValueError."""
+    checks.instance(name, frame, pd.DataFrame, "a DataFrame")
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"{name}: expected columns {', '.join(columns)}; it lacks {', '.join(missing)}")
+    if some and frame.empty:
+        raise ValueError(f"{name}: expected at least one row")
+    if "value" in columns and not np.isfinite(frame["value"].to_numpy(float)).all():
+        raise ValueError(f"{name}: a value is not finite")
+
+
 def _name(table: str) -> str:
+    checks.text("table", table)
     return f"table_{table.replace('.', '_')}.csv"
 
 

@@ -195,7 +195,7 @@ for k, n in ((60, 100), (600, 1000)):
 # *In the notebook*: change the cell of parameters and run all cells.
 #
 # *From the command line*, in the folder of the repository. Names and types are checked before anything runs,
-# and the executed notebook, its tables and its figures go to `_build/<scale>/<dataset>/`:
+# and the executed notebook, its tables and its figures go to a folder in `_build` that the parameters name:
 #
 # ```
 # python -m advlib list                                    every chapter, its parameters and their help

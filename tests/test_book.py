@@ -141,11 +141,17 @@ def test_results_page_escapes_what_a_run_wrote(tmp_path):
 # --- the site --------------------------------------------------------------------------------------------------------
 
 
-def test_box_names_command_parameters_and_files():
-    chapter = run.read_chapter(SOURCES[-1])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_box_names_command_parameters_and_files(source):
+    chapter = run.read_chapter(source)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title")])
     told = book.page(notebook, chapter, book.Targets({}, ())).cells[0].source
-    assert f"python -m advlib run {chapter.number}" in told and f"downloads/{chapter.source.stem}.ipynb" in told
+    command, scale, dataset, given = re.search(
+        r"python -m advlib run (\S+) --scale (\S+) --dataset (\S+) -p (\S+)\n", told
+    ).groups()
+    assert command == chapter.number and dataset in chapter.datasets
+    assert run.settle(chapter, scale, dataset, [given])  # as typed, it is accepted
+    assert f"downloads/{chapter.source.stem}.ipynb" in told
     assert all(f"`{name}`" in told for name in chapter.parameters)
 
 

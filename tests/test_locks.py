@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -69,3 +70,13 @@ def test_the_holder_is_told_as_far_as_it_can_be_read(file):
     for content in ("{", "[]", "{}"):
         writer.write_text(content)
         assert locks._read(writer) == "another process"
+
+
+def test_a_moments_lock_waits_for_the_holder(file):
+    command = [sys.executable, "-c", HOLD, file]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
+        assert holder.stdout.readline() == "held\n"
+        threading.Timer(0.5, holder.stdin.close).start()
+        with locks.waiting(file):
+            assert holder.stdin.closed and not free(file)
+    assert free(file)

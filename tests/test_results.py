@@ -184,9 +184,11 @@ def test_wilson_agrees_with_scipy(k, n):
         assert results.wilson(k, n, level) == pytest.approx((100 * want.low, 100 * want.high), abs=1e-10)
 
 
-@pytest.mark.parametrize("k, n, level", [(0, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (2, 5, 1.0), (np.nan, 5, 0.95)])
+@pytest.mark.parametrize(
+    "k, n, level", [(0, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (2, 5, 1.0), (np.nan, 5, 0.95), ("1", 5, 0.95)]
+)
 def test_wilson_refuses(k, n, level):
-    with pytest.raises(ValueError):
+    with pytest.raises((TypeError, ValueError), match="^(n|successes|level)="):
         results.wilson(k, n, level)
 
 
@@ -566,3 +568,44 @@ def test_conditions():
     assert "only with the thesis' tables on cifar10" in results.conditions("paper", "cifar10")
     with pytest.raises(ValueError, match="dataset"):
         results.conditions("paper", "mnist")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda f: results.averages(None), TypeError, "frame: expected a DataFrame, got None"),
+        (lambda f: results.averages(f.iloc[:0]), ValueError, "frame: expected at least one row"),
+        (lambda f: results.black_box(f.assign(value=math.nan)), ValueError, "frame: a value is not finite"),
+        (lambda f: results.layout(f.drop(columns="white_box")), ValueError, "it lacks white_box"),
+        (lambda f: results.layout(pd.concat([f, f])), ValueError, "a cell is given twice"),
+        (lambda f: results.mark_white_box([f]), TypeError, "frame: expected a DataFrame"),
+        (lambda f: results.wins(f.drop(columns="n"), "A", "B"), ValueError, "it lacks n"),
+        (lambda f: results.side_by_side(f, f.drop(columns="ci_low")), ValueError, "measured: .* it lacks ci_low"),
+        (lambda f: results.published(None), TypeError, "table=None"),
+        (lambda f: results.result_path("", "smoke", "shapes"), ValueError, "table=''"),
+        (lambda f: results.paired_mean(["a"]), TypeError, "differences: expected finite numbers"),
+        (lambda f: results.fingerprint({"a": f}), TypeError, "config: expected JSON types"),
+        (lambda f: results.fingerprint({1: 1, "a": 1}), TypeError, "config: expected JSON types"),
+    ],
+)
+def test_what_is_no_table_is_named(call, error, message):
+    frame = measured({("A", "t"): 60.0, ("B", "t"): 50.0}).assign(eps_255=8.0, white_box=False)
+    with pytest.raises(error, match=message):
+        call(frame)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": 1}, "path: expected a path"),
+        ({"config": None}, "config: expected a mapping"),
+        ({"config": {"a": object()}}, "config: expected JSON types"),
+        ({"seed": None}, "seed=None"),
+        ({"table": 2.1}, "table=2.1"),
+    ],
+)
+def test_a_table_of_what_it_cannot_be_is_refused(path, given, message):
+    plain = {"path": path, "table": "2.1", "scale": "smoke", "dataset": "shapes", "device": "cpu", "seed": 0}
+    with pytest.raises(TypeError, match=message):
+        results.ResultTable(**plain | {"config": {}} | given)
+    assert not path.parent.exists()

@@ -1,6 +1,5 @@
 """The command line: parameters are refused by name and type, chapters run end to end."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,10 @@ from errno import ENOSPC
 import nbformat
 import papermill
 import pytest
+import torch
 from test_locks import HOLD
 
-from advlib import chapters, cli, doctor, locks, run
+from advlib import chapters, cli, doctor, locks, models, run
 from advlib.paths import ROOT
 
 HEADER = '# %% [markdown]\n# # A tiny chapter\n\n# %% tags=["parameters"]\n'
@@ -213,6 +213,18 @@ def test_a_signal_ends_the_run_and_its_kernel(book, tmp_path, sent, code):
     _until(lambda: not _is_alive(int(alive.read_text())))
 
 
+def test_an_ignored_signal_stays_ignored_and_handlers_are_put_back():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with cli._stoppable():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            with pytest.raises(cli.Stopped):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def _until(true, seconds=90):
     limit = time.monotonic() + seconds
     while not true():
@@ -279,18 +291,16 @@ def test_a_book_of_no_run_is_refused(book, capsys, given):
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
-    """A machine with some CIFAR-10, and weights of others of which one is listed and missing."""
+    """A machine with some CIFAR-10 and a folder of weights."""
     monkeypatch.setenv("ADVLIB_DATA", str(tmp_path))
     (tmp_path / "cifar10" / "cifar-10-batches-py").mkdir(parents=True)
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "manifest.json").write_text('{"cifar10/net.safetensors": {}}', encoding="utf-8")
     return tmp_path
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
     _, advlib, _ = book
-    (here / "weights" / "cifar10").mkdir()
-    (here / "weights" / "cifar10" / "net.safetensors").write_bytes(b"whole")
+    models.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
     assert advlib("doctor") == 0
     out = capsys.readouterr().out
     assert str(here / "cifar10" / "cifar-10-batches-py") in out and out.count("\n  independent ") == 1
@@ -310,16 +320,17 @@ def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
 
 def test_doctor_names_what_is_damaged(book, capsys, here):
     _, advlib, _ = book
+    models.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
+    file, manifest = here / "weights" / "cifar10" / "net.safetensors", here / "weights" / "manifest.json"
+    file.write_bytes(file.read_bytes()[:-1])
     assert advlib("doctor") == 1
-    assert f"damaged: {here / 'weights' / 'cifar10' / 'net.safetensors'} (missing" in capsys.readouterr().out
-    manifest = here / "weights" / "manifest.json"
-    (here / "weights" / "cut.safetensors").write_bytes(b"half")
-    manifest.write_text(json.dumps({"cut": {"file": "cut.safetensors", "sha256": "0" * 64}}))
+    assert f"damaged: {file}: sha256" in capsys.readouterr().out
+    file.unlink()
     assert advlib("doctor") == 1
-    assert f"damaged: {here / 'weights' / 'cut.safetensors'} (its sha256 is not" in capsys.readouterr().out
+    assert f"damaged: {file}: missing" in capsys.readouterr().out
     manifest.write_text('{"cut')
     assert advlib("doctor") == 1
-    assert f"damaged: {manifest} (" in capsys.readouterr().out
+    assert f"damaged: {manifest}: " in capsys.readouterr().out
 
 
 def test_doctor_counts_the_images_that_are_not_there(here):
