@@ -60,7 +60,7 @@ def fooled_by(adv, never, labels, shown):
         shown.append(inputs[0].detach())
         nearest = torch.cdist(inputs[0].flatten(1), torch.cat([adv, never]).flatten(1)).argmin(1)
         named = torch.cat([(labels + 1) % 10, labels])[nearest]
-        return torch.nn.functional.one_hot(named, 10) + 0 * output
+        return torch.nn.functional.one_hot(named, 10) + 1e-6 * output  # an attack on it finds a gradient
 
     return answer
 

@@ -72,21 +72,6 @@ def ends_at(rho):
     return w.item()
 
 
-# %% 1 wrong: gradients are not set to zero
-def ends_at(rho):
-    w = torch.tensor(0.02, requires_grad=True)
-    optimizer = al.sam.SAM([w], torch.optim.SGD, lr=0.008, rho=rho)
-
-    def closure():
-        loss = landscape(w)
-        loss.backward()
-        return loss
-
-    for _ in range(1000):
-        optimizer.step(closure)
-    return w.item()
-
-
 # %% 1 wrong: the start in the wide valley
 def ends_at(rho):
     w = torch.tensor(2.0, requires_grad=True)
