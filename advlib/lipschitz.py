@@ -266,8 +266,10 @@ def _ratio(
     """||f(x') - f(x)|| / ||x' - x|| at x' = point, (N,), and the gradient of its sum."""
     with torch.enable_grad():
         point = point.detach().requires_grad_()
-        moved = torch.linalg.vector_norm((model(point.clone()) - start).float(), dim=1)
+        seen = point.clone()
+        moved = torch.linalg.vector_norm((model(seen) - start).float(), dim=1)
         ratio = moved / l2_norm(point - x).flatten()
-        if not moved.requires_grad:
+        through_model, gradient = torch.autograd.grad(ratio.sum(), [seen, point], allow_unused=True)
+        if through_model is None:
             raise ValueError("model: no gradient flows from its logits to the images")
-        return ratio.detach(), torch.autograd.grad(ratio.sum(), point)[0]
+        return ratio.detach(), gradient

@@ -349,3 +349,10 @@ def test_a_model_that_is_not_finite_near_the_images_is_refused(spoil):
 
     with pytest.raises(ValueError, match="model: its logits near the images, or their gradient, are not finite"):
         local_lipschitz(near, middle, steps=3)
+
+
+def test_a_model_that_lets_no_gradient_through_has_no_constant():
+    net = tiny_model()
+    for model in (lambda x: net(x).detach(), lambda x: net(x.detach())):
+        with pytest.raises(ValueError, match="model: no gradient flows"):
+            local_lipschitz(model, grid_images())
