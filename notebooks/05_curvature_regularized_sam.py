@@ -310,7 +310,7 @@ def recipe(around=None, seed=0, times=1.0, **changes):
 
 
 display(Markdown(f"*Constants of ResNet-18 on {printed_for}*"))
-pd.DataFrame({name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}).T.fillna("")
+pd.DataFrame({name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}).T.astype(object).fillna("")
 
 # %% [markdown]
 # A weight decay of 0.005 is ten times what published SAM code takes for CIFAR. What does it do here? SGD, one seed,
