@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +17,24 @@ def needs_data(*parts: str) -> pytest.MarkDecorator:
     """Skip unless every file or folder of `parts` is in $ADVLIB_DATA or data/cache; pytest -ra prints the reason."""
     missing = [p for p in parts if not any((root / p).exists() for root in data_roots())]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not in $ADVLIB_DATA or data/cache")
+
+
+CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or any(find_spec(name) is None for name in ("playwright", "axe_core_python")),
+    reason="no chromium (Debian's package), playwright or axe-core-python: pip install 'advlib[browser]'",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless chromium, for tests marked `needs_browser`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
 
 
 def tiny_model(seed: int = 0, classes: int = 10, scale: float = 4.0) -> Normalized:

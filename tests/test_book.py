@@ -1,26 +1,21 @@
 """The site: what is done to a chapter's text, the page of results, and, where there is a browser, every page in it."""
 
 import re
-import shutil
 from importlib.util import find_spec
 
 import jupytext
 import nbformat
 import pytest
+from conftest import needs_browser
 
 from advlib import book, book_text, chapters, compared, result_page, results, run
 from advlib.paths import FIGURES, NOTEBOOKS
 
 SOURCES = chapters.sources(NOTEBOOKS)
 BIBLIOGRAPHY = book_text.titles((book.SOURCE / "references.bib").read_text(encoding="utf-8"))
-CHROMIUM = shutil.which("chromium")
 needs_sphinx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("sphinx", "myst_nb", "sphinx_revealjs")),
     reason="no Sphinx: pip install 'advlib[book]'",
-)
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or find_spec("playwright") is None or find_spec("axe_core_python") is None,
-    reason="no chromium (Debian's package), playwright or axe-core-python: pip install 'advlib[browser]'",
 )
 
 
@@ -175,16 +170,6 @@ def test_site_has_a_page_for_every_chapter_and_stays_small(site):
     text = (site.parent / "04_lipschitz_regularized_surrogates.html").read_text(encoding="utf-8")
     assert 'id="eq-4-9"' in text and 'href="#eq-4-9"' in text and "download" in text
     assert {path.stem for path in (site.parent / "slides").glob("*.html")} == {path.stem for path in SOURCES}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
 
 
 OTHERS = {"index", "results", "not_reproduced", "instructors", "symbols", "references", "search"}

@@ -1,12 +1,11 @@
 """The decks: what a slide may hold, its figures, its numbers against the committed rows, each slide in a browser."""
 
 import re
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import needs_browser
 
 from advlib import book, chapters, compared, models, nets, results, secured, slides
 from advlib.chapters import UsageError
@@ -14,7 +13,6 @@ from advlib.paths import FIGURES, NOTEBOOKS
 
 SOURCES = {chapters.number(path): path for path in chapters.sources(NOTEBOOKS)}
 NUMBERS = list(SOURCES)
-CHROMIUM = shutil.which("chromium")
 MOST_WORDS, MOST_ITEMS, MOST_ROWS = 60, 5, 6
 WIDTH, HEIGHT, SMALLEST = 1280, 720, 18  # pixels
 
@@ -322,10 +320,6 @@ def test_orders_that_slides_speak_of_are_those_of_the_committed_rows(table, eps,
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or any(find_spec(name) is None for name in ("playwright", "sphinx_revealjs")),
-    reason="no chromium (Debian's package), playwright or sphinx-revealjs: pip install 'advlib[browser,book]'",
-)
 RENDERED = "() => Reveal.isReady() && MathJax.startup && MathJax.startup.promise.then(() => true)"
 # Of the slide that is shown: what lies outside of it, has too small a text, no text or no alternative text.
 FAULTS = """([width, height, smallest]) => {
@@ -342,16 +336,6 @@ FAULTS = """([width, height, smallest]) => {
   if (slide.innerText.includes("$")) say("formula", slide);
   return faults;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
