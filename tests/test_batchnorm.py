@@ -39,7 +39,7 @@ def test_unrecorded_normalises_by_the_batch_and_leaves_no_trace(model, x):
 @pytest.mark.parametrize("context", [batchnorm.fixed, batchnorm.unrecorded])
 def test_everything_is_put_back_after_an_error(model, context):
     with pytest.raises(RuntimeError), context(model):
-        model(torch.zeros(1, 5, 8, 8))
+        model.net(torch.zeros(1, 5, 8, 8))
     assert model.net[1].training and model.net[1].momentum == 0.1
 
 
