@@ -22,16 +22,19 @@ TRIAL = 256
 
 @dataclass(frozen=True)
 class Provided:
-    """The nets that were trained now, and those that were there; folder: where the new weights are."""
+    """The nets that were trained now, and those that were there; folder: where the new weights are; trial: whether they
+    are those of a mere trial."""
 
     trained: tuple[str, ...]
     loaded: tuple[str, ...]
     folder: Path
+    trial: bool
 
     def __str__(self) -> str:
         trained = ", ".join(self.trained) or "nothing"
         if self.trained and self.folder != WEIGHTS:
-            trained += f" (a trial on {TRIAL} images; what follows has the weights of before)"
+            what = f"a trial on {TRIAL} images" if self.trial else "kept in the folder of the run"
+            trained += f" ({what}; what follows has the weights of before)"
         return f"trained now: {trained} | there already: {', '.join(self.loaded) or 'none'}"
 
 
@@ -44,14 +47,16 @@ def provide(
     device: torch.device | str = "cpu",
     report: Callable[[str, int, dict], None] = lambda net, epochs, row: None,
     watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+    folder: Path = WEIGHTS,
     **changes: object,
 ) -> Provided:
     """Train those of `nets` that have no weights, and those that `retrain` names, these from the start.
 
     nets: names of the zoo or of `purification.PURIFIERS` without their data set ("vgg-pgd", "hgd"); checkpoints: a
     folder to resume the others from; trial: a folder for the weights of a mere trial, one epoch on `TRIAL` images, None
-    to train in full and replace what is in data/weights; report: called with the net, its number of epochs and `fit`'s
-    row after each of them; watch: of `fit`; changes: fields of every recipe, where 0 epochs are the recipe's own.
+    to train in full and keep the weights in `folder`, by default those that all chapters load; report: called with the
+    net, its number of epochs and `fit`'s row after each of them; watch: of `fit`; changes: fields of every recipe,
+    where 0 epochs are the recipe's own.
     Raises ValueError for a name in `retrain` that is not in `nets`, and as `training.train_member` does.
     """
     for net in retrain:
@@ -66,13 +71,14 @@ def provide(
             recipe,
             checkpoints=checkpoints,
             fresh=net in retrain or trial is not None,
-            folder=trial or WEIGHTS,
+            folder=trial or folder,
             device=device,
             report=partial(report, net, recipe.epochs),
             watch=watch,
             n=TRIAL if trial else None,
         )
-    return Provided(tuple(trained), tuple(net for net in nets if net not in trained), trial or WEIGHTS)
+    loaded = tuple(net for net in nets if net not in trained)
+    return Provided(tuple(trained), loaded, trial or folder, trial is not None)
 
 
 def _changed(recipe: recipes.Recipe, trial: bool, epochs: int = 0, **changes: object) -> recipes.Recipe:

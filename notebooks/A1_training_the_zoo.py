@@ -89,8 +89,8 @@ print("the crop of image 5 is the same alone and in a batch:", torch.equal(toget
 # ## Training what is missing
 #
 # A killed run loses at most one epoch: checkpoints are written after every epoch and picked up again. `retrain` begins
-# anew. The new weights replace those in `data/weights`. At smoke scale a training is a trial of one epoch on a few
-# images, and its weights go to the build folder.
+# anew. The new weights replace those in `data/weights`, which all chapters load; those of another seed stay in the
+# folder of the run. At smoke scale a training is a trial of one epoch on a few images, and its weights stay there too.
 
 
 # %%
@@ -103,6 +103,7 @@ def tell(name, total, row):
 trial = RUN.weights if scale == "smoke" else None
 again = nets if retrain else []
 options = {"device": device, "report": tell, "seed": seed, "epochs": epochs}
+options |= {"folder": RUN.weights} if seed else {}
 found = al.trainees.provide(dataset, nets, again, RUN.checkpoints, trial, **options)
 print(found)
 
@@ -144,7 +145,7 @@ fig
 test = al.datasets.load(dataset, "test", min(setting["n"], 2000 if dataset == "shapes" else 10_000)).to(device)
 again = {}
 for name, entry in entries.items():
-    if entry == al.models.manifest().get(name):  # not those of a trial at smoke scale
+    if entry == al.models.manifest().get(name):  # not those that stay in the folder of the run
         k = round(al.training.accuracy(al.models.load(name).to(device), test) * len(test))
         again[name] = {
             "accuracy (%)": 100 * k / len(test),
@@ -188,9 +189,10 @@ else:
 # Three shorter ones, with tests that say whether an answer is right, are in `notebooks/solutions`; `make course` writes them
 # without the solutions.
 #
-# 1. *Turn one knob.* Train the ResNet with `-p seed=1 -p retrain=True -p families=resnet` in a copy of the
-#    repository. How much does its accuracy move? How much does the success rate of MI-FGSM from one ResNet to the
-#    other differ from the white-box rate?
+# 1. *Turn one knob.* Train the ResNet with `-p seed=1 -p retrain=True -p families=resnet`. Its weights stay in the
+#    folder of the run: `al.models.restore(net, "shapes/resnet", RUN.weights)` loads them into an untrained `net`, such as
+#    `al.models.create("resnet", dataset="shapes").net`. How much does the accuracy move? How much does the success rate
+#    of MI-FGSM from one ResNet to the other differ from the white-box rate?
 # 2. *Derive.* A net of accuracy $a$ is tested on $n$ images. For which $n$ is the 95 % interval shorter than one
 #    point, at $a = 0.9$?
 # 3. *Build.* Add a seventh family to `advlib/nets.py` (a small MLP-Mixer, say) and train it. Does it differ more

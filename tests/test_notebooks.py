@@ -85,6 +85,16 @@ def test_what_is_there_is_not_trained():
     assert str(found) == "trained now: nothing | there already: resnet, hgd"
 
 
+def test_nets_of_another_seed_stay_beside_those_that_chapters_load(tmp_path, monkeypatch):
+    asked = []
+    kept = lambda name, recipe, **options: asked.append((name, recipe.seed, options["folder"], options["n"]))  # noqa: E731
+    monkeypatch.setattr(trainees.training, "train_member", kept)
+    found = trainees.provide("shapes", ["resnet"], ["resnet"], folder=tmp_path, seed=1)
+    assert asked == [("shapes/resnet", 1, tmp_path, None)]
+    assert str(found).startswith("trained now: resnet (kept in the folder of the run;")
+    assert 'options |= {"folder": RUN.weights} if seed else {}' in SOURCES["A1"].read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("number", "parameter", "known"),
     [
