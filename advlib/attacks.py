@@ -200,14 +200,14 @@ def attack(
         clean = x.detach().clone(memory_format=torch.channels_last)
         y, wanted = y.clone(), (y if target is None else target).clone()
         checks.outputs(g.models, clean, y=y, target=wanted)
-        seen, x = _Seen(len(x), x.device), clean.to(torch.promote_types(clean.dtype, torch.float32))
-        g = replace(g, function=seen.gradient_of(g, clean.dtype))
+        x, sizes = clean.to(torch.promote_types(clean.dtype, torch.float32)), []
+        g = replace(g, function=_watched(g, clean.dtype, sizes))
         ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
         adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=_START_STREAM)))
         m, alpha = torch.zeros_like(x), eps / steps if alpha is None else alpha
         for t in range(steps):
             adv, m = step(adv, m, wanted, g, draw.at(step=t), momentum, ball, alpha, target is None, start == "every")
-        checks.gradients(seen.broken, seen.still)
+        checks.gradients(torch.stack(sizes))
     return _toward(clean, adv).contiguous()
 
 
@@ -217,24 +217,16 @@ def _check_rule(momentum: object) -> None:
         raise TypeError(f"momentum: expected a rule, such as Elastic(mu=1.0), got {checks.shown(momentum)}")
 
 
-class _Seen:
-    """What the gradients of an attack were like, kept on the device: bool (N,), which were not finite in some step, and
-    which were exactly 0."""
+def _watched(g: Gradient, dtype: torch.dtype, sizes: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`g` for images in float32 or float64, which it is shown in `dtype`. It leaves the L1 norms (N,) of each gradient
+    in `sizes`: they say afterwards which were not finite, or 0, and nothing waits for the device until then."""
 
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.broken, self.still = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        grad = g(x.to(dtype), y, draw).to(x.dtype)
+        sizes.append(torch.linalg.vector_norm(grad, ord=1, dim=(1, 2, 3)))
+        return grad
 
-    def gradient_of(self, g: Gradient, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
-        """`g` for images in float32 or float64, which it is shown in `dtype`; it looks at each gradient."""
-
-        def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-            grad = g(x.to(dtype), y, draw).to(x.dtype)
-            size = torch.linalg.vector_norm(grad, ord=1, dim=(1, 2, 3))
-            self.broken |= ~torch.isfinite(size)
-            self.still |= size == 0
-            return grad
-
-        return function
+    return function
 
 
 def _toward(x: torch.Tensor, adv: torch.Tensor) -> torch.Tensor:

@@ -200,8 +200,9 @@ def transformed(value: object, x: torch.Tensor, name: str = "transform") -> torc
 # --- images and labels -----------------------------------------------------------------------------------------------
 
 
-def images(x: object, name: str = "x") -> None:
-    """Floating point (N, C, H, W) in [0, 1], no dimension empty, no NaN. Raises TypeError or ValueError."""
+def batch(x: object, name: str = "x") -> None:
+    """Floating point (N, C, H, W), no dimension empty: what can be seen of images without waiting for their device.
+    Raises TypeError or ValueError."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided:
         kind = "a sparse tensor" if isinstance(x, torch.Tensor) and x.layout != torch.strided else shown(x)
         raise TypeError(f"{name}: expected a float tensor in [0, 1], got {kind}")
@@ -211,7 +212,13 @@ def images(x: object, name: str = "x") -> None:
         raise ValueError(f"{name}: the batch is empty")
     if x.numel() == 0:
         raise ValueError(f"{name}: expected at least one channel and one pixel, got {tuple(x.shape)}")
-    _holds_values(x, name)
+
+
+def images(x: object, name: str = "x") -> None:
+    """Floating point (N, C, H, W) in [0, 1], no dimension empty, no NaN. Raises TypeError or ValueError."""
+    batch(x, name)
+    if x.is_meta:
+        raise ValueError(f"{name}: on the device meta, which holds no values")
     low, high = x.aminmax()
     if torch.isnan(low) or torch.isnan(high):
         raise ValueError(f"{name}: contains NaN")
@@ -222,24 +229,25 @@ def images(x: object, name: str = "x") -> None:
         )
 
 
-def _holds_values(x: torch.Tensor, name: str) -> None:
-    if x.is_meta:
-        raise ValueError(f"{name}: on the device meta, which holds no values")
-
-
 def same_place(value: torch.Tensor, x: torch.Tensor, name: str, other: str = "x") -> None:
     """`value` on the device of x. Raises ValueError."""
     if value.device != x.device:
         raise ValueError(f"{name}: on {value.device}, but {other} is on {x.device}")
 
 
-def labels(y: object, x: torch.Tensor, name: str = "y", classes: int | None = None) -> None:
-    """int64 (N,), one for each image of x and on its device, from 0 to classes - 1. Raises TypeError or ValueError."""
+def class_numbers(y: object, x: torch.Tensor, name: str = "y") -> None:
+    """int64 (N,), one for each image of x and on its device: what can be seen of labels without waiting for it. Raises
+    TypeError or ValueError."""
     if not isinstance(y, torch.Tensor) or y.dtype != torch.int64 or y.layout != torch.strided:
         raise TypeError(f"{name}: expected an int64 tensor of class numbers, got {shown(y)}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"{name}: expected shape ({x.shape[0]},), one class an image, got {tuple(y.shape)}")
     same_place(y, x, name)
+
+
+def labels(y: object, x: torch.Tensor, name: str = "y", classes: int | None = None) -> None:
+    """int64 (N,), one for each image of x and on its device, from 0 to classes - 1. Raises TypeError or ValueError."""
+    class_numbers(y, x, name)
     low, high = y.aminmax()
     if low < 0:
         raise ValueError(f"{name}: class {low.item()} is out of range")
@@ -310,10 +318,10 @@ _STILL = (
 )
 
 
-def gradients(broken: torch.Tensor, still: torch.Tensor) -> None:
-    """What an attack has seen of its gradients, bool (N,) each: those of `broken` were not finite in some step, those
-    of `still` were exactly 0. The first is a ValueError, the second a warning; the device is waited for once."""
-    lost, flat = torch.stack([broken, still]).cpu()
+def gradients(sizes: torch.Tensor) -> None:
+    """The sizes of the gradients that an attack has seen, (steps, N). One that is not finite is a ValueError, one that
+    is exactly 0 a warning; the device is waited for once."""
+    lost, flat = torch.stack([~torch.isfinite(sizes).all(0), (sizes == 0).any(0)]).cpu()
     if lost.any():
         rows = lost.nonzero()[:, 0].tolist()
         places = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")

@@ -97,7 +97,7 @@ class Defended(nn.Module):
         return Draw(self.seed, content(x), stream=_STREAM)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _batch(x)
+        checks.batch(x)
         return self.defence.logits(self.model, x, self._draw(x))
 
     @torch.no_grad()
@@ -107,14 +107,6 @@ class Defended(nn.Module):
         checks.images(x)
         with frozen([self]):
             return self.defence.predict(self.model, x, self._draw(x))
-
-
-def _batch(x: object) -> None:
-    """Floating point (N, C, H, W), no dimension empty: what can be seen without waiting for the device."""
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
-        raise TypeError(f"x: expected a float tensor of images in [0, 1], got {checks.shown(x)}")
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"x: expected images of shape (N, C, H, W), none of them 0, got {tuple(x.shape)}")
 
 
 def asked(model: Model, views: torch.Tensor) -> torch.Tensor:

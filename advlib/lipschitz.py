@@ -177,15 +177,8 @@ def lrs_f(
 
 def _check_images(model: Model, x: object, y: object) -> None:
     checks.network(model)
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout != torch.strided:
-        raise TypeError(f"x: expected a float tensor in [0, 1], got {checks.shown(x)}")
-    if x.dim() != 4 or x.numel() == 0 or x.is_meta:
-        raise ValueError(f"x: expected shape (N, C, H, W), nothing empty, with values, got {checks.shown(x)}")
-    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
-        raise TypeError(f"y: expected an int64 tensor of class numbers, got {checks.shown(y)}")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y: expected shape ({len(x)},), one class an image, got {tuple(y.shape)}")
-    checks.same_place(y, x, "y")
+    checks.batch(x)
+    checks.class_numbers(y, x)
     if x.device.type == "cpu":
         checks.images(x)
         checks.labels(y, x)

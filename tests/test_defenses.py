@@ -132,7 +132,6 @@ NO_IMAGES = {
     "no channel": torch.zeros(2, 0, 8, 8),
     "no row": torch.zeros(2, 3, 0, 8),
     "sparse": torch.zeros(2, 3, 8, 8).to_sparse(),
-    "no device": torch.zeros(2, 3, 8, 8, device="meta"),
 }
 
 

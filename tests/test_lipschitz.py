@@ -199,7 +199,7 @@ NAN, INF = float("nan"), float("inf")
         ({"x": None}, TypeError, "x: expected a float tensor"),
         ({"x": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "x: expected a float tensor"),
         ({"x": torch.zeros(4, 8, 8)}, ValueError, "x: expected shape"),
-        ({"x": torch.zeros(4, 3, 0, 8)}, ValueError, "x: expected shape"),
+        ({"x": torch.zeros(4, 3, 0, 8)}, ValueError, "x: expected at least one"),
         ({"x": torch.full((4, 3, 8, 8), NAN)}, ValueError, "x: contains NaN"),
         ({"x": torch.full((4, 3, 8, 8), 1.1)}, ValueError, r"x: expected values in \[0, 1\]"),
         ({"y": torch.zeros(4)}, TypeError, "y: expected an int64"),
