@@ -186,7 +186,7 @@ def execute(chapter: Chapter, values: dict[str, object], folder: Path) -> bool:
                 on_cell_execute=progress.on_cell_execute,
                 on_cell_executed=progress.on_cell_executed,
             )
-        nbformat.write(_without_papermill(executed), partial)
+        nbformat.write(tidied(executed), partial)
         os.replace(partial, output)
     except PapermillExecutionError as error:
         trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
@@ -229,13 +229,29 @@ def _report_failure(chapter: Chapter, source: str, trace: str, partial: Path) ->
     )
 
 
-def _without_papermill(notebook: NotebookNode) -> NotebookNode:
-    """Papermill's records hold times and this machine's paths, which do not belong into a committed notebook."""
+def tidied(notebook: NotebookNode) -> NotebookNode:
+    """An executed notebook as it is kept: without papermill's records, which hold times and this machine's paths, and
+    with what a cell printed in one piece, however the kernel happened to send it."""
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)
         if not part.metadata.get("tags", True):
             del part.metadata["tags"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs, neighbours of one stream as one."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        stream = output.output_type == "stream" and kept and kept[-1].output_type == "stream"
+        if stream and kept[-1].name == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def run(

@@ -347,3 +347,13 @@ def test_a_chapter_runs_on_the_data_sets_it_names(book, tmp_path, capsys):
     assert "02 runs on shapes, cifar10, not on imagenet" in capsys.readouterr().err
     assert advlib("run", "--dataset", "imagenet") == 0
     assert "left out" in capsys.readouterr().out and not build.exists()
+
+
+def test_what_a_cell_printed_is_kept_in_one_piece():
+    said = [("stdout", "sources:"), ("stdout", " resnet\n"), ("stderr", "hm\n"), ("stdout", "done\n")]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in said]
+    picture = nbformat.v4.new_output("display_data", {"text/plain": "a picture"})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[*outputs, picture])])
+    kept = run.tidied(notebook).cells[0].outputs
+    joined = [("stdout", "sources: resnet\n"), ("stderr", "hm\n"), ("stdout", "done\n")]
+    assert [(o.name, o.text) for o in kept[:-1]] == joined and kept[-1] == picture
