@@ -148,7 +148,8 @@ class SharpnessAware(torch.optim.Optimizer):
         super().__init__(_parameters(params), own)
         self.adaptive, self.same_draws, self.local, self.model = adaptive, same_draws, local, model
         for name in ("lr", "weight_decay", "momentum"):
-            if isinstance(options.get(name), int | float):
+            one = isinstance(options.get(name), torch.Tensor) and options[name].numel() == 1  # torch takes such a lr
+            if name in options and not one:
                 checks.number(name, options[name], 0)
         self.base = _plain(base(self.param_groups, **options))
         self.defaults = {**self.base.defaults, **own}
@@ -473,6 +474,9 @@ def _parameters(params: Iterable) -> list:
     params = list(params)
     if not params:
         raise ValueError("params: expected at least one tensor, got none")
+    for member in params:
+        # torch takes tensors, groups, and pairs of a name and a tensor.
+        checks.instance("params", member, torch.Tensor | dict | tuple, "tensors or groups of them")
     return params
 
 

@@ -21,6 +21,9 @@ from advlib.features import features, ila_plus_plus
 
 EXAMPLES = 1500
 DRAW = al.draws.Draw(0, torch.arange(3))
+WEIGHTS = al.curvature.weights(F)
+LOSS = al.curvature.mean_loss(F, DATA)
+PARAMETERS = {"params": WEIGHTS, "lr": 0.1}
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,48 @@ CALLS = {
         "model:unseen-model x:seen y:any-labels lambda1:not-negative lambda2:not-negative h1:positive h2:positive "
         "form:word",
         {"model": F, "x": X, "y": Y},
+    ),
+    **{
+        kind.__name__: Call(
+            kind, "params:parameters base:function rho:not-negative lr:not-negative " + more, PARAMETERS
+        )
+        for kind, more in (
+            (al.sam.SAM, "adaptive:flag same_draws:flag"),
+            (al.sam.LookSAM, "alpha:not-negative every:count"),
+            (al.sam.RandomSAM, "sigma:not-negative"),
+            (al.sam.CRSAM, "alpha:not-negative beta:not-negative form:word side_by_side:flag"),
+        )
+    },
+    "mean_loss": Call(
+        al.curvature.mean_loss,
+        "model:unseen-model data:data batch_size:count",
+        {"model": F, "data": DATA},
+        NAMES,
+        then=lambda parts: list(parts()),
+    ),
+    "hutchinson_trace": Call(
+        al.curvature.hutchinson_trace,
+        "loss:function weights:weights probes:count tolerance:not-negative per_graph:count deflate:place seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "probes": 1, "deflate": 0},
+    ),
+    "top_eigenvalue": Call(
+        al.curvature.top_eigenvalue,
+        "loss:function weights:weights tolerance:not-negative steps:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "steps": 1},
+    ),
+    "approximation_ratio": Call(
+        al.curvature.approximation_ratio,
+        "losses:losses weights:weights rho:positive steps:count",
+        {"losses": [LOSS], "weights": WEIGHTS, "steps": 1},
+        {"losses": "loss|losses"},
+    ),
+    "Recipe": Call(
+        al.recipes.Recipe,
+        "epochs:count batch_size:count lr:not-negative weight_decay:not-negative bf16:flag seed:seed optimizer:word "
+        "schedule:word ema:share compile:flag objective:function",
+    ),
+    "training.accuracy": Call(
+        al.training.accuracy, "model:module data:data batch_size:count", {"model": F, "data": DATA}
     ),
     "BitReduction": Call(al.defenses.BitReduction, "bits:bits"),
     "JPEG": Call(al.defenses.JPEG, "quality:quality colour:word"),
