@@ -249,7 +249,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Of networks that a run trains as a test, which are not to be kept."""
+        """Of networks that chapters do not load: those of a trial, and of another seed."""
         return self.folder / "weights" / self.chapter
 
     @property

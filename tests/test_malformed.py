@@ -51,8 +51,8 @@ class Call:
 ATTACKED = "model:attacked x:images y:labels eps:share "
 LOOP = "seed:seed index:index target:target norm:word start:word alpha:optional-positive "
 OPTIONS = "transform:transform loss:loss chunk:count wrap:wrap accelerate:accelerate "
-# A model that does not fit the images may be named by them, and what a transform or a loss does by the model.
-NAMES = {"x": "x|y", "model": "model|y|x", "transform": "transform|model", "loss": "loss|model"}
+# What a transform or a loss does to the gradient is seen in that of the model.
+NAMES = {"transform": "transform|model", "loss": "loss|model"}
 
 
 def preset(function, kinds, **arguments):
