@@ -1,101 +1,96 @@
-"""advlib: adversarial transferability and flat minima, the thin module under the runnable book.
+"""advlib: adversarial transferability and flat minima, the methods of one thesis and the rooms that they stand on.
 
 import advlib as al
 f, h = al.models.load("shapes/resnet"), al.models.load("shapes/vgg")
 data = al.datasets.load("shapes", n=100)
 adv = al.attacks.mi_fgsm(f, data.x, data.y, eps=8/255)
+
+Names load what they need on first use: the methods need torch alone.
 """
 
-from . import (
-    attacks,
-    augment,
-    backward,
-    batchnorm,
-    chapters,
-    checkpoints,
-    curvature,
-    datasets,
-    defenses,
-    draws,
-    evaluation,
-    features,
-    images,
-    lipschitz,
-    models,
-    nets,
-    objectives,
-    paths,
-    plotting,
-    purification,
-    recipes,
-    report,
-    results,
-    sam,
-    second_order,
-    secured,
-    shapes,
-    trainees,
-    training,
-    transforms,
-)
-from .attacks import EM_RE, GNP, Elastic, attack
-from .backward import linear_backward, skip_gradient
-from .carlini_wagner import carlini_wagner
-from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
-from .images import save_images
-from .models import accelerate, ensemble
-from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
+from __future__ import annotations
 
-__all__ = [
-    "EM_RE",
-    "Elastic",
-    "GNP",
-    "Gradient",
-    "InputDiversity",
-    "MixedImages",
-    "RandomErasure",
-    "ScaleCopies",
-    "accelerate",
-    "attack",
-    "attacks",
-    "augment",
-    "backward",
-    "batchnorm",
-    "carlini_wagner",
-    "chapters",
-    "checkpoints",
-    "curvature",
-    "cycled",
-    "datasets",
-    "defenses",
-    "draws",
-    "ensemble",
-    "evaluation",
-    "features",
-    "gradient",
-    "images",
-    "integrated",
-    "linear_backward",
-    "lipschitz",
-    "models",
-    "nets",
-    "norm_penalty",
-    "objectives",
-    "paths",
-    "plotting",
-    "purification",
-    "recipes",
-    "report",
-    "results",
-    "reverse_perturbed",
-    "sam",
-    "save_images",
-    "second_order",
-    "secured",
-    "shapes",
-    "skip_gradient",
-    "smoothed",
-    "trainees",
-    "training",
-    "transforms",
-]
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        attacks,
+        bench,
+        core,
+        curvature,
+        defenses,
+        files,
+        gradients,
+        layers,
+        lipschitz,
+        loop,
+        press,
+        sam,
+        training,
+        transforms,
+        zoo,
+    )
+    from .attacks import EM_RE, GNP
+    from .bench import chapters, claims, evaluation, experiment, plotting, results, trainees
+    from .core import batchnorm, draws, intervals, norms, published, second_order
+    from .core.surrogate import ensemble
+    from .defenses import purification, secured
+    from .files import paths, provenance
+    from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
+    from .layers import linear_backward, skip_gradient
+    from .loop import Elastic, attack
+    from .minimum_norm import carlini_wagner
+    from .training import augment, objectives, recipes
+    from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
+    from .zoo import datasets, models, nets, shapes, weights
+    from .zoo.acceleration import accelerate
+    from .zoo.pictures import save_images
+
+_HOMES = {
+    "": "attacks curvature gradients layers lipschitz loop sam transforms bench core defenses files press training zoo",
+    "attacks": "EM_RE GNP",
+    "bench": "chapters claims evaluation experiment plotting results trainees",
+    "minimum_norm": "carlini_wagner",
+    "core": "batchnorm checks draws intervals norms published second_order surrogate",
+    "core.surrogate": "Normalized ensemble",
+    "defenses": "purification secured",
+    "files": "paths provenance",
+    "gradients": "Gradient cycled gradient integrated norm_penalty reverse_perturbed smoothed",
+    "layers": "linear_backward skip_gradient",
+    "loop": "Elastic attack",
+    "training": "augment objectives recipes",
+    "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
+    "zoo": "datasets models nets pictures registry shapes weights",
+    "zoo.acceleration": "accelerate",
+    "zoo.pictures": "save_images",
+}
+"""The place of every name above, a module or what is in one; a test holds the two lists together."""
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)
+
+try:
+    __version__ = version("advlib")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'advlib' has no attribute {name!r}")
+    home = _HOME[name]
+    place = ".".join(filter(None, [__name__, home]))
+    try:
+        value = import_module(f"{place}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{place}.{name}":
+            raise
+        value = getattr(import_module(place), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

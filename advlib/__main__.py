@@ -1,8 +1,8 @@
-"""`python -m advlib`: see `advlib.cli`."""
+"""`python -m advlib`: see `advlib.press.cli`."""
 
 import sys
 
-from .cli import main
+from .press.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,12 +25,11 @@ from math import inf, isfinite
 import torch
 from torch import nn
 
-from . import checks
-from .batchnorm import unrecorded_anywhere
-from .datasets import Images
+from .core import checks
+from .core.batchnorm import unrecorded_anywhere
+from .core.checks import Labelled, Model
+from .core.second_order import SecondOrder, graphs
 from .gradients import cross_entropy
-from .models import Model
-from .second_order import SecondOrder, graphs
 
 Tensors = Sequence[torch.Tensor]
 Loss = Callable[[], Iterable[torch.Tensor]]
@@ -62,10 +61,10 @@ def weights(model: nn.Module) -> list[torch.Tensor]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def mean_loss(model: Model, data: Images, batch_size: int = 500) -> Loss:
-    """The mean cross-entropy over `data`, a part for each batch."""
+def mean_loss(model: Model, data: Labelled, batch_size: int = 500) -> Loss:
+    """The mean cross-entropy over `data`, such as the `Images` of `datasets.load`, a part for each batch."""
     checks.network(model)
-    checks.instance("data", data, Images, "Images, as datasets.load returns them")
+    checks.instance("data", data, Labelled, "Images, as datasets.load returns them")
     checks.whole("batch_size", batch_size, 1)
     if not len(data):
         raise ValueError("data: holds no image")

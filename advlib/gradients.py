@@ -17,17 +17,14 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-from . import checks
-from .checks import Model
-from .draws import Draw
-from .models import members
-from .norms import NORMS, divided, l2_norm
+from .core import checks
+from .core.checks import Model
+from .core.draws import Draw, Stream
+from .core.norms import NORMS, divided, l2_norm
+from .core.surrogate import members
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-_STREAMS = 16  # hash streams reserved for each transform of a chain
-_PATH_STREAM = 2  # attacks start on 1, transforms use 16 and above
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def _summed_gradient(
         stack, stride = image.repeat(k, 1, 1, 1) if k > 1 else image.clone(), 1
         for place, t in enumerate(transforms):
             own = getattr(t, "copies", 1)
-            view = t(stack, rows.at(stream=(place + 1) * _STREAMS), (copy // stride) % own)
+            view = t(stack, rows.at(stream=(place + 1) * Stream.TRANSFORM), (copy // stride) % own)
             stack, stride = checks.transformed(view, stack), stride * own
         logits = checks.logits(model(stack), len(copy))
         return checks.losses(loss(logits, y.repeat(k)), len(copy)).sum()
@@ -241,7 +238,7 @@ def integrated(g: Gradient, points: int = 20, reference: float = 0.0, noise: flo
             line = reference + share * (x.repeat(k, 1, 1, 1) - reference)
             rows = draw.at(index=draw.index.repeat(k), copy=point)
             if noise:
-                line = line + noise * (2 * rows.at(stream=_PATH_STREAM).uniform(*x.shape[1:]).to(x) - 1)
+                line = line + noise * (2 * rows.at(stream=Stream.PATH).uniform(*x.shape[1:]).to(x) - 1)
             total += g(line, y.repeat(k), rows).unflatten(0, (k, len(x))).sum(0)
         return (x - reference) * total / points
 

@@ -18,12 +18,13 @@ from math import prod
 
 import torch
 
-from . import checks, second_order
-from .attacks import BALLS
-from .draws import Draw
+from .core import checks, second_order
+from .core.checks import Model
+from .core.draws import Draw, Stream
+from .core.norms import divided, l2_norm
+from .core.surrogate import frozen
 from .gradients import cross_entropy
-from .models import Model, frozen
-from .norms import divided, l2_norm
+from .loop import BALLS
 
 DIRECTIONS = ("l2", "sign", "unit_sign")
 FORMS = ("reference", "text")
@@ -237,7 +238,7 @@ def local_lipschitz(
     least = _ROUNDINGS * torch.finfo(x.dtype).eps * (prod(x.shape[1:]) ** 0.5 if norm == "l2" else 1)
     if eps < least:
         raise ValueError(f"eps={eps}: so small that {x.dtype} rounds it away; expected at least {least:.1g}")
-    draw = Draw(seed, checks.index(index, x), step=-1, stream=1)
+    draw = Draw(seed, checks.index(index, x), step=-1, stream=Stream.NOISE)
     with frozen([model]), torch.inference_mode(False), torch.no_grad():
         checks.outputs([model], x)
         ball, start = BALLS[norm].around(x, eps), model(x.clone())

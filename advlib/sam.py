@@ -25,8 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from . import checks
-from .batchnorm import unrecorded, unrecorded_anywhere
+from .core import checks
+from .core.batchnorm import unrecorded, unrecorded_anywhere
 from .curvature import filter_normalized, norm, restored
 
 Tensors = Sequence[torch.Tensor]

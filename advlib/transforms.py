@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from . import checks
-from .draws import Draw, content
+from .core import checks
+from .core.draws import Draw, content
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ fig
 # table as they are finished, so that a run that was stopped goes on where it was.
 
 # %%
-book = al.report.Experiment(RUN, scale, dataset, models, data, [eps_255], steps, seed)
+book = al.experiment.Experiment(RUN, scale, dataset, models, data, [eps_255], steps, seed)
 rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
 # %%
@@ -186,7 +186,7 @@ both.rename_axis(f"source {surrogate}, target:")
 
 # %% tags=["nbval-check-output"]
 for k, n in ((60, 100), (600, 1000)):
-    low, high = al.results.wilson(k, n)
+    low, high = al.intervals.wilson(k, n)
     print(f"{k} of {n}: 60 %, interval {low:.0f} to {high:.0f} %")
 
 # %% [markdown]
@@ -226,7 +226,7 @@ rows = []
 for budget in (eps_255 / 2, eps_255, 2 * eps_255):
     weaker_or_stronger = al.attacks.mi_fgsm(f, x, y, eps=budget / 255, steps=steps, seed=seed, index=data.index)
     fooled = h(weaker_or_stronger).argmax(1)[right] != y[right]
-    low, high = al.results.wilson(int(fooled.sum()), len(fooled))
+    low, high = al.intervals.wilson(int(fooled.sum()), len(fooled))
     rows.append([f"{budget:g}", f"{100 * fooled.float().mean():.0f} % of {len(fooled)} [{low:.0f}, {high:.0f}]"])
 pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on {surrogate}"]).set_index("eps in 1/255")
 

@@ -367,7 +367,7 @@ attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
 # %%
-book = al.report.Experiment(RUN, scale, dataset, models, data, [eps_255], seed=seed)
+book = al.experiment.Experiment(RUN, scale, dataset, models, data, [eps_255], seed=seed)
 rates = book.measure("1.1", attacks, {surrogate: f})
 asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
 
@@ -411,14 +411,14 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 # %% [markdown]
 # ## Loss along the path
 #
-# Where does the black-box side stay behind? `al.attack` is a loop over `al.attacks.step`; here the loop is
+# Where does the black-box side stay behind? `al.attack` is a loop over `al.loop.step`; here the loop is
 # written out, so that we can stop after every step and ask all networks for their loss. FGSM's path is the
 # straight line to its end point.
 
 # %%
 kept = data[right]  # right for all networks
 walk = kept[: SETTINGS["n_path"]]
-draw, ball = al.draws.Draw(seed, walk.index), al.attacks.LinfBall.around(walk.x, eps)
+draw, ball = al.draws.Draw(seed, walk.index), al.loop.LinfBall.around(walk.x, eps)
 
 
 def path(rule):
@@ -426,7 +426,7 @@ def path(rule):
     adv, g, m = walk.x, al.gradient(f), torch.zeros_like(walk.x)
     yield adv
     for t in range(steps):
-        adv, m = al.attacks.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
+        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
         yield adv
 
 
@@ -643,7 +643,7 @@ print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made 
 uneven = (eps_255 + 0.5) / 255
 real = al.attacks.fgsm(f, some.x, some.y, eps=uneven)
 in_levels = {"digits cut off": (real * 255).to(torch.uint8), "rounded": (real * 255).round().to(torch.uint8),
-             "towards the clean image": al.images.to_uint8(real, some.x, uneven)}
+             "towards the clean image": al.pictures.to_uint8(real, some.x, uneven)}
 for name, saved in in_levels.items():
     far = (saved.int() - some.images.int()).abs().max().item()
     print(f"{name}: up to {far} levels from the clean image; allowed are {255 * uneven:g}")

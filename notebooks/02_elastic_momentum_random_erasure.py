@@ -179,14 +179,14 @@ print(same)
 # %%
 def look_ahead_distance(normalize, sigma=2.0, eps=16 / 255, steps=10):
     """Mean and largest |x_em - x_adv| over pixels, in 1/255, averaged over the steps of an attack."""
-    rule, ball = al.Elastic(1.0, sigma, normalize), al.attacks.LinfBall.around(x, eps)
+    rule, ball = al.Elastic(1.0, sigma, normalize), al.loop.LinfBall.around(x, eps)
     g, draw = al.gradient(f), al.draws.Draw(seed, images.index[:6])
     adv, m, found = x, torch.zeros_like(x), []
     for t in range(steps):
         far = (rule.look_ahead(adv, m, eps / steps) - adv).abs() * 255
         beyond = ((rule.look_ahead(adv, m, eps / steps) - x).abs() / eps).amax()
         found.append([far.mean(), far.amax(), beyond])
-        adv, m = al.attacks.step(adv, m, y, g, draw.at(step=t), rule, ball, eps / steps)
+        adv, m = al.loop.step(adv, m, y, g, draw.at(step=t), rule, ball, eps / steps)
     return torch.tensor(found)
 
 
@@ -211,7 +211,7 @@ print(
 # the success rate:
 
 # %%
-book = al.report.Experiment(
+book = al.experiment.Experiment(
     RUN, scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
 )
 norms = {

@@ -31,7 +31,7 @@ long_steps: int = 0  # T of the longer attack in section 3.3, 0 takes the number
 n_sources: int = 0  # how many networks section 3.3 attacks from, 0 takes the number of the scale; at least 0
 seed: int = 0  # of every random draw; at least 0
 bfloat16: bool = False  # run the surrogate in bfloat16, about twice as fast where the processor has it
-checkpoints: str = ""  # folder with the authors' files for Table 3.3, paper scale only (advlib/checkpoints.py)
+checkpoints: str = ""  # folder with the authors' files for Table 3.3, paper scale only (advlib/defenses/authors.py)
 
 # %%
 import inspect
@@ -284,7 +284,7 @@ def cosines(model, r, unit, eps=8 / 255, beta=0.8):
     g, parts = al.gradient(model), []
     penalised = al.norm_penalty(g, r, beta, unit)
     for batch in val.batches(100):
-        draw, ball, adv, found = al.draws.Draw(seed, batch.index), al.attacks.LinfBall.around(batch.x, eps), batch.x, []
+        draw, ball, adv, found = al.draws.Draw(seed, batch.index), al.loop.LinfBall.around(batch.x, eps), batch.x, []
         for _ in range(steps):
             here, step = g(adv, batch.y, draw), penalised(adv, batch.y, draw)
             found.append(F.cosine_similarity(here.flatten(1), step.flatten(1), eps=1e-30))
@@ -355,7 +355,7 @@ for loss in ("cross_entropy", "margin"):
                 grid[f"{loss}, {unit}, r {r:g}{', rescaled' if rescale else ''}"] = partial(
                     al.attacks.i_fgsm, loss=loss, wrap=wrap
                 )
-search = al.report.Experiment(
+search = al.experiment.Experiment(
     RUN, scale, dataset, models, val, [8.0], steps, seed, {"bfloat16": bfloat16, "split": "validation"}
 )
 found = search.measure("3.0", grid, {source: f}, stem="choice_on_validation_images")
@@ -404,7 +404,7 @@ def with_and_without(steps):
     }
 
 
-probe = al.report.Experiment(
+probe = al.experiment.Experiment(
     RUN, scale, dataset, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"}
 )
 others = {name: al.accelerate(models[name], dtype=dtype) for name in [*models][1:n_sources]}
@@ -439,7 +439,7 @@ pd.DataFrame(rows).T
 # GNP costs. A success is an image that the target gets wrong, among the images that all models get right.
 
 # %%
-book = al.report.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+book = al.experiment.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
 FORMS = {"": {}, "+GNP": al.GNP, "+look-ahead": {"wrap": partial(al.norm_penalty, beta=-0.8)}, "+GNP, chosen": CHOSEN}
 
 
@@ -486,7 +486,7 @@ cifar_3_2 = book.committed("3.2")
 
 # %%
 if secured:
-    guarded = al.report.Experiment(RUN, scale, dataset, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
+    guarded = al.experiment.Experiment(RUN, scale, dataset, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
     table_3_3 = guarded.measure("3.3", rows_of("DIM+TIM", partial(al.attacks.dim, kernel=7)), {source: f})
     guarded.show(table_3_3)
     guarded.beside("3.3", table_3_3)
@@ -502,10 +502,10 @@ cifar_3_3 = book.committed("3.3", whole=True)
 # The thesis prints an average over its ten targets beside each row. Thirteen of the 24 are not the mean of their row.
 
 # %%
-printed = pd.concat([al.results.published(t) for t in ("3.1", "3.2")])
+printed = pd.concat([al.published.table(t) for t in ("3.1", "3.2")])
 wide = printed[~printed.white_box].pivot(index=["table", "attack", "eps_255"], columns="target", values="value")
-of_row = wide.drop(columns=al.results.AVERAGE).mean(axis=1)
-shown = pd.DataFrame({"printed": wide[al.results.AVERAGE], "of the row": of_row.round(2)})
+of_row = wide.drop(columns=al.published.AVERAGE).mean(axis=1)
+shown = pd.DataFrame({"printed": wide[al.published.AVERAGE], "of the row": of_row.round(2)})
 shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["printed"] - d["of the row"]).round(2))
 
 # %% [markdown]
@@ -600,7 +600,7 @@ for unit, choices in setting["r"].items():
             ablation[f"{unit} {r:g} {b:g}"] = partial(
                 al.attacks.i_fgsm, wrap=partial(al.norm_penalty, r=r, beta=b, unit=unit)
             )
-middle = al.report.Experiment(RUN, scale, dataset, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
+middle = al.experiment.Experiment(RUN, scale, dataset, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 

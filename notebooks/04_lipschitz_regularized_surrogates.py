@@ -313,7 +313,7 @@ options = {"device": device, "report": tell, "watch": watched, "seed": seed, "ep
 print(al.trainees.provide(dataset, wanted, again, RUN.checkpoints, trial, **options))
 
 # %%
-listed = al.models.manifest()
+listed = al.weights.manifest()
 entries = {k: listed[name] for k, v in VARIANTS.items() if (name := f"{dataset}/{source}-{v}") in listed}
 tuned = {k: al.models.load(f"{dataset}/{source}-{VARIANTS[k]}").to(device) for k in entries}
 rows = {
@@ -362,9 +362,9 @@ def by_radius(rows):
     return wide.assign(**{"original over it": wide.iloc[0, -1] / wide.iloc[:, -1]}).rename_axis(None)
 
 
-book = al.report.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+book = al.experiment.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
 table_4_5 = replace(book, images=part, eps_255=[1.0, 8.0]).means("4.5", "local_lipschitz", constant, networks)
-printed = al.results.published("4.5").pivot(index="attack", columns="target", values="value").add_prefix("paper: ")
+printed = al.published.table("4.5").pivot(index="attack", columns="target", values="value").add_prefix("paper: ")
 display(Markdown(f"**Ours**, {dataset}, {scale} scale, n = {len(part)} test images, 20 steps, **beside the paper**"))
 by_radius(table_4_5).join(printed).round(2).astype(object).fillna("")
 
@@ -396,7 +396,7 @@ def backend(model, x, y, eps, *, attack=al.attacks.pgd, **options):
 
 def on_each(name, attack, nets=TRANSFORMED):
     """An attack on the original surrogate, and on each transformed one."""
-    return {name: attack} | {f"{name}+{k}": al.evaluation.Cushioned(attack, net) for k, net in nets.items()}
+    return {name: attack} | {f"{name}+{k}": al.evaluation.OnNetwork(attack, net) for k, net in nets.items()}
 
 
 pgd = partial(backend, steps=steps)
@@ -423,10 +423,10 @@ cifar_4_1 = book.committed("4.1", whole=True)
 # %%
 LAYERS = [f"features.denseblock{k}" for k in (1, 2, 3)]
 inner = [name for name, _ in f.named_modules() if re.fullmatch(r".*denseblock3\.denselayer\d+", name)]
-linear = {layer: al.evaluation.Cushioned(pgd, al.linear_backward(f, layer)) for layer in (*LAYERS[1:], *inner[-4:])}
-pushed = {layer: partial(al.features.ila_plus_plus, layer=layer, steps=steps, refine=steps) for layer in LAYERS}
+linear = {layer: al.evaluation.OnNetwork(pgd, al.linear_backward(f, layer)) for layer in (*LAYERS[1:], *inner[-4:])}
+pushed = {layer: partial(al.layers.ila_plus_plus, layer=layer, steps=steps, refine=steps) for layer in LAYERS}
 candidates = {f"LinBP {k}": a for k, a in linear.items()}
-candidates |= {f"ILA++ {k}": al.evaluation.Cushioned(a, f) for k, a in pushed.items()}
+candidates |= {f"ILA++ {k}": al.evaluation.OnNetwork(a, f) for k, a in pushed.items()}
 search = replace(book, images=val, eps_255=[large], config={**book.config, "split": "val"})
 found = search.measure("4.2", candidates, {source: f}, stem="layers_on_validation_images")
 layers = al.results.black_box(found[found.metric == "asr"])
@@ -452,7 +452,7 @@ OTHERS = {
     "LinBP": linear[best["LinBP"]],
     "Admix": partial(pgd, transform=[al.MixedImages(pool), al.ScaleCopies(5)]),
     "TAIG": partial(pgd, attack=taig, points=setting["points"]),
-    "ILA++": al.evaluation.Cushioned(pushed[best["ILA++"]], f),
+    "ILA++": al.evaluation.OnNetwork(pushed[best["ILA++"]], f),
 }
 attacks = {"PGD": pgd, **OTHERS, **on_each("PGD", pgd)}
 fewer = replace(book, images=images[: n_others or n])
@@ -503,10 +503,10 @@ cifar_4_4 = book.committed("4.4", whole=True)
 # Eleven of the 38 averages that the thesis prints in Tables 4.1 to 4.4 are not the mean of their row:
 
 # %%
-printed = pd.concat([al.results.published(t) for t in ("4.1", "4.2", "4.3", "4.4")])
+printed = pd.concat([al.published.table(t) for t in ("4.1", "4.2", "4.3", "4.4")])
 wide = printed[~printed.white_box].pivot(index=["table", "attack", "eps_255"], columns="target", values="value")
-of_row = wide.drop(columns=al.results.AVERAGE).mean(axis=1)
-shown = pd.DataFrame({"printed": wide[al.results.AVERAGE], "of the row": of_row.round(2)})
+of_row = wide.drop(columns=al.published.AVERAGE).mean(axis=1)
+shown = pd.DataFrame({"printed": wide[al.published.AVERAGE], "of the row": of_row.round(2)})
 print(len(shown), "averages")
 shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["printed"] - d["of the row"]).round(2))
 
@@ -606,7 +606,7 @@ KNOBS = {
 plan = {"none": LRS(0.0, 0.0)} | {f"{knob} {v:g}": make(v) for knob, (at, make) in KNOBS.items() for v in at}
 nets = {name: after(objective) for name, objective in plan.items()}
 search = replace(book, images=val, eps_255=[small], config={**book.config, "split": "val"})
-attacks = {name: al.evaluation.Cushioned(pgd, net) for name, net in nets.items()}
+attacks = {name: al.evaluation.OnNetwork(pgd, net) for name, net in nets.items()}
 rows = search.measure("4.3", attacks, {source: f}, stem="figure_4_3")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 

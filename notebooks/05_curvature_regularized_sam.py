@@ -103,7 +103,7 @@ load = al.datasets.load
 train = load(dataset, "train", min(n_train, 49_000) if dataset != "shapes" else n_train).to(device)
 val, test = load(dataset, "val").to(device), load(dataset, "test", n_test).to(device)
 few = {"train": train[: setting["few"]], "test": test[: setting["few"]]}
-classes = al.models.CLASSES[dataset]
+classes = al.registry.DATASETS[dataset].classes
 
 
 def network(seed):
@@ -113,7 +113,7 @@ def network(seed):
     torch.manual_seed(seed)
     net = al.nets.resnet(classes, stem=16, blocks=1, widths=(16, 32, 64))
     net.conv1.stride = (2, 2)
-    return al.models.Normalized(net, *al.models.STATISTICS[dataset]).to(device)
+    return al.Normalized(net, al.registry.DATASETS[dataset].mean, al.registry.DATASETS[dataset].std).to(device)
 
 
 size = sum(p.numel() for p in network(0).parameters())
@@ -174,7 +174,7 @@ print(f"C = {c_of(1, 1):.2f}; loss times 10: {c_of(10, 1):.2f}; weights in tenth
 # Table 5.5 prints $C$ beside the trace and the norm. It is not their quotient:
 
 # %%
-printed = al.results.published("5.5").pivot(index="optimizer", columns="metric", values="value")
+printed = al.published.table("5.5").pivot(index="optimizer", columns="metric", values="value")
 printed = printed.loc[["SGD", "SAM", "CR-SAM"], ["gradient_norm", "trace", "normalized_trace", "accuracy"]]
 printed.assign(quotient=(printed["trace"] / printed["gradient_norm"]).round(2))
 
@@ -278,7 +278,7 @@ print(inspect.getsource(al.sam.crsam_gradient_log))
 
 # %%
 for table in ("5.1", "5.3"):
-    rows = al.results.published(table)
+    rows = al.published.table(table)
     wide = rows.pivot(index=["model", "dataset", "optimizer"], columns="parameter", values="value")
     columns = [
         c for c in dict.fromkeys(rows.parameter) if c in ("epochs", "peak_lr", "weight_decay", "rho", "alpha", "beta")
@@ -325,7 +325,7 @@ taken_up = []  # trainings that an earlier run began, or ended
 def trained(name, plan, watch=lambda net: {}, watch_at=()):
     """A network and what was written down along its training; a killed one goes on."""
     net = network(plan.seed)
-    made_of = al.results.fingerprint({"n": len(train), **plan.facts()})
+    made_of = al.provenance.fingerprint({"n": len(train), **plan.facts()})
     kept = RUN.checkpoints / f"{name}_{made_of}.pt".replace(" ", "_")
     if kept.is_file():
         taken_up.append(f"{name}, seed {plan.seed}")
@@ -404,7 +404,7 @@ for seed in range(seeds):
         cell = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
         cell |= {"passes": passes * plan.epochs, "seconds": sum(r["seconds"] for r in rows)}
         right = round(al.training.accuracy(net, test) * len(test))
-        low, high = al.results.wilson(right, len(test))
+        low, high = al.intervals.wilson(right, len(test))
         measured = geometry(net, test[: setting["few"]])
         kept.add(
             [
@@ -458,7 +458,7 @@ CLAIMS = [
 def paired(rows, metric="accuracy"):
     """Differences seed by seed, with an interval of 95 %."""
     wide = rows[rows.metric == metric].pivot(index="source", columns="attack", values="value")
-    found = {f"{a} - {b}": al.results.paired_mean((wide[a] - wide[b]).to_numpy()) for a, b in CLAIMS}
+    found = {f"{a} - {b}": al.intervals.paired_mean((wide[a] - wide[b]).to_numpy()) for a, b in CLAIMS}
     return pd.DataFrame(found, index=["mean", "low", "high"]).T.assign(seeds=len(wide))
 
 
@@ -466,7 +466,7 @@ display(Markdown(f"*Points of test accuracy, {dataset}, {scale} scale*"))
 paired(table).round(2)
 
 # %%
-printed = al.results.published("5.2")
+printed = al.published.table("5.2")
 printed = printed.assign(cell=[f"{v:.2f} ({s:.2f})" for v, s in zip(printed.value, printed["std"], strict=True)])
 wide = printed.pivot(index=["model", "augmentation"], columns=["dataset", "optimizer"], values="cell")
 order = list(dict.fromkeys(map(tuple, printed[["model", "augmentation"]].to_numpy())))
@@ -537,7 +537,7 @@ display(
 )
 display(pd.DataFrame(geometric).round(2))
 display(Markdown("**Paper**, Table 5.5: ResNet-18, CIFAR-100"))
-al.results.published("5.5").pivot(index="optimizer", columns="metric", values="value").loc[["SGD", "SAM", "CR-SAM"]]
+al.published.table("5.5").pivot(index="optimizer", columns="metric", values="value").loc[["SGD", "SAM", "CR-SAM"]]
 
 # %%
 lower = {m: paired(table, m).add_prefix(f"{m}: ") for m in ("gradient_norm", "trace", "normalized_trace")}
@@ -639,15 +639,15 @@ print(f"the running means are {100 * torch.stack(apart).mean().item():.1f} % apa
 # %% [markdown]
 # ## 5.12 ImageNet: Table 5.4
 #
-# Not run here. `advlib.imagenet` trains the four networks by Table 5.3 and tests on ImageNet-1k, -C and -R, one process for each GPU:
+# Not run here. `advlib.training.imagenet` trains the four networks by Table 5.3 and tests on ImageNet-1k, -C and -R, one process for each GPU:
 #
 # ```
-# torchrun --nproc-per-node 8 -m advlib.imagenet train --data imagenet --model ResNet-50 --optimizer CR-SAM --out r50
-# python -m advlib.imagenet test --data imagenet --model ResNet-50 --out r50 --corrupted imagenet-c --rendered imagenet-r
+# torchrun --nproc-per-node 8 -m advlib.training.imagenet train --data imagenet --model ResNet-50 --optimizer CR-SAM --out r50
+# python -m advlib.training.imagenet test --data imagenet --model ResNet-50 --out r50 --corrupted imagenet-c --rendered imagenet-r
 # ```
 
 # %%
-printed = al.results.published("5.4")
+printed = al.published.table("5.4")
 order = list(dict.fromkeys(map(tuple, printed[["model", "dataset"]].to_numpy())))
 wide = printed.pivot(index=["model", "dataset"], columns="optimizer", values="value")
 display(Markdown("**Paper**, Table 5.4: accuracy (%)"))

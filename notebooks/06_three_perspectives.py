@@ -100,7 +100,7 @@ def combined(networks, data, optimizer, model, composite):
     chain += [al.ScaleCopies(copies), al.InputDiversity()] if composite else []
     options = {"kernel": 7 if composite else 1, "wrap": al.norm_penalty if optimizer else None, "steps": steps}
     attack = partial(al.attacks.em_fgsm, sigma=2.0 if data else 0.0, transform=chain, **options)
-    return al.evaluation.Cushioned(attack, networks[model])
+    return al.evaluation.OnNetwork(attack, networks[model])
 
 
 def named(data, optimizer, model, composite):
@@ -126,7 +126,7 @@ print(len(every(single)), "attacks:", ", ".join(every(single)))
 # ## Tables 6.1 and 6.2: all of them, from one surrogate and from two
 
 # %%
-book = al.report.Experiment(RUN, scale, dataset, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
+book = al.experiment.Experiment(RUN, scale, dataset, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
 table_6_1 = book.measure("6.1", every(single), {"densenet": single[False]})
 table_6_2 = book.measure("6.2", every(both), {al.results.ensemble_name(["densenet", "resnet"]): both[False]})
 
@@ -204,7 +204,7 @@ def effects(rows, composite):
         pairs = {}
         for rest in product((False, True), repeat=2):
             on, off = [*rest[:place], True, *rest[place:]], [*rest[:place], False, *rest[place:]]
-            pairs[rest] = al.results.difference(rows.loc[named(*on, composite)], rows.loc[named(*off, composite)])
+            pairs[rest] = al.intervals.difference(rows.loc[named(*on, composite)], rows.loc[named(*off, composite)])
         mean, low, high = (sum(values) / 4 for values in zip(*pairs.values(), strict=True))
         alone, on_top = pairs[False, False][0], pairs[True, True][0]
         found[name] = {"effect": mean, "low": low, "high": high, "alone": alone, "on both others": on_top}
@@ -265,7 +265,7 @@ if runs["the committed run"]:
 
 # %%
 NETS = {"SGD": "resnet", "SAM": "resnet-sam", "CR-SAM": "resnet-crsam"}
-wanted, again = ([f"resnet-{optimizer}" for optimizer in names] for names in (al.models.FLAT, retrain))
+wanted, again = ([f"resnet-{optimizer}" for optimizer in names] for names in (al.registry.FLAT, retrain))
 trial = RUN.weights if scale == "smoke" else None
 print(al.trainees.provide(dataset, wanted, again, RUN.checkpoints, trial, device))
 surrogates = {name: al.models.load(f"{dataset}/{net}").to(device) for name, net in NETS.items()}
@@ -274,9 +274,9 @@ surrogates = {name: al.models.load(f"{dataset}/{net}").to(device) for name, net 
 more = al.datasets.load(dataset, "test", n_flat).to(device)
 others = {name: net for name, net in undefended.items() if name != "resnet"}
 budgets = [eps_255 / 2, eps_255]
-judges = al.report.Experiment(RUN, scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
+judges = al.experiment.Experiment(RUN, scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
 fast = {name: al.accelerate(net, dtype=dtype) for name, net in surrogates.items()}
-attacks = {k: al.evaluation.Cushioned(al.attacks.mi_fgsm, net) for k, net in fast.items()}
+attacks = {k: al.evaluation.OnNetwork(al.attacks.mi_fgsm, net) for k, net in fast.items()}
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})
 
 
@@ -296,7 +296,7 @@ def flat_surrogates(run, success, slopes):
     success = al.results.mark_white_box(success[success.metric == "asr"])
     dataset, scale = success.iloc[0][["dataset", "scale"]]
     names = [name for name in NETS if name in set(success.attack)]
-    listed = al.models.manifest()
+    listed = al.weights.manifest()
     found = pd.DataFrame(
         {"accuracy (%)": {name: 100 * listed[f"{dataset}/{NETS[name]}"]["accuracy"] for name in names}}
     )

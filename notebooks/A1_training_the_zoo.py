@@ -111,7 +111,7 @@ print(found)
 # ## What we have
 
 # %%
-manifest = al.models.manifest() | (al.models.manifest(found.folder) if found.trained else {})
+manifest = al.weights.manifest() | (al.weights.manifest(found.folder) if found.trained else {})
 entries = {name: manifest[name] for name in names}
 table = pd.DataFrame(
     {
@@ -145,12 +145,12 @@ fig
 test = al.datasets.load(dataset, "test", min(setting["n"], 2000 if dataset == "shapes" else 10_000)).to(device)
 again = {}
 for name, entry in entries.items():
-    if entry == al.models.manifest().get(name):  # not those that stay in the folder of the run
+    if entry == al.weights.manifest().get(name):  # not those that stay in the folder of the run
         k = round(al.training.accuracy(al.models.load(name).to(device), test) * len(test))
         again[name] = {
             "accuracy (%)": 100 * k / len(test),
             "n": len(test),
-            "95 % interval": "{:.1f} to {:.1f}".format(*al.results.wilson(k, len(test))),
+            "95 % interval": "{:.1f} to {:.1f}".format(*al.intervals.wilson(k, len(test))),
         }
 pd.DataFrame(again).T
 
@@ -190,12 +190,12 @@ else:
 # without the solutions.
 #
 # 1. *Turn one knob.* Train the ResNet with `-p seed=1 -p retrain=True -p families=resnet`. Its weights stay in the
-#    folder of the run: `al.models.restore(net, "shapes/resnet", RUN.weights)` loads them into an untrained `net`, such as
+#    folder of the run: `al.weights.restore(net, "shapes/resnet", RUN.weights)` loads them into an untrained `net`, such as
 #    `al.models.create("resnet", dataset="shapes").net`. How much does the accuracy move? How much does the success rate
 #    of MI-FGSM from one ResNet to the other differ from the white-box rate?
 # 2. *Derive.* A net of accuracy $a$ is tested on $n$ images. For which $n$ is the 95 % interval shorter than one
 #    point, at $a = 0.9$?
-# 3. *Build.* Add a seventh family to `advlib/nets.py` (a small MLP-Mixer, say) and train it. Does it differ more
+# 3. *Build.* Add a seventh family to `advlib/zoo/nets.py` (a small MLP-Mixer, say) and train it. Does it differ more
 #    from the others as a target?
 #
 # ## References

@@ -30,7 +30,7 @@ n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
 n_clean: int = 0  # images for the clean accuracy, 0 takes the number of the scale; at least 0
 seed: int = 0  # of weights, order of images and every random draw; at least 0
 bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast where the processor has it
-checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/checkpoints.py names them)
+checkpoints: str = ""  # folder with the authors' files, for imagenet (advlib/defenses/authors.py names them)
 
 # %%
 from functools import partial
@@ -91,7 +91,7 @@ wanted = al.secured.OURS if ours else ()
 print(al.trainees.provide(dataset, wanted, retrain, RUN.checkpoints, trial, **options))
 
 # %%
-listed = al.models.manifest()
+listed = al.weights.manifest()
 rows = {
     name: {
         "parameters (thousands)": round(e["parameters"] / 1000),
@@ -138,7 +138,7 @@ rows = {}
 pgd = partial(al.attacks.pgd, eps=eps, steps=2 * steps, seed=seed)
 for name, model in {plain_name: plain, **trained}.items():
     hits = [right(classes(model), images), right(classes(model), images, partial(pgd, model))]
-    low, high = al.results.wilson(hits[1], n)
+    low, high = al.intervals.wilson(hits[1], n)
     rows[name] = {
         "clean (%)": round(100 * hits[0] / n, 1),
         f"PGD, {eps_255[0]:g}/255 (%)": round(100 * hits[1] / n, 1),
@@ -157,7 +157,7 @@ pd.DataFrame(rows).T
 nine = {name: guard.to(device) for name, guard in al.secured.nine(dataset, seed, checkpoints).items()}
 rows = {name: {"kind": guard.defence.kind, "gradients": guard.defence.gradients} for name, guard in nine.items()}
 if left_out := [name for name in al.secured.NINE if name not in nine]:
-    display(Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/checkpoints.py`)"))
+    display(Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/defenses/authors.py`)"))
 pd.DataFrame(rows).T
 
 # %% [markdown]
@@ -184,7 +184,7 @@ fig
 # %%
 clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
-book = al.report.Experiment(RUN, scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+book = al.experiment.Experiment(RUN, scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
 
 
 def costs(rows):

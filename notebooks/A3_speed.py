@@ -87,7 +87,7 @@ def native_bfloat16():
     return "unknown" if not known else "yes" if any(known) else "no"
 
 
-info = al.results.run_info(device) | {"threads": torch.get_num_threads()}
+info = al.provenance.run_info(device) | {"threads": torch.get_num_threads()}
 conditions = info | {"cores": os.cpu_count(), "vector instructions": torch.backends.cpu.get_cpu_capability()}
 pd.Series(conditions | {"native bfloat16": native_bfloat16()}, name="this run").astype(str).to_frame()
 
@@ -161,7 +161,7 @@ def network(name):
     """A net of the zoo; untrained, with a visible note, where its weights are missing."""
     try:
         return al.models.load(name).to(device)
-    except al.models.WeightsError:
+    except al.weights.WeightsError:
         note = f"**Note:** no weights for `{name}`: an untrained net stands in; success rates below mean nothing."
         display(Markdown(note))
         return al.models.create(name.split("/")[1], dataset=dataset).eval().to(device)
@@ -170,7 +170,7 @@ def network(name):
 small, other = network(f"{dataset}/resnet"), network(f"{dataset}/vgg")
 torch.manual_seed(seed)
 plain50 = torchvision.models.resnet50(weights=None)
-resnet50 = al.models.Normalized(plain50, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().to(device)
+resnet50 = al.Normalized(plain50, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().to(device)
 
 # %%
 images = al.datasets.load(dataset, "test", max(n, setting["batch"])).to(device)
@@ -219,8 +219,8 @@ COPIES = {"RE": 5, "SIM": 5}
 
 def per_call(model, x, y):
     """What an attack does before its first step, beside arithmetic on the images."""
-    with al.models.frozen([model]):
-        al.attacks.checks.outputs([model], x.contiguous(memory_format=NHWC), y=y)
+    with al.surrogate.frozen([model]):
+        al.loop.checks.outputs([model], x.contiguous(memory_format=NHWC), y=y)
 
 
 # %%
@@ -287,7 +287,7 @@ tabulate(prices, "model", "attack")
 # | LRS-F | 3 | 2 + 3 | 3 | 4 | 15 | 5 |
 #
 # A DenseNet has a BatchNorm for each convolution, and torch puts its second derivative together from two dozen
-# passes over the features. `advlib.second_order` has it in closed form; *LRS-2, torch's* is the same step
+# passes over the features. `advlib.core.second_order` has it in closed form; *LRS-2, torch's* is the same step
 # without it.
 
 # %%
@@ -582,7 +582,7 @@ predicted = {name: judged(attacked(partial(mi, model))) for name, model in copie
 def compared(ours, base):
     """Success of two attacks on the same images by one judge: rates, paired difference, changed predictions."""
     truth = data.y.cpu()
-    difference, low, high = al.results.paired_difference((ours != truth).numpy(), (base != truth).numpy())
+    difference, low, high = al.intervals.paired_difference((ours != truth).numpy(), (base != truth).numpy())
     rates = [100 * (p != truth).float().mean().item() for p in (base, ours)]
     changed = 100 * (ours != base).float().mean().item()
     return {"base ASR (%)": rates[0], "ASR (%)": rates[1], "difference (points)": difference, "95 % low": low,
@@ -765,8 +765,8 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(al.attacks.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
-               ball=al.attacks.LinfBall.around(some_x, EPS))
+step = partial(al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
+               ball=al.loop.LinfBall.around(some_x, EPS))
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from advlib.models import Normalized
-from advlib.paths import data_roots
+from advlib.core.surrogate import Normalized
+from advlib.files.paths import data_roots
 
 
 def needs_data(*parts: str) -> pytest.MarkDecorator:

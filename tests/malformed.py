@@ -9,9 +9,9 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import attacks, gradients
-from advlib.attacks import Elastic
-from advlib.datasets import Images
+from advlib.loop import Elastic
 from advlib.transforms import InputDiversity
+from advlib.zoo.datasets import Images
 
 F, X = tiny_model(), grid_images(3)
 Y = torch.tensor([0, 1, 2])

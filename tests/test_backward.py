@@ -5,9 +5,10 @@ import torch
 from conftest import tiny_model
 from torch import nn
 
-from advlib import ensemble, gradient, models
-from advlib.backward import linear_backward, named, skip_gradient
-from advlib.draws import Draw
+from advlib import ensemble, gradient
+from advlib.core.draws import Draw
+from advlib.layers import linear_backward, named, skip_gradient
+from advlib.zoo import acceleration, models
 
 
 class Block(nn.Module):
@@ -113,7 +114,7 @@ def test_the_model_is_as_it_was_also_after_an_error(chain, images, wrap):
 def test_on_the_zoo_and_on_its_accelerated_copy(name):
     model = models.load(name)
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    plain, fast = gradients(linear_backward(model, "layer3.0.conv1"), x), models.accelerate(model)
+    plain, fast = gradients(linear_backward(model, "layer3.0.conv1"), x), acceleration.accelerate(model)
     assert not torch.allclose(plain, gradients(model, x))
     assert torch.allclose(gradients(linear_backward(fast, "layer3.0.conv1"), x), plain, rtol=1e-2, atol=1e-6)
     block = gradients(linear_backward(model, "layer3"), x)

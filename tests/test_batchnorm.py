@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_model
 from torch import nn
 
-from advlib import batchnorm
+from advlib.core import batchnorm
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import nbformat
 import pytest
 from conftest import needs_browser
 
-from advlib import book, book_text, chapters, compared, result_page, results, run
-from advlib.paths import FIGURES, NOTEBOOKS
+from advlib.bench import chapters, claims, results
+from advlib.files.paths import FIGURES, NOTEBOOKS
+from advlib.press import markdown, results_page, run, site
 
 SOURCES = chapters.sources(NOTEBOOKS)
-BIBLIOGRAPHY = book_text.titles((book.SOURCE / "references.bib").read_text(encoding="utf-8"))
+BIBLIOGRAPHY = markdown.titles((site.SOURCE / "references.bib").read_text(encoding="utf-8"))
 needs_sphinx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("sphinx", "myst_nb", "sphinx_revealjs")),
     reason="no Sphinx: pip install 'advlib[book]'",
@@ -25,13 +26,13 @@ needs_sphinx = pytest.mark.skipif(
 def test_displayed_equations_become_targets():
     text = "so that\n$$a \\tag{2.1}$$\n$$b\n\\tag{2.2, 2.3}$$\n\nand $$c$$ has none"
     expected = "so that\n\n(eq-2-1)=\n(eq-2-2)=\n(eq-2-3)=\n$$a"
-    assert book_text.anchored(text).startswith(expected) and book_text.anchored("$$c$$") == "$$c$$"
-    assert book_text.equations(text) == {"2.1", "2.2", "2.3"}
+    assert markdown.anchored(text).startswith(expected) and markdown.anchored("$$c$$") == "$$c$$"
+    assert markdown.equations(text) == {"2.1", "2.2", "2.3"}
 
 
 def test_mentions_of_known_equations_become_links():
     text = "eq. 4.9 and 4.10, `eq. 4.9`, $$eq. 4.9$$\n# Eq. 4.9\n[x](#A-Heading)"
-    told = book_text.linked(text, {"4.9"})
+    told = markdown.linked(text, {"4.9"})
     assert told == "eq. [4.9](#eq-4-9) and 4.10, `eq. 4.9`, $$eq. 4.9$$\n# Eq. 4.9\n[x](#a-heading)"
 
 
@@ -40,27 +41,27 @@ def test_every_reference_of_a_chapter_is_in_the_bibliography(source):
     cells = [c.source for c in jupytext.read(source, fmt="py:percent").cells if c.cell_type == "markdown"]
     (section,) = [c.partition("## References")[2] for c in cells if "## References" in c]
     items = re.split(r"(?m)^(?=- )", section)[1:]
-    assert items and [item for item in items if not book_text.works(item, BIBLIOGRAPHY)] == []
+    assert items and [item for item in items if not markdown.works(item, BIBLIOGRAPHY)] == []
 
 
 def test_a_work_is_known_by_its_title_or_in_italics_by_its_first_part():
     known = {"a": "Deep nets", "b": "ASAM: adaptive minimization"}
-    assert book_text.works("- A. Author. Deep\n  nets. *Venue*, 2020.", known) == ["a"]
-    assert book_text.works("- B. Author, *ASAM*, 2021", known) == ["b"]
-    assert book_text.works("- B. Author, something on ASAM", known) == []
-    assert book_text.cited("x\n## References\n\n- *ASAM*\n- other\n", known).endswith("- *ASAM* {cite:p}`b`\n- other\n")
+    assert markdown.works("- A. Author. Deep\n  nets. *Venue*, 2020.", known) == ["a"]
+    assert markdown.works("- B. Author, *ASAM*, 2021", known) == ["b"]
+    assert markdown.works("- B. Author, something on ASAM", known) == []
+    assert markdown.cited("x\n## References\n\n- *ASAM*\n- other\n", known).endswith("- *ASAM* {cite:p}`b`\n- other\n")
 
 
 def test_alternative_text_says_figure_caption_and_section():
     code = 'al.plotting.save(fig, f"fig_4_1_loss_surface_{dataset}", RUN)\nfig'
-    alt = book_text.figure_alt(code, "The surface", "*Two directions,\nn = 3.* More")
+    alt = markdown.figure_alt(code, "The surface", "*Two directions,\nn = 3.* More")
     assert alt == "Figure 4.1: loss surface, Two directions, n = 3, in the section 'The surface'"
-    assert book_text.figure_alt("fig", "", "") == "Figure"
+    assert markdown.figure_alt("fig", "", "") == "Figure"
 
 
 @pytest.mark.parametrize("path", sorted(FIGURES.glob("*/*.svg")), ids=lambda p: p.stem)
 def test_committed_figures_have_a_number_and_a_name(path):
-    assert re.fullmatch(r"Figure [\dA][\w.]*: [\w ,]+", book_text.stem_alt(path.stem))
+    assert re.fullmatch(r"Figure [\dA][\w.]*: [\w ,]+", markdown.stem_alt(path.stem))
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -72,13 +73,13 @@ def test_order_counts_only_clear_differences():
     rows = pd.DataFrame(
         {"paper": [10, 20, 30, 40], "ci_low": [10, 20, 30, 1], "ci_high": [12, 22, 32, 3]}, index=list("abcd")
     )
-    assert compared.order(rows) == [compared.MIXED, compared.MIXED, compared.MIXED, compared.REVERSED]
-    assert compared.order(rows.iloc[:3]) == [compared.SAME] * 3
-    assert compared.order(rows.assign(ci_low=0, ci_high=50)) == [compared.OPEN] * 4
+    assert claims.order(rows) == [claims.MIXED, claims.MIXED, claims.MIXED, claims.REVERSED]
+    assert claims.order(rows.iloc[:3]) == [claims.SAME] * 3
+    assert claims.order(rows.assign(ci_low=0, ci_high=50)) == [claims.OPEN] * 4
 
 
 def test_each_budget_stands_beside_the_nearest_printed_one():
-    rows = compared.compare("3.1", "laptop", "cifar10")
+    rows = claims.compare("3.1", "laptop", "cifar10")
     assert set(zip(rows.eps_255, rows.setting, strict=True)) == {
         (4.0, "ImageNet, 4/255"),
         (8.0, "ImageNet, 8/255"),
@@ -96,16 +97,16 @@ def test_training_is_the_mean_over_seeds_with_its_interval(tmp_path, monkeypatch
             cell = {"source": f"seed {seed}", "attack": name, "target": "test", "eps_255": float("nan"), "n": 100}
             found = [{"metric": m, "value": v + seed} for m, v in zip(("accuracy", "trace"), values, strict=True)]
             kept.add([cell | row for row in found])
-    rows = compared.compare("5.2", "laptop", "cifar10").set_index("name")
+    rows = claims.compare("5.2", "laptop", "cifar10").set_index("name")
     assert list(rows.index) == ["SGD", "SAM"] and rows.ours.tolist() == [81.0, 86.0]
     assert rows.ci_high["SGD"] == pytest.approx(81 + 4.303 / 3**0.5, abs=1e-3)
-    assert rows.order.tolist() == [compared.SAME if rows.ci_high["SGD"] < rows.ci_low["SAM"] else compared.OPEN] * 2
-    geometry = compared.compare("5.5", "laptop", "cifar10")
+    assert rows.order.tolist() == [claims.SAME if rows.ci_high["SGD"] < rows.ci_low["SAM"] else claims.OPEN] * 2
+    geometry = claims.compare("5.5", "laptop", "cifar10")
     assert set(geometry.metric) == {"test accuracy (%)", "Hessian trace"} and set(geometry.name) == {"SGD", "SAM"}
 
 
 def test_results_page_has_every_committed_table_and_says_which_are_missing():
-    page = result_page.markdown()
+    page = results_page.markdown()
     for path in results.RESULTS.rglob("table_[234]_?.csv"):
         table = path.stem.removeprefix("table_").replace("_", ".")
         assert f"Table {table}, {path.parent.name}, {path.parent.parent.name} scale" in page
@@ -124,13 +125,13 @@ def test_results_page_escapes_what_a_run_wrote(tmp_path):
     bad = path.parent.with_name('"><img onerror=y>')
     bad.mkdir()
     (bad / "one.csv").write_text("attack,scale,dataset\nsim,<img onerror=z>,<i>\n", encoding="utf-8")
-    page = result_page.markdown(tmp_path / "smoke" / "shapes")
+    page = results_page.markdown(tmp_path / "smoke" / "shapes")
     assert "<img" not in page and "<i>" not in page and "&lt;img onerror=x&gt;" in page
     assert "<script" not in page and "&lt;script&gt;x" in page and 'data-scale="smoke"' in page
     assert "set aside" not in page and "<td>sim</td>" in page
     (path.parent / "empty.csv").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="empty.csv is no table"):
-        result_page.markdown(tmp_path / "smoke" / "shapes")
+        results_page.markdown(tmp_path / "smoke" / "shapes")
 
 
 # --- the site --------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_results_page_escapes_what_a_run_wrote(tmp_path):
 def test_box_names_command_parameters_and_files(source):
     chapter = run.read_chapter(source)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title")])
-    told = book.page(notebook, chapter, book.Targets({}, ())).cells[0].source
+    told = site.page(notebook, chapter, site.Targets({}, ())).cells[0].source
     command, scale, dataset, given = re.search(
         r"python -m advlib run (\S+) --scale (\S+) --dataset (\S+) -p (\S+)\n", told
     ).groups()
@@ -151,15 +152,15 @@ def test_box_names_command_parameters_and_files(source):
 
 
 def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(book, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(site, "NOTEBOOKS", tmp_path)
     with pytest.raises(chapters.UsageError, match="make reproduce CH=02"):
-        book._executed("02_elastic", None)
+        site._executed("02_elastic", None)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The first page of the built site. Sphinx's warnings are errors: a link, a citation, a target that is missing."""
-    return book.build(folder=tmp_path_factory.mktemp("book"))
+    return site.build(folder=tmp_path_factory.mktemp("book"))
 
 
 @needs_sphinx

@@ -12,8 +12,8 @@ import jupytext
 import pandas as pd
 import pytest
 
-from advlib import chapters
-from advlib.paths import NOTEBOOKS, ROOT
+from advlib.bench import chapters
+from advlib.files.paths import NOTEBOOKS, ROOT
 
 SOURCE = """# %% [markdown]
 # # A *tiny* chapter

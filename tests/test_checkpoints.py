@@ -6,9 +6,9 @@ import torch
 from conftest import grid_images
 from torch import nn
 
-from advlib import checkpoints
-from advlib.models import WeightsError
-from advlib.purifiers import CompressionPair, DenoisingUNet, NRPNet
+from advlib.defenses import authors
+from advlib.zoo.purifiers import CompressionPair, DenoisingUNet, NRPNet
+from advlib.zoo.weights import WeightsError
 
 PUBLISHED = (16, 32, 64, 128, 256, 128, 64, 32)
 
@@ -32,7 +32,7 @@ def comdefend(tmp_path):
 
 def test_comdefend_from_lists_of_arrays(comdefend):
     pair, files = comdefend
-    defence, x = checkpoints.purifier("comdefend", files), grid_images(2, 16, 16)
+    defence, x = authors.purifier("comdefend", files), grid_images(2, 16, 16)
     assert defence.kind == "faithful" and defence.gradients == "straight-through"
     assert torch.equal(defence.purified(x, None), pair(x).clamp(0, 1))
 
@@ -43,7 +43,7 @@ def test_hgd_is_the_denoiser_of_the_checkpoint_and_sees_what_inception_sees(tmp_
     nn.init.normal_(net.final.weight, std=0.01)
     state = {f"net.denoise.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}  # as torch 0.2 did
     torch.save({"state_dict": state | {"net.conv1.weight": torch.zeros(3)}}, tmp_path / "denoise.ckpt")
-    defence, x = checkpoints.purifier("hgd", tmp_path / "denoise.ckpt"), grid_images(1, 32, 32)
+    defence, x = authors.purifier("hgd", tmp_path / "denoise.ckpt"), grid_images(1, 32, 32)
     with torch.no_grad():
         wanted = (net(2 * x - 1) + 1) / 2
         assert torch.allclose(defence.purified(x, None), wanted.clamp(0, 1), atol=1e-6)
@@ -52,7 +52,7 @@ def test_hgd_is_the_denoiser_of_the_checkpoint_and_sees_what_inception_sees(tmp_
 
 @pytest.fixture
 def nrp(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "NRPNet", lambda blocks, width, growth: NRPNet(2, 8, 4))
+    monkeypatch.setattr(authors, "NRPNet", lambda blocks, width, growth: NRPNet(2, 8, 4))
     net = NRPNet(2, 8, 4)
     torch.save(net.state_dict(), tmp_path / "NRP.pth")
     return net, tmp_path / "NRP.pth"
@@ -60,7 +60,7 @@ def nrp(tmp_path, monkeypatch):
 
 def test_nrp(nrp):
     net, file = nrp
-    defence, x = checkpoints.purifier("nrp", file), grid_images(2)
+    defence, x = authors.purifier("nrp", file), grid_images(2)
     assert torch.equal(defence.purified(x, None), net(x).clamp(0, 1)) and defence.kind == "faithful"
 
 
@@ -70,35 +70,35 @@ def test_noise_trained_resnet(tmp_path):
     torch.manual_seed(0)
     net, file = torchvision.models.resnet50().eval(), tmp_path / "checkpoint.pth.tar"
     torch.save({"arch": "resnet50", "state_dict": {f"1.module.{k}": v for k, v in net.state_dict().items()}}, file)
-    found, x = checkpoints.noise_trained(file), grid_images(1, 224, 224)
+    found, x = authors.noise_trained(file), grid_images(1, 224, 224)
     with torch.no_grad():
         assert torch.allclose(found(x), net((x - found.mean) / found.std), atol=1e-5)
     torch.save({"state_dict": {}}, file)
     with pytest.raises(WeightsError, match="not the weights"):
-        checkpoints.noise_trained(file)
+        authors.noise_trained(file)
 
 
 @pytest.mark.parametrize("kind", ["hgd", "nrp"])
 def test_what_is_wrong_with_a_file_is_said(kind, tmp_path, comdefend, nrp):
     with pytest.raises(WeightsError, match="missing; .* of github.com"):
-        checkpoints.purifier(kind, tmp_path / "none.pth")
+        authors.purifier(kind, tmp_path / "none.pth")
     torch.save(CompressionPair().state_dict(), tmp_path / "other.pth")
     for other in (tmp_path / "other.pth", comdefend[1][0]):
         with pytest.raises(WeightsError, match=f"not the weights of the published {kind}"):
-            checkpoints.purifier(kind, other)
+            authors.purifier(kind, other)
     with pytest.raises(WeightsError, match="sha256"):
-        checkpoints.purifier("nrp", nrp[1], sha256="0" * 64)
+        authors.purifier("nrp", nrp[1], sha256="0" * 64)
     with pytest.raises(ValueError, match="expected one of hgd, comdefend, nrp"):
-        checkpoints.purifier("vgg", nrp[1])
+        authors.purifier("vgg", nrp[1])
     with pytest.raises(ValueError, match="enc20_0.0001.npy and dec20_0.0001.npy"):
-        checkpoints.purifier("comdefend", comdefend[1][0])
+        authors.purifier("comdefend", comdefend[1][0])
 
 
 def test_comdefend_files_in_the_wrong_order_or_shape_do_not_fit(comdefend):
     encoder, decoder = comdefend[1]
     for files in ([decoder, encoder], [encoder, encoder]):
         with pytest.raises(WeightsError, match="not the weights"):
-            checkpoints.purifier("comdefend", files)
+            authors.purifier("comdefend", files)
 
 
 def test_a_file_that_would_run_something_is_refused(comdefend, tmp_path):
@@ -110,10 +110,10 @@ def test_a_file_that_would_run_something_is_refused(comdefend, tmp_path):
     held[0] = Harmful()
     np.save(comdefend[1][0], held, allow_pickle=True)
     with pytest.raises(WeightsError, match="asks for"):
-        checkpoints.purifier("comdefend", comdefend[1])
+        authors.purifier("comdefend", comdefend[1])
     torch.save(Harmful(), tmp_path / "harmful.pth")
     with pytest.raises(WeightsError, match="not the weights"):
-        checkpoints.purifier("nrp", tmp_path / "harmful.pth")
+        authors.purifier("nrp", tmp_path / "harmful.pth")
     assert not (tmp_path / "written").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_named(kind, content, tmp_path):
     file = tmp_path / "published.pth"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
     with pytest.raises(WeightsError, match="published.pth: not the weights of the published"):
-        checkpoints.noise_trained(file) if kind == "rs" else checkpoints.purifier(kind, file)
+        authors.noise_trained(file) if kind == "rs" else authors.purifier(kind, file)
 
 
 def test_any_flipped_byte_of_a_file_is_an_error_with_its_name_or_changes_numbers_alone(nrp):
@@ -155,7 +155,7 @@ def test_any_flipped_byte_of_a_file_is_an_error_with_its_name_or_changes_numbers
     for at in generator.integers(0, len(whole), 60):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            found = checkpoints.purifier("nrp", file)
+            found = authors.purifier("nrp", file)
         except WeightsError as error:
             assert "NRP.pth" in str(error)
         else:
@@ -168,7 +168,7 @@ def test_weights_that_are_not_finite_are_refused(nrp, value):
     net.conv_first.weight.data[0, 0, 0, 0] = value
     torch.save(net.state_dict(), file)
     with pytest.raises(WeightsError, match="NRP.pth: .*conv_first.weight holds numbers that are not finite"):
-        checkpoints.purifier("nrp", file)
+        authors.purifier("nrp", file)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_damaged_lists_of_arrays_are_named(comdefend, content):
     _, files = comdefend
     files[0].write_bytes(content) if isinstance(content, bytes) else np.save(files[0], content, allow_pickle=True)
     with pytest.raises(WeightsError, match="enc20_0.0001.npy.*: not the weights"):
-        checkpoints.purifier("comdefend", files)
+        authors.purifier("comdefend", files)
 
 
 def test_arrays_of_whole_numbers_are_no_weights(comdefend):
@@ -187,17 +187,17 @@ def test_arrays_of_whole_numbers_are_no_weights(comdefend):
     whole[0] = np.zeros(whole[0].shape, np.int8)
     np.save(files[0], whole, allow_pickle=True)
     with pytest.raises(WeightsError, match="torch.int8, expected torch.float32"):
-        checkpoints.purifier("comdefend", files)
+        authors.purifier("comdefend", files)
 
 
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: checkpoints.purifier("nrp", None), "files"),
-        (lambda: checkpoints.purifier("comdefend", ["a", 3]), "files"),
-        (lambda: checkpoints.purifier(None, "a"), "kind"),
-        (lambda: checkpoints.purifier("nrp", "a", 3), "sha256"),
-        (lambda: checkpoints.noise_trained(None), "files"),
+        (lambda: authors.purifier("nrp", None), "files"),
+        (lambda: authors.purifier("comdefend", ["a", 3]), "files"),
+        (lambda: authors.purifier(None, "a"), "kind"),
+        (lambda: authors.purifier("nrp", "a", 3), "sha256"),
+        (lambda: authors.noise_trained(None), "files"),
     ],
 )
 def test_what_is_no_path_is_refused_by_name(call, named):

@@ -9,7 +9,8 @@ import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import InputDiversity, checks
+from advlib import InputDiversity
+from advlib.core import checks
 
 MESSAGES = {
     "eps=9: expected a finite number of at least 0 and at most 1, in [0, 1] units": (

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 import jupytext
 import pytest
 
-from advlib import chapters, course
-from advlib.models import available
-from advlib.paths import NOTEBOOKS
+from advlib.bench import chapters
+from advlib.files.paths import NOTEBOOKS
+from advlib.press import course
+from advlib.zoo.models import available
 
 SHEETS = chapters.sources(course.SOLUTIONS)
 pytestmark = pytest.mark.skipif("shapes/resnet" not in available(), reason="no weights for shapes: run notebook A1")

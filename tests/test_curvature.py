@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import curvature, datasets
+from advlib import curvature
 from advlib.curvature import (
     approximation_ratio,
     filter_normalized,
@@ -22,6 +22,7 @@ from advlib.curvature import (
     top_eigenvalue,
     value,
 )
+from advlib.zoo import datasets
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from conftest import needs_data
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from advlib import datasets, shapes
-from advlib.datasets import DataError
+from advlib.zoo import datasets, shapes
+from advlib.zoo.datasets import DataError
 
 COMPATIBLE = ("imagenet_compatible/images.csv",)
 

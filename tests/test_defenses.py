@@ -11,9 +11,12 @@ from scipy import fft, stats
 from torch import nn
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from advlib import attacks, defenses, evaluation
-from advlib.datasets import Images
-from advlib.defenses import (
+from advlib import attacks
+from advlib.bench import evaluation
+from advlib.core.draws import Draw, content
+from advlib.core.surrogate import Normalized
+from advlib.defenses import transformations
+from advlib.defenses.transformations import (
     ABSTAIN,
     JPEG,
     BitReduction,
@@ -22,8 +25,7 @@ from advlib.defenses import (
     RandomizedSmoothing,
     RandomResizePad,
 )
-from advlib.draws import Draw, content
-from advlib.models import Normalized
+from advlib.zoo.datasets import Images
 
 SINGLE = [BitReduction(), JPEG(), FeatureDistillation(), RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
 RANDOM = [RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
@@ -344,11 +346,13 @@ def test_nips_r3_shows_its_networks_images_that_are_little_changed():
 
 def test_warp_by_a_quarter_turn_is_rot90():
     x = grid_images(2, 8, 8)
-    quarter = defenses._rotation(torch.full((2,), torch.pi / 2))
-    out = defenses._warped(x, quarter, torch.zeros(2, 2, 1), "bilinear")
+    quarter = transformations._rotation(torch.full((2,), torch.pi / 2))
+    out = transformations._warped(x, quarter, torch.zeros(2, 2, 1), "bilinear")
     assert torch.allclose(out, x.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(out, x.rot90(-1, (2, 3)), atol=1e-5)
     one = torch.eye(2).expand(2, 2, 2)
-    down = defenses._warped(x, one, torch.tensor([[[0.25], [0.0]]]).expand(2, 2, 1), "nearest")  # one pixel of eight
+    down = transformations._warped(
+        x, one, torch.tensor([[[0.25], [0.0]]]).expand(2, 2, 1), "nearest"
+    )  # one pixel of eight
     assert torch.allclose(down[:, :, :-1], x[:, :, 1:], atol=1e-6) and (down[:, :, -1] == 0.5).all()
 
 
@@ -395,7 +399,7 @@ def test_bad_options_are_refused_by_name(make, named, value):
         (lambda: JPEG()(tiny_model(), 1.5), "seed"),
         (lambda: JPEG()(None), "model"),
         (lambda: JPEG()(nn.ReLU), "model"),
-        (lambda: defenses.Defended(None, tiny_model()), "defence"),
+        (lambda: transformations.Defended(None, tiny_model()), "defence"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(make, named):

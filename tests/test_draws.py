@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from advlib.draws import Draw, mix
+from advlib.core.draws import Draw, mix
 
 INDEX = torch.arange(4096)
 

@@ -10,10 +10,11 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import RandomErasure, accelerate, attacks, ensemble, linear_backward
-from advlib.datasets import Images
-from advlib.evaluation import Cushioned, described, matrix, predictions, success_rates
-from advlib.progress import Progress
-from advlib.results import ResultTable, wilson
+from advlib.bench.evaluation import OnNetwork, described, matrix, predictions, success_rates
+from advlib.bench.progress import Progress
+from advlib.bench.results import ResultTable
+from advlib.core.intervals import wilson
+from advlib.zoo.datasets import Images
 
 
 class Lookup(nn.Module):
@@ -134,12 +135,11 @@ def relabelled(data, network):
     return replace(data, labels=predictions(network, data))
 
 
-@pytest.mark.parametrize("accelerate", [True, torch.bfloat16])
-def test_passes_of_an_accelerated_attack_are_counted(small, accelerate):
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_passes_of_an_accelerated_attack_are_counted(small, dtype):
     f = tiny_model()
-    rows = success_rates(
-        {"mi": partial(attacks.mi_fgsm, steps=4, accelerate=accelerate)}, {"f": f}, {"f": f}, small, [4]
-    )
+    fast = {"f": accelerate(f, dtype=dtype)}
+    rows = success_rates({"mi": partial(attacks.mi_fgsm, steps=4)}, fast, {"f": f}, small, [4])
     assert set(rows.passes) == {4}
 
 
@@ -252,7 +252,7 @@ def test_slow_progress_speaks_in_between(capsys, monkeypatch):
 
 def test_a_cushioned_attack_runs_on_its_network_and_stands_under_the_surrogate(small, tmp_path):
     f, other = tiny_model(), tiny_model(1)
-    attacks_of = {"PGD": attacks.pgd, "PGD+other": partial(Cushioned(attacks.pgd, other), steps=3)}
+    attacks_of = {"PGD": attacks.pgd, "PGD+other": partial(OnNetwork(attacks.pgd, other), steps=3)}
     rows = success_rates(attacks_of, {"f": f}, {"f": f, "other": other}, small, [16])
     directly = success_rates(
         {"PGD": partial(attacks.pgd, steps=3)}, {"other": other}, {"f": f, "other": other}, small, [16]
@@ -263,10 +263,10 @@ def test_a_cushioned_attack_runs_on_its_network_and_stands_under_the_surrogate(s
 
 
 def test_the_description_of_a_cushioned_attack_changes_with_its_network():
-    one, same, other = (described(Cushioned(attacks.pgd, tiny_model(seed))) for seed in (0, 0, 1))
-    linear = described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.2")))
+    one, same, other = (described(OnNetwork(attacks.pgd, tiny_model(seed))) for seed in (0, 0, 1))
+    linear = described(OnNetwork(attacks.pgd, linear_backward(tiny_model(), "net.2")))
     assert one == same and len({one, other, linear}) == 3
-    assert linear != described(Cushioned(attacks.pgd, linear_backward(tiny_model(), "net.5")))
+    assert linear != described(OnNetwork(attacks.pgd, linear_backward(tiny_model(), "net.5")))
 
 
 # --- what is believed ------------------------------------------------------------------------------------------------

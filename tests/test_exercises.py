@@ -12,8 +12,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from advlib import chapters, course
-from advlib.models import available
+from advlib.bench import chapters
+from advlib.press import course
+from advlib.zoo.models import available
 
 ANSWERS = Path(__file__).parent / "answers"
 SHEETS = {path.stem: path for path in chapters.sources(course.SOLUTIONS)}

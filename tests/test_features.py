@@ -6,7 +6,7 @@ from conftest import grid_images
 from torch import nn
 
 from advlib import attacks
-from advlib.features import features, guide, ila_plus_plus
+from advlib.layers import features, guide, ila_plus_plus
 
 LAYER, EPS = "net.2", 8 / 255
 

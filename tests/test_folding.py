@@ -11,8 +11,9 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import fx, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from advlib import accelerate, folding
-from advlib.evaluation import counting
+from advlib import accelerate
+from advlib.bench.evaluation import counting
+from advlib.zoo import folding
 
 
 def noisy(net, seed=0):

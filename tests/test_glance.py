@@ -2,7 +2,10 @@
 
 import pytest
 
-from advlib import compared, glance, results, secured
+from advlib.bench import claims, results
+from advlib.core import intervals, published
+from advlib.defenses import secured
+from advlib.press import readme
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def committed(tmp_path, monkeypatch):
 
 def test_nothing_committed_is_said(committed):
     committed("2.1", [("resnet", "MI-FGSM", "vgg", 8, 100)], dataset="shapes")
-    assert "No cifar10 run that compares with the thesis is committed yet" in glance.markdown()
+    assert "No cifar10 run that compares with the thesis is committed yet" in readme.markdown()
 
 
 def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(committed):
@@ -31,20 +34,20 @@ def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(
         committed(
             "2.1", [("resnet", attack, t, 8, k) for t, k in zip(("resnet", "vgg", "wrn"), successes, strict=True)]
         )
-    low, high = results.newcombe(110, 200, 90, 200)
-    printed = results.published("2.1").query("not target.str.contains('ens')")
+    low, high = intervals.newcombe(110, 200, 90, 200)
+    printed = published.table("2.1").query("not target.str.contains('ens')")
     old, new = results.black_box(printed).value[["MI-FGSM", "EM-FGSM"]]
     row = (
         "| 2.1, one source | success on undefended targets (%), 8/255 | MI-FGSM → EM-FGSM "
         f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
     )
-    assert row in glance.markdown().splitlines()
+    assert row in readme.markdown().splitlines()
 
 
 def test_members_of_the_ensemble_are_white_box_and_the_budget_is_the_nearest(committed):
     cells = [("vgg-ens3", 16, 180), ("resnet", 8, 200), ("vgg-ens3", 8, 60)]
     committed("2.3", [("resnet+wrn", a, t, eps, k) for a in ("MI-FGSM", "EM-FGSM") for t, eps, k in cells])
-    row = glance.markdown().splitlines()[2]
+    row = readme.markdown().splitlines()[2]
     assert row.startswith("| 2.3, ensemble source | success on adversarially trained targets (%), 8/255 |")
     assert "| 30.0 → 30.0 | +0.0 [" in row
 
@@ -54,30 +57,30 @@ def test_kinds_of_target_stand_apart_and_those_that_print_or_run_lacks_are_left_
     cells = [(a, t, k) for a in ("MI-FGSM", "EM-FGSM") for t, k in (("vgg", 100), ("vgg-pgd", 20), ("wrn", 140))]
     committed("2.1", [("resnet", a, t, 8, k) for a, t, k in cells])
     committed("2.3", [("resnet+densenet", a, "vgg", 8, 100) for a in ("MI-FGSM", "EM-FGSM")])
-    text = glance.markdown()
+    text = readme.markdown()
     rows = [line for line in text.splitlines() if line.startswith("| 2.")]
     assert [("undefended" in row, "adversarially trained" in row) for row in rows] == [(True, False), (False, True)]
     assert "| 60.0 → 60.0 |" in rows[0] and "| 10.0 → 10.0 |" in rows[1]
-    printed = results.published("2.1").query("target.str.contains('ens')")
+    printed = published.table("2.1").query("target.str.contains('ens')")
     old, new = results.black_box(printed).value[["MI-FGSM", "EM-FGSM"]]
     assert f"| {old:.1f} → {new:.1f} |" in rows[1]
     assert " Table 2.3: no row" in text
 
 
 def test_every_printed_target_is_of_a_kind():
-    kinds = {name: compared.kind(name) for table in compared.ATTACKS for name in results.published(table).target}
+    kinds = {name: claims.kind(name) for table in claims.ATTACKS for name in published.table(table).target}
     trained = {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
-    assert {name for name, kind in kinds.items() if kind == compared.TRAINED} == trained
-    assert {name for name, kind in kinds.items() if kind == compared.DEFENDED} == set(secured.NINE)
-    ours = {name: compared.kind(name) for name in (*secured.OURS[:4], "vgg", "densenet", "resnet20*", "Inc-v3adv")}
-    assert [*ours.values()] == [compared.TRAINED] * 4 + [compared.UNDEFENDED] * 3 + [compared.TRAINED]
+    assert {name for name, kind in kinds.items() if kind == claims.TRAINED} == trained
+    assert {name for name, kind in kinds.items() if kind == claims.DEFENDED} == set(secured.NINE)
+    ours = {name: claims.kind(name) for name in (*secured.OURS[:4], "vgg", "densenet", "resnet20*", "Inc-v3adv")}
+    assert [*ours.values()] == [claims.TRAINED] * 4 + [claims.UNDEFENDED] * 3 + [claims.TRAINED]
 
 
 def test_a_claim_of_which_half_is_measured_and_targets_that_the_thesis_lacks_are_left_out(committed):
     committed("3.3", [("resnet", "DIM+TIM", "JPEG", 16, 100)])
     cells = [(a, t, k) for a in ("MI-Composite", "EM-RE-Composite") for t, k in (("JPEG", 60), ("no defence", 200))]
     committed("2.5", [("resnet", a, t, 16, k) for a, t, k in cells])
-    text = glance.markdown()
+    text = readme.markdown()
     assert "| 3.3" not in text and "16/255 | MI-Composite → EM-RE-Composite |" in text and "| 30.0 → 30.0 |" in text
 
 
@@ -90,7 +93,7 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
             source = f"seed {seed}, 50 images, 4 epochs"
             row = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
             kept.add([row | {"metric": "accuracy", "value": value, "n": 100}])
-    text = glance.markdown()
+    text = readme.markdown()
     (row,) = (line for line in text.splitlines() if line.startswith("| 5.2"))
     assert "3 seeds of a ResNet-8, 50 images, 4 epochs" in text
     half = 4.302653 / 3**0.5  # Student's at two degrees of freedom, of differences of 6, 5 and 4 within a seed
@@ -100,16 +103,16 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
 
 
 def test_every_claim_is_in_print():
-    for table, claims in glance.CLAIMS.items():
-        printed = results.published(table)
+    for table, pairs in readme.CLAIMS.items():
+        printed = published.table(table)
         names = set(printed.attack if "attack" in printed else printed.optimizer)
-        assert all({method, other} <= names for _, method, other in claims), table
+        assert all({method, other} <= names for _, method, other in pairs), table
 
 
 def test_only_the_marked_part_of_a_text_changes(committed):
-    text = f"before\n{glance.BEGIN}\nold\n{glance.END}\nafter\n"
-    new = glance.refreshed(text)
+    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    new = readme.refreshed(text)
     assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
-    assert glance.refreshed(new) == new
+    assert readme.refreshed(new) == new
     with pytest.raises(ValueError, match="lacks the marks"):
-        glance.refreshed("no marks")
+        readme.refreshed("no marks")

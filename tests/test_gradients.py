@@ -18,9 +18,9 @@ from advlib import (
     norm_penalty,
     smoothed,
 )
-from advlib.draws import Draw
+from advlib.core.draws import Draw
+from advlib.core.surrogate import members
 from advlib.gradients import Gradient, cycled, integrated, margin, reverse_perturbed
-from advlib.models import members
 
 ERASE, DIVERSE, SCALE = RandomErasure(copies=3), InputDiversity(), ScaleCopies(3)
 

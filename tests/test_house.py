@@ -14,8 +14,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from advlib import chapters, run
-from advlib.paths import NOTEBOOKS, ROOT
+from advlib.bench import chapters
+from advlib.files.paths import NOTEBOOKS, ROOT
+from advlib.press import run
 
 SOURCES = chapters.sources(NOTEBOOKS)
 EXECUTED = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -162,7 +163,7 @@ class Refuse(MetaPathFinder):
 
 sys.meta_path.insert(0, Refuse())
 import advlib as al
-al.chapters, al.report.Experiment, al.results.ResultTable, al.plotting.save
+al.chapters, al.experiment.Experiment, al.results.ResultTable, al.plotting.save
 assert not NOTEBOOKS & set(sys.modules)
 """
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from advlib import datasets, imagenet, recipes, training
-from advlib.datasets import DataError
+from advlib.training import fitting, imagenet, recipes
+from advlib.zoo import datasets
+from advlib.zoo.datasets import DataError
 
 
 def write(path, split, n, classes=10):
@@ -56,16 +57,16 @@ def test_killed_training_goes_on_to_the_same_weights(root, tmp_path, monkeypatch
         return net.state_dict(), history
 
     straight, history = fitted("straight")
-    save = training.State.save
+    save = fitting.State.save
 
     def killed(state, path, rows):
         save(state, path, rows)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.State, "save", killed)
+    monkeypatch.setattr(fitting.State, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         fitted("killed")
-    monkeypatch.setattr(training.State, "save", save)
+    monkeypatch.setattr(fitting.State, "save", save)
     resumed, again = fitted("killed")
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
     assert [r["epoch"] for r in again] == [1, 2] and again[0]["loss"] == history[0]["loss"]
@@ -139,7 +140,7 @@ def test_the_command_says_in_a_line_what_is_missing(root, tmp_path, capsys):
     train = ["train", "--data", str(tmp_path / "nowhere"), *where, "--optimizer", "SGD"]
     assert said(train, capsys).endswith("val: missing; expected a folder of images for every class")
     test = ["test", *files(root), "--out", str(tmp_path / "out")]
-    assert "weights.pt: missing; `python -m advlib.imagenet train`" in said(test, capsys)
+    assert "weights.pt: missing; `python -m advlib.training.imagenet train`" in said(test, capsys)
     (tmp_path / "out").mkdir()
     for content in (b"", b"hello"):
         (tmp_path / "out/weights.pt").write_bytes(content)
@@ -177,13 +178,13 @@ def test_the_command_on_two_processes(root, tmp_path, local):
     """The chapter's command, on a ResNet-50 of 32 pixels."""
     where = ["--data", str(root / "imagenet"), "--model", "ResNet-50", "--out", str(tmp_path)]
     small = ["--size", "32", "--workers", "0"]
-    train = ["-m", "advlib.imagenet", "train", *where, *small, "--optimizer", "CR-SAM"]
+    train = ["-m", "advlib.training.imagenet", "train", *where, *small, "--optimizer", "CR-SAM"]
     train += ["--epochs", "1", "--batch-size", "32", "--lr", "0.01", *local]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*launch, *train], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("epoch 1: loss") == 1  # one process speaks for both
-    tested = [sys.executable, "-m", "advlib.imagenet", "test", *where, *small, "--rendered", str(root / "r")]
+    tested = [sys.executable, "-m", "advlib.training.imagenet", "test", *where, *small, "--rendered", str(root / "r")]
     said = subprocess.run(tested, capture_output=True, text=True, timeout=600, check=True).stdout
     table = pd.read_csv(tmp_path / "table_5_4.csv")
     assert table.dataset.tolist() == ["ImageNet-1k", "ImageNet-R"] and "ImageNet-R" in said

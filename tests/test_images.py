@@ -9,7 +9,7 @@ from conftest import grid_images
 from PIL import Image
 
 from advlib import attacks, save_images
-from advlib.images import to_uint8
+from advlib.zoo.pictures import to_uint8
 
 
 def levels(files):

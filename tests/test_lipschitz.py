@@ -6,9 +6,9 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import lipschitz
+from advlib.core.norms import l2_norm
 from advlib.gradients import cross_entropy
 from advlib.lipschitz import local_lipschitz, lrs1, lrs2, lrs_f, point, unit_direction
-from advlib.norms import l2_norm
 
 N = 3 * 8 * 8
 

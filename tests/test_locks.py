@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from advlib import locks
-from advlib.paths import ROOT
+from advlib.files import locks
+from advlib.files.paths import ROOT
 
 HOLD = """
 import sys

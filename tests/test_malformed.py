@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from malformed import DATA, WRONG, F, G, X, Y
 
 import advlib as al
-from advlib import attacks, checks, gradients
-from advlib.evaluation import predictions, success_rates
-from advlib.features import features, ila_plus_plus
+from advlib import attacks, gradients
+from advlib.bench.evaluation import predictions, success_rates
+from advlib.core import checks
+from advlib.layers import features, ila_plus_plus
 
 EXAMPLES = 1500
 DRAW = al.draws.Draw(0, torch.arange(3))
@@ -223,8 +224,8 @@ CALLS = {
     "datasets.load": Call(
         al.datasets.load, "name:dataset split:word n:optional-count size:side download:flag", {"name": "shapes", "n": 2}
     ),
-    "to_uint8": Call(al.images.to_uint8, "adv:pool x:pool eps:share", {"adv": X, "x": X, "eps": 0.1}),
-    "wilson": Call(al.results.wilson, "successes:counts n:count level:level", {"successes": 3, "n": 10}),
+    "to_uint8": Call(al.pictures.to_uint8, "adv:pool x:pool eps:share", {"adv": X, "x": X, "eps": 0.1}),
+    "wilson": Call(al.intervals.wilson, "successes:counts n:count level:level", {"successes": 3, "n": 10}),
     "predictions": Call(predictions, "model:model data:data batch_size:count", {"model": F, "data": DATA}, NAMES),
     "success_rates": Call(
         success_rates,

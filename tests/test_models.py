@@ -12,10 +12,12 @@ from conftest import grid_images, needs_data, tiny_model
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from advlib import accelerate, attacks, datasets, ensemble, models
-from advlib.models import WeightsError
-from advlib.nets import FAMILIES, resnext
-from advlib.training import accuracy
+from advlib import accelerate, attacks, ensemble
+from advlib.core import surrogate
+from advlib.training.fitting import accuracy
+from advlib.zoo import datasets, models, weights
+from advlib.zoo.nets import FAMILIES, resnext
+from advlib.zoo.weights import WeightsError
 
 FULL = {  # parameters at full size
     "resnet": 11.17e6,
@@ -107,19 +109,19 @@ def test_created_net_depends_on_the_seed_alone_and_leaves_the_global_generator_a
 
 
 def test_normalised_model_wants_images_in_zero_to_one():
-    model = models.Normalized(nn.Identity(), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
+    model = surrogate.Normalized(nn.Identity(), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
     x = torch.tensor([0.3, 0.2, 0.6]).view(1, 3, 1, 1)
     assert torch.allclose(model(x).flatten(), torch.tensor([1.0, -1.0, 0.0]), atol=1e-6)
 
 
 def test_normalised_model_resizes_to_the_side_its_net_wants():
-    model = models.Normalized(nn.Identity(), (0, 0, 0), (1, 1, 1), size=6)
+    model = surrogate.Normalized(nn.Identity(), (0, 0, 0), (1, 1, 1), size=6)
     assert model(grid_images(2, 8, 8)).shape == (2, 3, 6, 6)
     assert torch.equal(model(grid_images(2, 6, 6)), grid_images(2, 6, 6))
 
 
 def test_normalised_model_takes_grey_images():
-    model = models.Normalized(nn.Identity(), (0.25,), (0.5,))
+    model = surrogate.Normalized(nn.Identity(), (0.25,), (0.5,))
     assert torch.equal(model(torch.full((2, 1, 4, 4), 0.75)), torch.ones(2, 1, 4, 4))
 
 
@@ -145,7 +147,7 @@ def test_images_of_other_channels_are_refused_and_not_repeated(shape, model):
 )
 def test_normalisation_that_is_none_is_refused_by_name(options, named):
     with pytest.raises((TypeError, ValueError), match=named):
-        models.Normalized(**{"net": nn.Identity(), "mean": (0, 0, 0), "std": (1, 1, 1), **options})
+        surrogate.Normalized(**{"net": nn.Identity(), "mean": (0, 0, 0), "std": (1, 1, 1), **options})
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def test_no_network_is_an_error_that_names_the_model(monkeypatch):
 def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     model = noisy(models.create("vgg", dataset="shapes", seed=5))
-    models.save_weights("shapes/vgg", model, {"accuracy": 0.9, "n": 10}, tmp_path)
+    weights.save_weights("shapes/vgg", model, {"accuracy": 0.9, "n": 10}, tmp_path)
     return model, tmp_path / "shapes" / "vgg.safetensors"
 
 
@@ -271,7 +273,7 @@ def test_saved_weights_come_back_in_half_precision(saved):
 
 def test_manifest_lists_checksum_and_facts_and_keeps_other_entries(saved):
     model, file = saved
-    models.save_weights("shapes/other", tiny_model(), {"accuracy": 0.1}, file.parent.parent)
+    weights.save_weights("shapes/other", tiny_model(), {"accuracy": 0.1}, file.parent.parent)
     manifest = json.loads((file.parent.parent / "manifest.json").read_text())
     assert set(manifest) == {"shapes/vgg", "shapes/other"} and len(manifest["shapes/vgg"]["sha256"]) == 64
     assert manifest["shapes/vgg"]["accuracy"] == 0.9 and manifest["shapes/vgg"]["bytes"] == file.stat().st_size
@@ -359,25 +361,25 @@ def test_weights_outside_the_folder_are_not_read(saved, tmp_path, absolute):
 def test_what_is_damaged_is_listed_by_name(saved):
     model, file = saved
     folder = file.parent.parent
-    models.save_weights("shapes/other", model, {}, folder)
-    assert models.damaged(folder) == {} == models.damaged(folder / "nothing")
+    weights.save_weights("shapes/other", model, {}, folder)
+    assert weights.damaged(folder) == {} == weights.damaged(folder / "nothing")
     file.write_bytes(b"abc")
-    found = models.damaged(folder)
+    found = weights.damaged(folder)
     assert list(found) == ["shapes/vgg"] and "vgg.safetensors: sha256" in found["shapes/vgg"]
     (folder / "manifest.json").write_text("{")
-    assert list(models.damaged(folder)) == ["manifest.json"]
+    assert list(weights.damaged(folder)) == ["manifest.json"]
 
 
 @pytest.mark.skipif(not models.available(), reason="data/weights is empty: run notebook A1")
 def test_the_weights_of_this_book_are_whole():
-    assert models.damaged() == {}
+    assert weights.damaged() == {}
 
 
 @pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "", ".", "..", "a\0b", None, 3])
 def test_weights_are_saved_inside_the_folder_alone(name, tmp_path):
     folder = tmp_path / "weights"
     with pytest.raises((TypeError, ValueError), match="name"):
-        models.save_weights(name, tiny_model(), {}, folder)
+        weights.save_weights(name, tiny_model(), {}, folder)
     assert not list(tmp_path.rglob("*"))
 
 
@@ -386,13 +388,13 @@ def test_weights_that_are_not_finite_in_half_precision_are_not_saved(value, tmp_
     model = tiny_model()
     model.net[5].weight.data[0, 0] = value
     with pytest.raises(ValueError, match="model: 5.weight holds numbers that are not finite"):
-        models.save_weights("shapes/vgg", model, {}, tmp_path)
+        weights.save_weights("shapes/vgg", model, {}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_facts_that_are_no_json_leave_no_weights_behind(tmp_path):
     with pytest.raises(TypeError):
-        models.save_weights("shapes/vgg", tiny_model(), {"recipe": object()}, tmp_path)
+        weights.save_weights("shapes/vgg", tiny_model(), {"recipe": object()}, tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.name[0] != "."]
 
 
@@ -438,7 +440,7 @@ def test_a_converted_file_that_fits_is_loaded(tmp_path, monkeypatch):
     net = timm.create_model("test_resnet")
     torch.save(net.state_dict(), tmp_path / "Inc-v3ens4.pth")
     (found,) = models.converted(tmp_path).items()
-    assert found[0] == "Inc-v3ens4" and models.digest(found[1].net) == models.digest(net)
+    assert found[0] == "Inc-v3ens4" and weights.digest(found[1].net) == weights.digest(net)
     assert models.converted("") == {}
     with pytest.raises(ValueError, match="checkpoints=.*no such folder"):
         models.converted(tmp_path / "nothing")
@@ -494,7 +496,7 @@ def test_attacks_in_inference_mode_are_those_outside(model, x, y):
     wanted = attacks.mi_fgsm(model, x, y, eps=8 / 255, steps=2)
     with torch.inference_mode():
         found = attacks.mi_fgsm(model, x, y, eps=8 / 255, steps=2)
-        with models.frozen([model]):
+        with surrogate.frozen([model]):
             assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
         assert torch.is_inference_mode_enabled()
     assert torch.equal(found, wanted)
@@ -504,7 +506,7 @@ def test_attacks_in_inference_mode_are_those_outside(model, x, y):
 def test_a_model_made_in_inference_mode_still_answers(x):
     with torch.inference_mode():
         model = tiny_model()
-        with models.frozen([model]):
+        with surrogate.frozen([model]):
             logits = model(x)
     assert torch.equal(logits, tiny_model()(x))
 
@@ -515,7 +517,7 @@ def test_frozen_restores_modes_gradients_and_memory(model):
     model.net[0].weight.requires_grad_(False)
     before = [(m.training for m in model.modules()), [(p.requires_grad, p.data_ptr()) for p in model.parameters()]]
     modes = list(before[0])
-    with pytest.raises(RuntimeError, match="inside"), models.frozen([model, lambda x: x, model]):
+    with pytest.raises(RuntimeError, match="inside"), surrogate.frozen([model, lambda x: x, model]):
         assert not any(m.training for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
         raise RuntimeError("inside")
     assert [m.training for m in model.modules()] == modes
@@ -551,7 +553,7 @@ def test_folding_leaves_the_original_alone(model, x):
 def test_ensemble_is_accelerated_member_by_member(x):
     both = ensemble([tiny_model(0), tiny_model(1)])
     fast = accelerate(both)
-    assert models.members(fast) == 2 and torch.allclose(fast(x), both(x), atol=1e-4)
+    assert surrogate.members(fast) == 2 and torch.allclose(fast(x), both(x), atol=1e-4)
 
 
 def test_bfloat16_is_close_and_gives_float32(model, x):
@@ -594,7 +596,7 @@ def test_witness_loads_and_gives_finite_logits(name):
 def test_a_digest_changes_with_weights_normalisation_and_defence_and_with_nothing_else():
     import copy
 
-    from advlib.defenses import BitReduction
+    from advlib.defenses.transformations import BitReduction
 
     model = tiny_model()
     same, other, seen, kept = (copy.deepcopy(model) for _ in range(4))
@@ -603,13 +605,13 @@ def test_a_digest_changes_with_weights_normalisation_and_defence_and_with_nothin
         seen.mean += 0.1
     kept.net[1].running_mean += 0.1
     guards = [BitReduction(4)(model), BitReduction(5)(model), BitReduction(4)(model, seed=1)]
-    digests = [models.digest(m) for m in (model, other, seen, kept, *guards)]
-    assert models.digest(same) == digests[0] and len(set(digests)) == len(digests)
+    digests = [weights.digest(m) for m in (model, other, seen, kept, *guards)]
+    assert weights.digest(same) == digests[0] and len(set(digests)) == len(digests)
 
 
 @pytest.mark.parametrize("wrong", [None, "model", lambda x: x, nn.Linear])
 def test_a_digest_of_what_is_no_module_is_refused(wrong):
     with pytest.raises(TypeError, match="model"):
-        models.digest(wrong)
+        weights.digest(wrong)
     with pytest.raises(ValueError, match="model: weight is on the device meta"):
-        models.digest(nn.Linear(2, 2, device="meta"))
+        weights.digest(nn.Linear(2, 2, device="meta"))

@@ -8,9 +8,9 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import GNP, RandomErasure, attack, attacks, gradient, norm_penalty, smoothed
-from advlib.draws import Draw
+from advlib.core.draws import Draw
+from advlib.core.norms import NORMS, l2_norm
 from advlib.gradients import Gradient, cross_entropy
-from advlib.norms import NORMS, l2_norm
 
 
 @pytest.fixture

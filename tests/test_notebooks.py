@@ -9,8 +9,11 @@ import nbformat
 import pytest
 import torch
 
-from advlib import chapters, datasets, models, nets, paths, secured, trainees
-from advlib.datasets import Images
+from advlib.bench import chapters, trainees
+from advlib.defenses import secured
+from advlib.files import paths
+from advlib.zoo import datasets, models, nets, registry, weights
+from advlib.zoo.datasets import Images
 
 SOURCES = {chapters.number(source): source for source in chapters.sources(paths.NOTEBOOKS)}
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
@@ -48,9 +51,9 @@ def test_a_chapter_trains_anew_what_it_is_asked_to_and_says_so(number, net, opti
     old.write_bytes(b"an earlier training, which would be an error if it were taken up")
     done = run(number, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    entry = models.manifest(tmp_path / "weights" / number)[f"shapes/{net}"]
+    entry = weights.manifest(tmp_path / "weights" / number)[f"shapes/{net}"]
     assert (entry["trained_on"], entry["n"], entry["recipe"]["epochs"]) == (trainees.TRIAL, trainees.TRIAL, 1)
-    state = models.read_weights(tmp_path / "weights" / number / entry["file"], entry["sha256"])
+    state = weights.read_weights(tmp_path / "weights" / number / entry["file"], entry["sha256"])
     assert all(value.isfinite().all() for value in state.values())
     said = re.search(r"trained now: (.*) \(a trial.*\| there already: (.*)", printed(number, tmp_path))
     assert net in said[1].split(", ") and net not in said[2].split(", ")
@@ -100,8 +103,8 @@ def test_nets_of_another_seed_stay_beside_those_that_chapters_load(tmp_path, mon
     [
         ("A1", "families", nets.FAMILIES),
         ("A2", "retrain", secured.OURS),
-        ("04", "retrain", models.TUNED),
-        ("06", "retrain", models.FLAT),
+        ("04", "retrain", registry.TUNED),
+        ("06", "retrain", registry.FLAT),
     ],
 )
 def test_what_may_be_trained_is_what_there_is(number, parameter, known):
@@ -157,5 +160,5 @@ def test_a_split_leaves_no_part_empty(n):
 def test_networks_that_are_missing_are_named_before_they_are_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("ADVLIB_DATA", str(tmp_path))
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    with pytest.raises(models.WeightsError, match=r"imagenet: 0 network.*squeezenet1_0.safetensors.*set ADVLIB_DATA"):
+    with pytest.raises(weights.WeightsError, match=r"imagenet: 0 network.*squeezenet1_0.safetensors.*set ADVLIB_DATA"):
         models.zoo("imagenet")

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import attacks, lipschitz, objectives
-from advlib.draws import Draw
-from advlib.models import Normalized
-from advlib.objectives import (
+from advlib import attacks, lipschitz
+from advlib.core.draws import Draw
+from advlib.core.surrogate import Normalized
+from advlib.training import objectives
+from advlib.training.fitting import Recipe
+from advlib.training.objectives import (
     Adversarial,
     Classification,
     Compression,
@@ -21,8 +23,7 @@ from advlib.objectives import (
     NoisyClassification,
     SelfSupervisedPurification,
 )
-from advlib.purifiers import CompressionPair, Critic, DenoisingUNet, NRPNet, Purified
-from advlib.training import Recipe
+from advlib.zoo.purifiers import CompressionPair, Critic, DenoisingUNet, NRPNet, Purified
 
 
 @pytest.fixture

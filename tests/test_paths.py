@@ -7,8 +7,8 @@ from errno import EROFS
 
 import pytest
 
-from advlib import paths
-from advlib.paths import replacing
+from advlib.files import paths
+from advlib.files.paths import replacing
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path):

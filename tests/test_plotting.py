@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from advlib import plotting
-from advlib.chapters import Run
+from advlib.bench import plotting
+from advlib.bench.chapters import Run
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

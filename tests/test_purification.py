@@ -5,9 +5,12 @@ import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import attacks, datasets, models, objectives, purification, recipes, training
-from advlib.models import WeightsError
-from advlib.purification import PURIFIERS, Purification
+from advlib import attacks
+from advlib.defenses import purification
+from advlib.defenses.purification import PURIFIERS, Purification
+from advlib.training import fitting, objectives, recipes
+from advlib.zoo import datasets, models, registry, weights
+from advlib.zoo.weights import WeightsError
 
 KINDS = list(PURIFIERS)
 
@@ -31,7 +34,7 @@ def test_trained_is_loaded(kind, small):
     assert type(recipe.objective).__name__ in facts["recipe"]["objective"]
     data = datasets.load("shapes", "test", n=32)
     behind = defence(models.load("shapes/vgg"))
-    assert training.accuracy(behind, data) == pytest.approx(facts["accuracy"], abs=0.07)  # weights are in fp16
+    assert fitting.accuracy(behind, data) == pytest.approx(facts["accuracy"], abs=0.07)  # weights are in fp16
     assert defence.purified(data.x, None).min() >= 0 and defence.purified(data.x, None).max() <= 1
 
 
@@ -57,10 +60,10 @@ def test_missing_and_unknown_names(small):
 
 
 def test_damaged_weights_are_named(small):
-    models.save_weights("shapes/nrp", PURIFIERS["hgd"](), {}, small)
+    weights.save_weights("shapes/nrp", PURIFIERS["hgd"](), {}, small)
     with pytest.raises(WeightsError, match="nrp.safetensors: weights of another network"):
         purification.load("shapes/nrp")
-    models.save_weights("shapes/nrp", PURIFIERS["nrp"](), {}, small)
+    weights.save_weights("shapes/nrp", PURIFIERS["nrp"](), {}, small)
     assert not purification.load("shapes/nrp").net.training
     (small / "shapes" / "nrp.safetensors").write_bytes(b"abc")
     with pytest.raises(WeightsError, match="nrp.safetensors: sha256"):
@@ -91,7 +94,7 @@ def test_predicting_leaves_the_purifier_as_it_is(kind):
 
 def test_hardened_nets_have_names_recipes_and_an_error_that_says_who_trains_them(monkeypatch):
     monkeypatch.setattr(models, "manifest", lambda folder: {})
-    for variant in models.HARDENED:
+    for variant in registry.HARDENED:
         with pytest.raises(WeightsError, match="run A2 --dataset shapes"):
             models.load(f"shapes/vgg-{variant}")
         assert recipes.recipe_for(f"shapes/vgg-{variant}").objective != objectives.Classification()

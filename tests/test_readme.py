@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from advlib import chapters, glance
-from advlib.cli import _parser
-from advlib.models import available
-from advlib.paths import ROOT
-from advlib.run import parse_value
+from advlib.bench import chapters
+from advlib.files.paths import ROOT
+from advlib.press import readme
+from advlib.press.cli import _parser
+from advlib.press.run import parse_value
+from advlib.zoo.models import available
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -57,4 +58,4 @@ def test_commands_of_the_environment_come_after_it_is_entered():
 
 
 def test_results_at_a_glance_are_the_committed_ones():
-    assert glance.refreshed(README) == README, "write them anew: python -m advlib glance"
+    assert readme.refreshed(README) == README, "write them anew: python -m advlib glance"

@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from advlib import attacks, defenses, report, results
-from advlib.chapters import Run
-from advlib.datasets import Images
-from advlib.evaluation import predictions
+from advlib import attacks
+from advlib.bench import experiment, results
+from advlib.bench.chapters import Run
+from advlib.bench.evaluation import predictions
+from advlib.core import published
+from advlib.defenses import transformations
+from advlib.zoo.datasets import Images
 
 
 @pytest.fixture
@@ -19,13 +22,13 @@ def book(tmp_path):
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), tuple("abcdefghij"), "shapes", "test")
     images = Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
-    return report.Experiment(Run("02", tmp_path), "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
+    return experiment.Experiment(Run("02", tmp_path), "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
 
 
 @pytest.fixture
 def shown(monkeypatch):
     things = []
-    monkeypatch.setattr(report, "_show", things.append)
+    monkeypatch.setattr(experiment, "_show", things.append)
     return things
 
 
@@ -40,7 +43,7 @@ def test_measure_writes_the_table_and_resumes(book):
 
 
 def test_accuracy_of_every_model_with_abstentions(book):
-    guarded = defenses.RandomizedSmoothing(sigma=0.25, n=20)(tiny_model(), seed=0)
+    guarded = transformations.RandomizedSmoothing(sigma=0.25, n=20)(tiny_model(), seed=0)
     book = replace(book, models={"resnet": book.models["resnet"], "RS": guarded})
     rows = book.accuracy("A2.1", book.images)
     assert list(zip(rows.target, rows.metric, strict=True)) == [
@@ -96,7 +99,7 @@ def test_beside_pairs_each_budget_of_ours_with_the_nearest_printed_one(book, sho
     book.beside("3.1", book.measure("3.1", attack, book.models))
     assert ["4/255" in shown[0].data, "3/255" in shown[0].data] == [True, True]
     assert ["(8/255" in shown[2].data, " 8/255)" in shown[2].data] == [True, True] and len(shown) == 4
-    rows = results.published("3.1").query("attack == 'I-FGSM' and eps_255 == 4 and white_box")
+    rows = published.table("3.1").query("attack == 'I-FGSM' and eps_255 == 4 and white_box")
     assert shown[1].paper.tolist() == [rows.value.item()] and shown[1].n.item() == 4
 
 
@@ -164,7 +167,7 @@ def test_committed_shows_the_largest_scale(book, shown, monkeypatch):
 
 
 def test_verdicts_counts_the_black_box_cases_of_each_run(book):
-    rows = results.published("2.1")
+    rows = published.table("2.1")
     ours = rows[rows.attack.isin(["EM-FGSM", "MI-FGSM"])].assign(n=100, dataset="shapes", scale="smoke")
     swapped = ours.assign(attack=ours.attack.map({"EM-FGSM": "MI-FGSM", "MI-FGSM": "EM-FGSM"}))
     claims = [("2.1", "EM-FGSM", "MI-FGSM"), ("2.1", "EM-FGSM", "NI-FGSM"), ("2.1", "EM-FGSM", "PGD")]

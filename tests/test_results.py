@@ -15,9 +15,11 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 from test_locks import HOLD
 
-from advlib import results
-from advlib.locks import BusyError
-from advlib.paths import ROOT
+from advlib.bench import results
+from advlib.core import intervals, published
+from advlib.files import provenance
+from advlib.files.locks import BusyError
+from advlib.files.paths import ROOT
 
 MEMBERS = {"Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"}
 TARGETS = MEMBERS | {"Inc-v3ens3", "Inc-v3ens4", "IncRes-v2ens1"}
@@ -94,7 +96,7 @@ def cell(attack="MI-FGSM", targets=("vgg", "wrn")):
 
 @pytest.mark.parametrize("table", ROWS)
 def test_published_table_is_whole(table):
-    frame = results.published(table)
+    frame = published.table(table)
     assert len(frame) == ROWS[table] and not frame.duplicated(["source", "attack", "target", "eps_255"]).any()
     assert list(frame) == ["table", "source", "attack", "target", "eps_255", "metric", "value", "white_box", "n"]
     for name, value in {"table": table, "metric": "asr", "n": IMAGES.get(table, IMAGES.get(table[0]))}.items():
@@ -108,18 +110,18 @@ def test_published_table_is_whole(table):
 
 @pytest.mark.parametrize("table, source, attack, target, value", PRINTED)
 def test_published_cell(table, source, attack, target, value):
-    row = results.published(table).query("source == @source and attack == @attack and target == @target")
+    row = published.table(table).query("source == @source and attack == @attack and target == @target")
     assert row["value"].tolist() == [value]
 
 
 @pytest.mark.parametrize("table, attack, target, eps, value", PRINTED_AT)
 def test_published_cell_at_a_budget(table, attack, target, eps, value):
-    row = results.published(table).query("attack == @attack and target == @target and eps_255 == @eps")
+    row = published.table(table).query("attack == @attack and target == @target and eps_255 == @eps")
     assert row["value"].tolist() == [value]
 
 
 def test_printed_averages_match_their_rows():
-    frame = results.published("2.5").pivot(index=["source", "attack"], columns="target", values="value")
+    frame = published.table("2.5").pivot(index=["source", "attack"], columns="target", values="value")
     assert (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs().max() < 0.05
 
 
@@ -127,14 +129,14 @@ def test_printed_averages_match_their_rows():
     ("table", "misprints"), [("3.1", 4), ("3.2", 9), ("4.1", 1), ("4.2", 3), ("4.3", 7), ("4.4", 0)]
 )
 def test_printed_averages_that_miss_their_rows_are_as_many_as_the_readme_lists(table, misprints):
-    frame = results.published(table)
+    frame = published.table(table)
     frame = frame[~frame["white_box"]].pivot(index=["attack", "eps_255"], columns="target", values="value")
     off = (frame.drop(columns="Average").mean(axis=1) - frame["Average"]).abs() > 0.05
     assert off.sum() == misprints
 
 
 def test_published_lipschitz_constants_have_no_budget():
-    frame = results.published("4.5")
+    frame = published.table("4.5")
     assert frame["eps_255"].isna().all() and set(frame["metric"]) == {"local_lipschitz"}
     wide = frame.pivot(index="attack", columns="target", values="value")
     assert wide.loc["original"].tolist() == [5.53, 976.59] and wide.loc["LRS-F"].tolist() == [0.59, 49.64]
@@ -142,21 +144,21 @@ def test_published_lipschitz_constants_have_no_budget():
 
 @pytest.mark.parametrize(("table", "rows"), [("5.1", 176), ("5.2", 66), ("5.3", 86), ("5.4", 48), ("5.5", 12)])
 def test_published_tables_of_chapter_5_are_whole(table, rows):
-    frame = results.published(table)
+    frame = published.table(table)
     names = [c for c in frame if c not in ("value", "std")]
     assert len(frame) == rows and not frame.duplicated(names).any() and (frame["table"] == table).all()
 
 
 def test_printed_crsam_is_first_in_every_legible_case():
     for table in ("5.2", "5.4"):
-        frame = results.published(table)
+        frame = published.table(table)
         cases = [c for c in ("model", "dataset", "augmentation") if c in frame]
         wide = frame.pivot(index=cases, columns="optimizer", values="value")
         assert (wide.drop(columns="CR-SAM").max(axis=1) < wide["CR-SAM"]).all()
 
 
 def test_printed_normalised_trace_is_not_the_quotient_of_its_columns():
-    wide = results.published("5.5").pivot(index="optimizer", columns="metric", values="value")
+    wide = published.table("5.5").pivot(index="optimizer", columns="metric", values="value")
     quotient = (wide["trace"] / wide["gradient_norm"]).round()
     assert quotient.loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1636, 1232, 965]
     assert wide["normalized_trace"].round().loc[["SGD", "SAM", "CR-SAM"]].tolist() == [1675, 1194, 885]
@@ -165,23 +167,23 @@ def test_printed_normalised_trace_is_not_the_quotient_of_its_columns():
 def test_interval_of_a_mean_of_differences_is_students():
     d = np.array([1.0, 2.0, 4.0, 1.5])
     wanted = ttest_1samp(d, 0).confidence_interval(0.95)
-    assert results.paired_mean(d) == pytest.approx((d.mean(), wanted.low, wanted.high))
-    assert results.paired_mean(np.array([3.0])) == (3.0, -math.inf, math.inf)
+    assert intervals.paired_mean(d) == pytest.approx((d.mean(), wanted.low, wanted.high))
+    assert intervals.paired_mean(np.array([3.0])) == (3.0, -math.inf, math.inf)
     for bad in ([], [1.0, math.nan], [[1.0]]):
         with pytest.raises(ValueError, match="differences"):
-            results.paired_mean(np.array(bad))
+            intervals.paired_mean(np.array(bad))
 
 
 def test_unknown_table_names_the_known_ones():
     with pytest.raises(FileNotFoundError, match=r"9\.9.*2\.1.*5\.5"):
-        results.published("9.9")
+        published.table("9.9")
 
 
 @pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 50), (37, 50), (50, 50), (913, 1000)])
 def test_wilson_agrees_with_scipy(k, n):
     for level in (0.9, 0.95):
         want = binomtest(k, n).proportion_ci(level, method="wilson")
-        assert results.wilson(k, n, level) == pytest.approx((100 * want.low, 100 * want.high), abs=1e-10)
+        assert intervals.wilson(k, n, level) == pytest.approx((100 * want.low, 100 * want.high), abs=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -189,23 +191,23 @@ def test_wilson_agrees_with_scipy(k, n):
 )
 def test_wilson_refuses(k, n, level):
     with pytest.raises((TypeError, ValueError), match="^(n|successes|level)="):
-        results.wilson(k, n, level)
+        intervals.wilson(k, n, level)
 
 
 def test_newcombe_worked_example():
     """56/70 against 48/80: Newcombe (1998), Table II, method 10."""
-    assert results.newcombe(56, 70, 48, 80) == pytest.approx((5.24, 33.39), abs=0.005)
-    low, high = results.newcombe(48, 80, 56, 70)
+    assert intervals.newcombe(56, 70, 48, 80) == pytest.approx((5.24, 33.39), abs=0.005)
+    low, high = intervals.newcombe(48, 80, 56, 70)
     assert (low, high) == pytest.approx((-33.39, -5.24), abs=0.005)
 
 
 def test_difference_of_two_rates_is_newcombes():
-    low, high = results.newcombe(56, 70, 48, 80)
+    low, high = intervals.newcombe(56, 70, 48, 80)
     rows = [
-        {"value": 100 * k / n} | dict(zip(("ci_low", "ci_high"), results.wilson(k, n), strict=True))
+        {"value": 100 * k / n} | dict(zip(("ci_low", "ci_high"), intervals.wilson(k, n), strict=True))
         for k, n in ((56, 70), (48, 80))
     ]
-    assert results.difference(*map(pd.Series, rows)) == pytest.approx((20.0, low, high))
+    assert intervals.difference(*map(pd.Series, rows)) == pytest.approx((20.0, low, high))
 
 
 def fourfold(both, first, second, neither):
@@ -222,18 +224,18 @@ def fourfold(both, first, second, neither):
     ],
 )
 def test_paired_difference_worked_examples(table, want):
-    assert results.paired_difference(*fourfold(*table)) == pytest.approx(want, abs=0.01)
+    assert intervals.paired_difference(*fourfold(*table)) == pytest.approx(want, abs=0.01)
 
 
 def test_paired_difference_limits():
     always, never = np.ones(50, bool), np.zeros(50, bool)
-    assert results.paired_difference(always, always)[0] == 0
-    assert results.paired_difference(always, never)[::2] == (100, 100)
+    assert intervals.paired_difference(always, always)[0] == 0
+    assert intervals.paired_difference(always, never)[::2] == (100, 100)
     a, b = fourfold(300, 40, 10, 150)
-    paired = results.paired_difference(a, b)
-    loose = results.newcombe(a.sum(), a.size, b.sum(), b.size)
+    paired = intervals.paired_difference(a, b)
+    loose = intervals.newcombe(a.sum(), a.size, b.sum(), b.size)
     assert loose[0] < paired[1] < paired[0] < paired[2] < loose[1]  # agreement between the attacks narrows it
-    assert results.paired_difference(b, a) == pytest.approx((-paired[0], -paired[2], -paired[1]))
+    assert intervals.paired_difference(b, a) == pytest.approx((-paired[0], -paired[2], -paired[1]))
 
 
 def test_paired_difference_covers():
@@ -242,7 +244,7 @@ def test_paired_difference_covers():
     hits = 0
     for _ in range(500):
         a, b = fourfold(*rng.multinomial(200, [0.5, 0.2, 0.1, 0.2]))
-        _, low, high = results.paired_difference(a, b)
+        _, low, high = intervals.paired_difference(a, b)
         hits += low <= 10 <= high
     assert 465 <= hits <= 488
 
@@ -250,7 +252,7 @@ def test_paired_difference_covers():
 @pytest.mark.parametrize("a, b", [([1, 0], [0, 1]), ([True], [True, False]), ([], []), ([[True]], [[True]])])
 def test_paired_difference_refuses(a, b):
     with pytest.raises(ValueError, match="bool"):
-        results.paired_difference(np.array(a), np.array(b))
+        intervals.paired_difference(np.array(a), np.array(b))
 
 
 def test_killed_run_resumes(path):
@@ -304,10 +306,10 @@ def test_rows_without_a_fingerprint_are_set_aside(path):
 
 
 def test_fingerprint_ignores_order_and_refuses_objects():
-    assert results.fingerprint({"a": 1, "b": 2}) == results.fingerprint({"b": 2, "a": 1})
-    assert results.fingerprint({"a": 1}) != results.fingerprint({"a": 2})
+    assert provenance.fingerprint({"a": 1, "b": 2}) == provenance.fingerprint({"b": 2, "a": 1})
+    assert provenance.fingerprint({"a": 1}) != provenance.fingerprint({"a": 2})
     with pytest.raises(TypeError):
-        results.fingerprint({"model": object()})
+        provenance.fingerprint({"model": object()})
 
 
 def test_failed_write_leaves_the_old_file_and_no_part(path, monkeypatch):
@@ -406,20 +408,20 @@ def test_code_that_changes_numbers_is_in_the_fingerprint(tmp_path):
     """All of the package but what prints or places numbers."""
     package = Path(results.__file__).parent
     shutil.copytree(package, tmp_path / "advlib", ignore=shutil.ignore_patterns("__pycache__"))
-    before = results.code_digest(tmp_path / "advlib")
-    assert before == results.CODE
+    before = provenance.code_digest(tmp_path / "advlib")
+    assert before == provenance.CODE
     modules = [p.relative_to(package).with_suffix("").as_posix() for p in package.rglob("*.py")]
-    assert set(modules) >= results._PRINTING
+    assert set(modules) >= provenance._PRINTING
     for name in modules:
         file = tmp_path / "advlib" / f"{name}.py"
         text = file.read_text(encoding="utf-8")
         file.write_text(text + "# an edit\n", encoding="utf-8")
-        assert (results.code_digest(tmp_path / "advlib") == before) == (name in results._PRINTING), name
+        assert (provenance.code_digest(tmp_path / "advlib") == before) == (name in provenance._PRINTING), name
         file.write_text(text, encoding="utf-8")
-    assert {"sam", "lipschitz", "training", "recipes", "checks", "evaluation"}.isdisjoint(results._PRINTING)
+    assert {"sam", "lipschitz", "training", "recipes", "checks", "evaluation"}.isdisjoint(provenance._PRINTING)
     (tmp_path / "advlib" / "kernels").mkdir()
     (tmp_path / "advlib" / "kernels" / "hash.py").write_text("")
-    assert results.code_digest(tmp_path / "advlib") != before
+    assert provenance.code_digest(tmp_path / "advlib") != before
 
 
 def test_rows_of_other_code_are_set_aside(path, monkeypatch):
@@ -455,7 +457,7 @@ def test_committed(tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_commit_hash(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert results.run_info("cpu")["commit"] == "unknown"
+    assert provenance.run_info("cpu")["commit"] == "unknown"
 
     def git(*words):
         subprocess.run(
@@ -468,16 +470,16 @@ def test_commit_hash(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = results.run_info("cpu")["commit"]
+    clean = provenance.run_info("cpu")["commit"]
     assert 7 <= len(clean) <= 12 and int(clean, 16) >= 0
     (tmp_path / "data" / "results").mkdir(parents=True)
     (tmp_path / "data" / "results" / "table.csv").write_text("a run's own rows")
-    assert results.run_info("cpu")["commit"] == clean
+    assert provenance.run_info("cpu")["commit"] == clean
     (tmp_path / "code.py").write_text("2")
-    assert results.run_info("cpu")["commit"] == clean + "+"
+    assert provenance.run_info("cpu")["commit"] == clean + "+"
     (tmp_path / "inside").mkdir()
     monkeypatch.setattr(results, "ROOT", tmp_path / "inside")
-    assert results.run_info("cpu")["commit"] == "unknown"
+    assert provenance.run_info("cpu")["commit"] == "unknown"
 
 
 def measured(values):
@@ -497,7 +499,7 @@ def test_side_by_side():
         }
     )
     roles = {"a": "Inc-v3", "b": "Inc-v3ens3", "c": "Inc-v4"}
-    both = results.side_by_side(results.published("2.1"), ours, rename=roles)
+    both = results.side_by_side(published.table("2.1"), ours, rename=roles)
     assert list(both) == ["source", "attack", "target", "paper", "ours", "difference", "n", "ci_low", "ci_high"]
     assert list(zip(both["attack"], both["target"], strict=True)) == [
         ("MI-FGSM", "Inc-v3"),
@@ -512,7 +514,7 @@ def test_side_by_side():
 
 def test_wins_of_the_print():
     """Counted by hand from the thesis' rows: EM against MI over the 12 black-box pairs of normally trained networks."""
-    frame = results.published("2.1").query("not white_box and not target.str.contains('ens')")
+    frame = published.table("2.1").query("not white_box and not target.str.contains('ens')")
     row = results.wins(frame, "EM-FGSM", "MI-FGSM")
     assert (row["cases"], row["wins"], row["losses"]) == (12, 12, 0)
     assert 0 < row["clear_wins"] <= 12 and row["clear_losses"] == 0
@@ -547,7 +549,7 @@ def test_white_box_layout_and_averages():
     means = results.averages(frame).set_index("role")
     assert means["value"].to_dict() == {"white-box": 70.0, "black-box": 20.0}
     assert means.loc["white-box", ["n", "pairs"]].tolist() == [10, 2]
-    assert means.loc["black-box", "ci_low"] == pytest.approx(results.wilson(2, 10)[0])
+    assert means.loc["black-box", "ci_low"] == pytest.approx(intervals.wilson(2, 10)[0])
     assert results.black_box(frame)[["value", "n", "pairs"]].loc["A"].tolist() == [20.0, 10, 1]
     with pytest.raises(ValueError, match="choose a metric and an eps_255"):
         results.averages(pd.concat([frame, frame.assign(eps_255=4.0)]))
@@ -555,10 +557,10 @@ def test_white_box_layout_and_averages():
 
 def test_side_by_side_swaps_names_and_refuses_keys_twice():
     ours = measured({("MI-FGSM", "Inc-v3"): 1.0, ("MI-FGSM", "Inc-v4"): 2.0}).assign(source="Inc-v3")
-    swapped = results.side_by_side(results.published("2.1"), ours, rename={"Inc-v3": "Inc-v4", "Inc-v4": "Inc-v3"})
+    swapped = results.side_by_side(published.table("2.1"), ours, rename={"Inc-v3": "Inc-v4", "Inc-v4": "Inc-v3"})
     assert swapped["source"].tolist() == ["Inc-v4"] * 2 and swapped["ours"].tolist() == [2.0, 1.0]
     with pytest.raises(ValueError, match="measured has keys twice"):
-        results.side_by_side(results.published("2.1"), pd.concat([ours, ours]))
+        results.side_by_side(published.table("2.1"), pd.concat([ours, ours]))
 
 
 def test_conditions():
@@ -581,11 +583,11 @@ def test_conditions():
         (lambda f: results.mark_white_box([f]), TypeError, "frame: expected a DataFrame"),
         (lambda f: results.wins(f.drop(columns="n"), "A", "B"), ValueError, "it lacks n"),
         (lambda f: results.side_by_side(f, f.drop(columns="ci_low")), ValueError, "measured: .* it lacks ci_low"),
-        (lambda f: results.published(None), TypeError, "table=None"),
+        (lambda f: published.table(None), TypeError, "table=None"),
         (lambda f: results.result_path("", "smoke", "shapes"), ValueError, "table=''"),
-        (lambda f: results.paired_mean(["a"]), TypeError, "differences: expected finite numbers"),
-        (lambda f: results.fingerprint({"a": f}), TypeError, "config: expected JSON types"),
-        (lambda f: results.fingerprint({1: 1, "a": 1}), TypeError, "config: expected JSON types"),
+        (lambda f: intervals.paired_mean(["a"]), TypeError, "differences: expected finite numbers"),
+        (lambda f: provenance.fingerprint({"a": f}), TypeError, "config: expected JSON types"),
+        (lambda f: provenance.fingerprint({1: 1, "a": 1}), TypeError, "config: expected JSON types"),
     ],
 )
 def test_what_is_no_table_is_named(call, error, message):

@@ -13,8 +13,11 @@ import pytest
 import torch
 from test_locks import HOLD
 
-from advlib import chapters, cli, doctor, locks, models, run
-from advlib.paths import ROOT
+from advlib.bench import chapters
+from advlib.files import locks
+from advlib.files.paths import ROOT
+from advlib.press import cli, doctor, run
+from advlib.zoo import weights
 
 HEADER = '# %% [markdown]\n# # A tiny chapter\n\n# %% tags=["parameters"]\n'
 PARAMETERS = """\
@@ -300,7 +303,7 @@ def here(monkeypatch, tmp_path):
 
 def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
     _, advlib, _ = book
-    models.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
+    weights.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
     assert advlib("doctor") == 0
     out = capsys.readouterr().out
     assert str(here / "cifar10" / "cifar-10-batches-py") in out and out.count("\n  independent ") == 1
@@ -320,7 +323,7 @@ def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
 
 def test_doctor_names_what_is_damaged(book, capsys, here):
     _, advlib, _ = book
-    models.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
+    weights.save_weights("cifar10/net", torch.nn.Linear(1, 1), {}, here / "weights")
     file, manifest = here / "weights" / "cifar10" / "net.safetensors", here / "weights" / "manifest.json"
     file.write_bytes(file.read_bytes()[:-1])
     assert advlib("doctor") == 1

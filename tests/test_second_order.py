@@ -7,7 +7,7 @@ from conftest import grid_images, tiny_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from advlib import batchnorm, second_order
+from advlib.core import batchnorm, second_order
 
 
 @pytest.mark.parametrize("training", [True, False])

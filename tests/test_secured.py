@@ -4,13 +4,14 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import checkpoints, defenses, purification, results, secured
-from advlib.purification import PURIFIERS, Purification
+from advlib.core import published
+from advlib.defenses import authors, purification, secured, transformations
+from advlib.defenses.purification import PURIFIERS, Purification
 
 
 def printed(table):
     """The targets of a published table, in its order."""
-    return list(dict.fromkeys(results.published(table).query("target != 'Average'").target))
+    return list(dict.fromkeys(published.table(table).query("target != 'Average'").target))
 
 
 @pytest.fixture
@@ -44,11 +45,11 @@ def test_on_imagenet_what_is_not_in_the_folder_is_left_out(loaded, monkeypatch, 
     assert [*secured.six("imagenet")] == ["IncRes-v2ens1", "JPEG", "R&P"]
     for name in ("NRP.pth", "checkpoint.pth.tar"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(checkpoints, "purifier", lambda kind, files: Purification(PURIFIERS[kind]()))
-    monkeypatch.setattr(checkpoints, "noise_trained", lambda file: tiny_model())
+    monkeypatch.setattr(authors, "purifier", lambda kind, files: Purification(PURIFIERS[kind]()))
+    monkeypatch.setattr(authors, "noise_trained", lambda file: tiny_model())
     nine = secured.nine("imagenet", folder=tmp_path)
     assert [*nine] == ["R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "RS", "NRP"]
-    assert isinstance(nine["RS"].defence, defenses.RandomizedSmoothing)
+    assert isinstance(nine["RS"].defence, transformations.RandomizedSmoothing)
 
 
 @pytest.mark.parametrize("targets", [secured.nine, secured.trained, secured.six])

@@ -7,9 +7,13 @@ import pandas as pd
 import pytest
 from conftest import needs_browser
 
-from advlib import book, chapters, compared, models, nets, results, secured, slides
-from advlib.chapters import UsageError
-from advlib.paths import FIGURES, NOTEBOOKS
+from advlib.bench import chapters, claims, results
+from advlib.bench.chapters import UsageError
+from advlib.core import intervals, published
+from advlib.defenses import secured
+from advlib.files.paths import FIGURES, NOTEBOOKS
+from advlib.press import site, slides
+from advlib.zoo import nets, weights
 
 SOURCES = {chapters.number(path): path for path in chapters.sources(NOTEBOOKS)}
 NUMBERS = list(SOURCES)
@@ -101,7 +105,7 @@ def test_a_page_has_a_section_for_each_slide_and_escapes_its_title(tmp_path):
 
 def test_a_table_stands_beside_the_thesis_with_what_it_was_measured_on():
     shown = slides.with_tables("{table 4.5, 8/255: original, LRS-F}").split("\n")
-    rows = compared.compare("4.5", "laptop", "cifar10").query("eps_255 == 8").set_index("name")
+    rows = claims.compare("4.5", "laptop", "cifar10").query("eps_255 == 8").set_index("name")
     row = rows.loc["LRS-F"]
     assert shown[3] == f"| LRS-F | {row.paper:.1f} | **{row.ours:.1f}** | {row.ci_low:.1f} to {row.ci_high:.1f} |"
     assert len(shown) == 6 and f"Ours: cifar10, laptop scale, 8/255, n = {row.n}." in shown[-1]
@@ -169,7 +173,7 @@ def secured_targets():
     """Table 4.4 by kind of target: the print beside ours."""
     ours = results.mark_white_box(committed("4.4").query("metric == 'asr' and eps_255 == 16"))
     names = ["PGD", "PGD+LRS-1", "PGD+LRS-2", "PGD+LRS-F", "TIM", "TIM+LRS-F"]
-    printed = results.published("4.4").query("target != @results.AVERAGE")
+    printed = published.table("4.4").query("target != @results.AVERAGE")
     means = []
     for kind in (True, False):
         for rows in (printed, ours):
@@ -182,7 +186,7 @@ def secured_targets():
 
 
 def accuracy(variant, net="densenet"):
-    entry = models.manifest()[f"cifar10/{net}{variant}"]
+    entry = weights.manifest()[f"cifar10/{net}{variant}"]
     assert entry["n"] == 10_000
     return f"{100 * entry['accuracy']:.1f}"
 
@@ -225,7 +229,7 @@ def flat_minima():
 
 
 def zoo():
-    listed = {name: models.manifest()[f"cifar10/{name}"] for name in nets.FAMILIES}
+    listed = {name: weights.manifest()[f"cifar10/{name}"] for name in nets.FAMILIES}
     return [f"| {k} | {e['parameters'] / 1000:.0f} | {100 * e['accuracy']:.1f} |" for k, e in listed.items()] + [
         f"{e['recipe']['epochs']} epochs, one seed, n = {e['n']:,}" for e in listed.values()
     ]
@@ -264,7 +268,7 @@ def speed():
 
 
 def wilson_examples():
-    low, high = zip(results.wilson(60, 100), results.wilson(600, 1000), strict=True)
+    low, high = zip(intervals.wilson(60, 100), intervals.wilson(600, 1000), strict=True)
     return [
         f"60 of 100 is {low[0]:.0f} to {high[0]:.0f} % (95 % interval); 600 of 1000 is {low[1]:.0f} to {high[1]:.0f} %"
     ]
@@ -339,11 +343,11 @@ FAULTS = """([width, height, smallest]) => {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def decks(tmp_path_factory):
     """A folder with all decks, and the scripts that they load."""
     html = tmp_path_factory.mktemp("html")
     slides.copy_reveal(html)
-    book.copy_mathjax(html / "_static")
+    site.copy_mathjax(html / "_static")
     for number in NUMBERS:
         slides.write(slides.source(SOURCES[number]), html / "slides" / f"{number}.html")
     return html
@@ -351,14 +355,14 @@ def site(tmp_path_factory):
 
 @needs_browser
 @pytest.mark.parametrize("number", NUMBERS)
-def test_slides_in_a_browser(site, browser, number):
+def test_slides_in_a_browser(decks, browser, number):
     """From file://: every slide fits, can be read, and asks nothing from a network."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, offline=True, reduced_motion="reduce")
     shown, errors, asked = context.new_page(), [], []
     shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     shown.on("pageerror", lambda error: errors.append(str(error)))
     shown.on("request", lambda request: asked.append(request.url))
-    shown.goto((site / "slides" / f"{number}.html").as_uri())
+    shown.goto((decks / "slides" / f"{number}.html").as_uri())
     shown.wait_for_function(RENDERED)
     count, faults = len(slides.parts(deck(number))), {}
     assert shown.evaluate("Reveal.getTotalSlides()") == count

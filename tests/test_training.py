@@ -11,12 +11,15 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import datasets, models, objectives, recipes, results, sam
-from advlib.augment import autoaugment, cutout, random_crop, random_flip
-from advlib.draws import Draw
-from advlib.objectives import EnsembleAdversarial, LipschitzRegularized
-from advlib.recipes import FINE_TUNING, Recipe, recipe_for
-from advlib.training import accuracy, fine_tune, fit, train_member
+from advlib import sam
+from advlib.bench import results
+from advlib.core.draws import Draw
+from advlib.training import objectives, recipes
+from advlib.training.augment import autoaugment, cutout, random_crop, random_flip
+from advlib.training.fitting import accuracy, fine_tune, fit, train_member
+from advlib.training.objectives import EnsembleAdversarial, LipschitzRegularized
+from advlib.training.recipes import FINE_TUNING, Recipe, recipe_for
+from advlib.zoo import datasets, models, registry, weights
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05, augment=("crop", "flip", "cutout"), bf16=False)
 
@@ -422,8 +425,8 @@ def test_batch_larger_than_the_set_is_refused(data):
 
 def test_a_tuned_net_has_its_recipe_and_an_error_that_says_who_trains_it(monkeypatch):
     monkeypatch.setattr(models, "manifest", lambda folder: {})
-    for variant in models.TUNED:
-        with pytest.raises(models.WeightsError, match="run 04 --dataset shapes"):
+    for variant in registry.TUNED:
+        with pytest.raises(weights.WeightsError, match="run 04 --dataset shapes"):
             models.load(f"shapes/wrn-{variant}")
         assert recipe_for(f"shapes/wrn-{variant}").schedule == "constant"
     assert recipe_for("shapes/densenet-lrs2").objective == LipschitzRegularized(lambda1=0.0)
@@ -432,7 +435,7 @@ def test_a_tuned_net_has_its_recipe_and_an_error_that_says_who_trains_it(monkeyp
 def test_a_flat_net_has_the_recipe_of_its_data_set_with_an_optimizer_around(monkeypatch):
     monkeypatch.setattr(models, "manifest", lambda folder: {})
     for variant, around in (("sam", sam.SAM), ("crsam", sam.CRSAM)):
-        with pytest.raises(models.WeightsError, match="run 06 --dataset shapes"):
+        with pytest.raises(weights.WeightsError, match="run 06 --dataset shapes"):
             models.load(f"shapes/resnet-{variant}")
         found = recipe_for(f"shapes/resnet-{variant}")
         assert found.around.func is around and replace(found, around=None) == recipe_for("shapes/resnet")
@@ -453,9 +456,9 @@ def test_a_fresh_member_is_trained_from_the_start(tmp_path, fresh, rows):
     seen, recipe = [], replace(SHORT, epochs=1)
     options = {"checkpoints": tmp_path / "checkpoints", "folder": tmp_path, "n": 32}
     train_member("shapes/vgg", recipe, **options)
-    first = models.manifest(tmp_path)["shapes/vgg"]["sha256"]
+    first = weights.manifest(tmp_path)["shapes/vgg"]["sha256"]
     train_member("shapes/vgg", recipe, fresh=fresh, report=seen.append, **options)
-    assert len(seen) == rows and models.manifest(tmp_path)["shapes/vgg"]["sha256"] == first
+    assert len(seen) == rows and weights.manifest(tmp_path)["shapes/vgg"]["sha256"] == first
 
 
 # --- augmentation ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import grid_images
 
-from advlib.draws import Draw
+from advlib.core.draws import Draw
 from advlib.transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 N = 4096

@@ -1,0 +1,1 @@
+"""Measuring and judging: success rates, result tables, claims, experiments, plots."""

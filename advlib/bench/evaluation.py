@@ -1,0 +1,314 @@
+"""Success rates of attacks: who fools whom, at which cost, with intervals.
+
+table = success_rates({"MI-FGSM": mi_fgsm}, {"resnet": f}, {"resnet": f, "vgg": h}, data, eps_255=[8, 16])
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..core import checks
+from ..core.checks import Model
+from ..core.intervals import wilson
+from ..core.surrogate import Ensemble, frozen
+from ..defenses.transformations import ABSTAIN, Defended
+from ..zoo.datasets import Images
+from ..zoo.weights import digest
+from .progress import Progress
+from .results import ResultTable
+
+Attack = Callable[..., torch.Tensor]
+"""(model, x, y, eps=, seed=, index=) -> adv: what every preset of `attacks` is."""
+
+ALL, COMMON, ABSTAINED = "asr_all", "asr", "abstained"
+"""The two denominators. asr: over the images that every evaluated model gets right (the thesis' protocol); asr_all:
+over all images, so that those a target got wrong anyway count as successes. A defence that declines to answer has not
+been fooled: `abstained` counts that, over the images of `asr`."""
+
+
+@torch.no_grad()
+def predictions(model: Model, data: Images, batch_size: int = 250) -> torch.Tensor:
+    """Predicted classes, int64 (N,), for the clean images of `data`, in eval mode; ABSTAIN where a defence does. Raises
+    TypeError or ValueError for a model that does not give finite logits (N, classes)."""
+    checks.network(model)
+    _check_data(data)
+    checks.whole("batch_size", batch_size, 1)
+    with frozen([model]):
+        checks.outputs([model], data[:2].x)
+        return _named([_answers(model, b.x) for b in data.batches(batch_size)], "model")
+
+
+def _check_data(data: object) -> None:
+    checks.instance("data", data, Images, "images as datasets.load gives them")
+    if not len(data):
+        raise ValueError("data: holds no image")
+
+
+_NO_ANSWER = -2
+"""Where a model answers with NaN, until `_named` makes an error of it: until then nothing waits for the device."""
+
+
+def _answers(model: Model, x: torch.Tensor, name: str = "model") -> torch.Tensor:
+    # A copy: the model may write into it, and others are to be asked about the same images.
+    x = x.clone(memory_format=torch.channels_last)
+    if isinstance(model, Defended):
+        return model.predict(x)
+    logits = checks.logits(model(x), len(x), name)
+    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), _NO_ANSWER)
+
+
+def _named(answers: list[torch.Tensor], name: str) -> torch.Tensor:
+    """The answers of all batches. Raises ValueError if there is one that is none."""
+    found = torch.cat(answers)
+    if lost := int((found == _NO_ANSWER).sum()):
+        raise ValueError(f"{name}: its logits are NaN or infinite for {lost} of {len(found)} images")
+    return found
+
+
+@dataclass
+class PassCounter:
+    """rows: images that went forward through a network, each member of an ensemble counted."""
+
+    rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OnNetwork:
+    """`attack`, run on `network` whatever surrogate it is called with: how a transformed surrogate, or one with another
+    backward pass, stands in a table as a row of the surrogate that it was made from (thesis chapter 4)."""
+
+    attack: Attack
+    network: nn.Module
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, **options: object) -> torch.Tensor:
+        return self.attack(self.network, x, y, **options)
+
+
+def _network(attack: Attack, surrogate: nn.Module) -> nn.Module:
+    """What an attack called with `surrogate` runs on."""
+    while isinstance(attack, partial):
+        attack = attack.func
+    return attack.network if isinstance(attack, OnNetwork) else surrogate
+
+
+def described(attack: object) -> str:
+    """What an attack is: the function and the keywords it was given, and the source of a function that is not in this
+    package. What such a function takes from outside is not seen: give it as a keyword, with functools.partial."""
+    if isinstance(attack, partial):
+        given = [*map(described, attack.args), *(f"{k}={described(v)}" for k, v in sorted(attack.keywords.items()))]
+        return f"{described(attack.func)}({', '.join(given)})"
+    if isinstance(attack, OnNetwork):
+        return f"{described(attack.attack)} on {digest(attack.network)}"
+    if not isinstance(attack, FunctionType):
+        return repr(attack)
+    if attack.__module__.partition(".")[0] == __package__.partition(".")[0]:
+        return f"{attack.__module__}.{attack.__qualname__}"
+    try:
+        return f"{attack.__qualname__}: {inspect.getsource(attack)}"
+    except OSError:  # typed into a bare interpreter: its address makes it unlike any attack of another run
+        return repr(attack)
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[PassCounter]:
+    """Count what goes through `model` while the context lasts."""
+    counter = PassCounter()
+
+    def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():  # the check of the input, which needs no gradient, is no pass of the attack
+            counter.rows += inputs[0].shape[0]
+
+    networks = list(model.members) if isinstance(model, Ensemble) else [model]
+    hooks = [network.register_forward_pre_hook(seen) for network in networks]
+    try:
+        yield counter
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def success_rates(
+    attacks: Mapping[str, Attack],
+    surrogates: Mapping[str, Model],
+    targets: Mapping[str, Model],
+    data: Images,
+    eps_255: Sequence[float],
+    *,
+    table: ResultTable | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    ball: bool = True,
+    title: str = "success rates",
+) -> pd.DataFrame:
+    """Attack every image of `data` on every surrogate and count what each target gets wrong.
+
+    attacks, surrogates, targets: by the name that stands in the table. eps_255: budgets in 1/255. table: rows are
+    written there cell by cell (source, attack, budget), and cells that it holds already are not run again, unless the
+    attack's function or keywords are others now. ball: whether what an attack returns has to be within the budget in
+    every value, as it always has to be like x, finite and in [0, 1]; False for attacks without one (C&W).
+    Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
+    target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
+    n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack.
+    Raises TypeError or ValueError, before any attack, for what is not as described, if a surrogate and another target
+    have one name, or if no image is right for all models; and for an attack that returns something else, by its name.
+    """
+    _check_asked(attacks, surrogates, targets, data, eps_255)
+    checks.whole("batch_size", batch_size, 1)
+    checks.whole("seed", seed)
+    checks.flag("ball", ball)
+    if table is not None:
+        checks.instance("table", table, ResultTable, "a ResultTable")
+    surrogates, targets = _modules(surrogates), _modules(targets)
+    networks = {**surrogates, **targets}
+    right = torch.stack([predictions(m, data, batch_size) == data.y for m in networks.values()]).all(0)
+    if not right.any():
+        raise ValueError(
+            "data: no image is classified correctly by all models, so that the success rate has no denominator"
+        )
+    _check_copies(surrogates, targets, data)
+    cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
+    if table is not None:
+        table.expect({name: described(attack) for name, attack in attacks.items()})
+    rows, run = [], _Run(targets, data, right, batch_size, seed, ball)
+    with Progress(title, len(cells)) as bar, frozen([*targets.values(), *surrogates.values()]):
+        for source, name, eps in cells:
+            if table is None or not table.done(source, name, eps):
+                new = run.cell(attacks[name], surrogates[source], eps, f"attack {name!r} on {source!r} at {eps:g}/255")
+                new = [{"source": source, "attack": name, "eps_255": eps, **row} for row in new]
+                rows += new
+                if table is not None:
+                    table.add(new)
+            bar.advance(f"{source} {name} {eps:g}")
+    return pd.DataFrame(rows) if table is None else _asked_for(table.frame, cells)
+
+
+def _check_asked(attacks: object, surrogates: object, targets: object, data: object, eps_255: object) -> None:
+    """What `success_rates` is asked for, before any work."""
+    for kind, group in (("attacks", attacks), ("surrogates", surrogates), ("targets", targets)):
+        checks.instance(kind, group, Mapping, "a dictionary by name")
+        if not group:
+            raise ValueError(f"{kind}: expected at least one")
+        for name, member in group.items():
+            checks.text(f"{kind}: a name", name)
+            if kind == "attacks":
+                checks.function(f"attack {name!r}", member, "a function (model, x, y, eps=, seed=, index=) -> adv")
+            else:
+                checks.network(member, name)
+    _check_data(data)
+    if isinstance(eps_255, str) or not isinstance(eps_255, Sequence | np.ndarray) or not len(eps_255):
+        raise TypeError(f"eps_255: expected a list of budgets in 1/255, got {checks.shown(eps_255)}")
+    for eps in eps_255:
+        checks.number("eps_255", eps, 0, 255, note="in 1/255 of the range of a pixel")
+
+
+def _check_copies(surrogates: Mapping[str, nn.Module], targets: Mapping[str, nn.Module], data: Images) -> None:
+    """A surrogate may bear a target's name if it is that network, or a copy of it (`models.accelerate`)."""
+    x = data[:32].x
+    for name in surrogates.keys() & targets.keys():
+        if surrogates[name] is targets[name]:
+            continue
+        with torch.no_grad(), frozen([surrogates[name], targets[name]]):
+            theirs, ours = targets[name](x.clone()), surrogates[name](x.clone())
+        if ours.shape != theirs.shape or (ours - theirs).norm() > _APART * theirs.norm():
+            raise ValueError(f"surrogates: {name!r} is the name of another network among the targets")
+
+
+_APART = 0.03
+"""Up to where logits are those of a copy. In bfloat16 they are at most 0.007 apart, relative in the L2 norm; a network
+that was trained a little further is 0.044 away, one that was trained by itself 0.17 (in the zoos of this book)."""
+
+
+class _Function(nn.Module):
+    """A function from images to logits as a module, so that its passes can be counted."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def _modules(networks: Mapping[str, Model]) -> dict[str, nn.Module]:
+    return {name: m if isinstance(m, nn.Module) else _Function(m) for name, m in networks.items()}
+
+
+def _asked_for(frame: pd.DataFrame, cells: list[tuple[str, str, float]]) -> pd.DataFrame:
+    """The rows of these cells, in their order: a resumed table may hold others, from a run with other budgets."""
+    groups = frame.groupby(["source", "attack", "eps_255"])
+    return pd.concat([groups.get_group(cell) for cell in cells], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all cells of a table share. right: bool (N,), the images that every network gets right; the others: of
+    `success_rates`."""
+
+    targets: Mapping[str, nn.Module]
+    data: Images
+    right: torch.Tensor
+    batch_size: int
+    seed: int
+    ball: bool
+
+    def cell(self, attack: Attack, surrogate: nn.Module, eps: float, what: str) -> list[dict[str, object]]:
+        """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions. what:
+        the cell in words, for errors."""
+        answers = {name: [] for name in self.targets}
+        seconds, passed = 0.0, 0
+        for batch in self.data.batches(self.batch_size):
+            started = time.perf_counter()
+            with counting(_network(attack, surrogate)) as counter:
+                adv = attack(surrogate, batch.x, batch.y.clone(), eps=eps / 255, seed=self.seed, index=batch.index)
+            _finish(adv)
+            seconds += time.perf_counter() - started
+            passed += counter.rows
+            checks.adversarial(adv, batch.x, eps / 255 if self.ball else None, what)
+            with torch.no_grad():
+                for name, target in self.targets.items():
+                    answers[name].append(_answers(target, adv, name))
+        cost = {"passes": round(passed / len(self.data)), "seconds": seconds}
+        return [
+            {"target": name, **rate, **cost}
+            for name, given in answers.items()
+            for rate in _rates(self.targets[name], _named(given, f"{name}, shown {what}"), self.data.y, self.right)
+        ]
+
+
+def _rates(target: nn.Module, answers: torch.Tensor, y: torch.Tensor, right: torch.Tensor) -> list[dict[str, object]]:
+    abstained = answers == ABSTAIN
+    fooled = (answers != y) & ~abstained
+    rates = [_rate(fooled, right, COMMON), _rate(fooled, torch.ones_like(right), ALL)]
+    if isinstance(target, Defended) and target.defence.abstains:
+        rates.append(_rate(abstained, right, ABSTAINED))
+    return rates
+
+
+def _rate(counted: torch.Tensor, keep: torch.Tensor, metric: str) -> dict[str, object]:
+    k, n = int((counted & keep).sum()), int(keep.sum())
+    low, high = wilson(k, n)
+    return {"metric": metric, "value": 100 * k / n, "n": n, "ci_low": low, "ci_high": high}
+
+
+def _finish(adv: object) -> None:
+    """Wait for the device, so that the clock measures the attack and not its launch."""
+    if isinstance(adv, torch.Tensor) and adv.is_cuda:
+        torch.cuda.synchronize(adv.device)
+
+
+def matrix(rows: pd.DataFrame, metric: str = COMMON) -> pd.DataFrame:
+    """The transfer matrix, source by target, in percent, of rows with one attack and one budget."""
+    rows = rows[rows.metric == metric]
+    names = list(dict.fromkeys(rows.source)), list(dict.fromkeys(rows.target))
+    return rows.pivot(index="source", columns="target", values="value").loc[names[0], names[1]]

@@ -1,0 +1,258 @@
+"""What a chapter does with a table of the thesis: measure it, show it, put it beside the print and our committed run.
+
+book = Experiment(RUN, scale, dataset, models, images, eps_255=[8.0])  # RUN: `chapters.begin`
+rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
+book.show(rows); book.beside("2.1", rows); found = book.committed("2.1")
+book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..core import intervals, published
+from ..defenses.transformations import ABSTAIN, Defended
+from ..zoo.datasets import Images
+from ..zoo.weights import digest
+from . import results
+from .chapters import Run
+from .claims import ATTACKS
+from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The conditions that all tables of a chapter share.
+
+    run: where the chapter keeps its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
+    1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the numbers.
+    """
+
+    run: Run
+    scale: str
+    dataset: str
+    models: Mapping[str, nn.Module]
+    images: Images
+    eps_255: Sequence[float]
+    steps: int | None = None
+    seed: int = 0
+    config: Mapping[str, object] = field(default_factory=dict)
+
+    def measure(
+        self, table: str, attacks: Mapping[str, Attack], surrogates: Mapping[str, nn.Module], stem: str | None = None
+    ) -> pd.DataFrame:
+        """Rows of every attack on every surrogate against every model, marked `white_box`; a killed run resumes.
+
+        table: the number in the thesis ("2.1"), or in this book; surrogates: by name, an ensemble by its members'
+        (`results.ensemble_name`); stem: the file's name where it is not that table itself.
+        """
+        networks = {"targets": self.models, "surrogates": surrogates}
+        kept = self._kept(table, self.images, networks, stem=stem)
+        if self.steps is not None:
+            attacks = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
+        rows = success_rates(
+            attacks,
+            surrogates,
+            self.models,
+            self.images,
+            self.eps_255,
+            table=kept,
+            seed=self.seed,
+            title=stem or f"Table {table}",
+        )
+        return results.mark_white_box(rows)
+
+    def accuracy(self, table: str, data: Images) -> pd.DataFrame:
+        """Rows of the accuracy of every model on the clean images `data`, metric "accuracy", and of a defence that may
+        decline to answer, "abstained", both over all images; a killed run resumes. Columns as of `measure`."""
+        kept = self._kept(table, data, {"targets": self.models})
+        for name, model in self.models.items():
+            if kept.done(name, "none", 0.0):
+                continue
+            started = time.perf_counter()
+            answers = predictions(model, data)
+            seconds = time.perf_counter() - started
+            counts = {"accuracy": int((answers == data.y).sum())}
+            if isinstance(model, Defended) and model.defence.abstains:
+                counts[ABSTAINED] = int((answers == ABSTAIN).sum())
+            cell = {
+                "source": name,
+                "attack": "none",
+                "target": name,
+                "eps_255": 0.0,
+                "n": len(data),
+                "seconds": seconds,
+            }
+            kept.add(cell | {"metric": metric} | _share(count, len(data)) for metric, count in counts.items())
+        return kept.frame
+
+    def means(
+        self,
+        table: str,
+        metric: str,
+        measure: Callable[[nn.Module, Images, float], torch.Tensor],
+        networks: Mapping[str, nn.Module],
+    ) -> pd.DataFrame:
+        """Rows of the mean over the images of `measure(network, images, eps)`, shape (N,), eps in [0, 1], of every
+        network at each budget, with the normal interval of 95 %; a killed run resumes. Columns as of `measure`, where
+        source, attack and target all are the network."""
+        kept = self._kept(table, self.images, {"networks": networks}, {"measure": described(measure)})
+        for name, network in networks.items():
+            for eps in self.eps_255:
+                cell = {"source": name, "attack": name, "target": name, "eps_255": eps}
+                if kept.done(name, name, eps):
+                    continue
+                started = time.perf_counter()
+                values = torch.cat([measure(network, batch, eps / 255) for batch in self.images.batches(100)]).double()
+                if values.shape != (len(self.images),):
+                    raise ValueError(f"measure: expected one number an image, got {tuple(values.shape)}")
+                mean, half = values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
+                interval = {"value": mean, "ci_low": mean - half, "ci_high": mean + half}
+                seconds = time.perf_counter() - started
+                kept.add([cell | interval | {"metric": metric, "n": len(values), "seconds": seconds}])
+        return kept.frame
+
+    def _kept(
+        self,
+        table: str,
+        data: Images,
+        networks: Mapping[str, Mapping[str, nn.Module]],
+        more: Mapping[str, object] | None = None,
+        stem: str | None = None,
+    ) -> results.ResultTable:
+        """The file of a table of this run; what it was made from is in its fingerprint: images and networks by content,
+        and `more`."""
+        weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
+        config = {"n": len(data), "images": _contents(data), **weights, **(more or {}), **self.config}
+        path = self.run.tables / f"{stem or 'table_' + table.replace('.', '_')}.csv"
+        return results.ResultTable(path, table, self.scale, self.dataset, data.labels.device, self.seed, config)
+
+    def show(self, rows: pd.DataFrame) -> None:
+        """Our table in the thesis' layout, one for each budget."""
+        for eps, part in rows[rows.metric == COMMON].groupby("eps_255", sort=False):
+            _say(f"**Ours**, {self.dataset}, {self.scale} scale, {eps:g}/255, n = {part.n.min()}; a star: white-box")
+            _show(results.layout(part))
+
+    def black_box(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Mean black-box success of each attack at each budget, with n and the 95 % interval at n images."""
+        groups = rows[rows.metric == COMMON].groupby("eps_255", sort=False)
+        parts = {f"{eps:g}/255": results.black_box(part) for eps, part in groups}
+        return pd.concat(parts, names=["budget"]).round(1)
+
+    def beside(self, table: str, rows: pd.DataFrame) -> None:
+        """paper | ours | difference | n | 95 % interval of the mean by role, for each of the thesis' budgets at the
+        nearest of ours; where one of ours is nearest to several, for the one it is nearest to."""
+        paper = published.table(table)
+        paper = paper[paper.target != published.AVERAGE]  # as printed; the rows' own means are shown here
+        pairs = {}
+        for eps in sorted(set(paper.eps_255)):
+            nearest = min(self.eps_255, key=lambda own, eps=eps: abs(own - eps))
+            pairs[nearest] = min(pairs.get(nearest, eps), eps, key=lambda e, own=nearest: abs(own - e))
+        for nearest, eps in pairs.items():
+            ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
+            printed = results.averages(paper[paper.eps_255 == eps])
+            both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
+            paper = f"**Paper** ({eps:g}/255, n = {printed.n.min()})"
+            _say(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)")
+            _show(both.set_index(["role", "attack"]).round(1))
+
+    def committed(
+        self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None, whole: bool = False
+    ) -> pd.DataFrame | None:
+        """Our committed rows of a table on real data, of the largest scale there is, shown, or a note that there are
+        none. targets: those that belong to the thesis' table, None for all; whole: show every cell of it besides the
+        means by role."""
+        found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
+        scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
+        if rows is None:
+            _say(f"*No {dataset} run of Table {table} is committed yet.*")
+            return None
+        kept = rows.metric == COMMON if targets is None else (rows.metric == COMMON) & rows.target.isin(targets)
+        rows = results.mark_white_box(rows[kept])
+        for eps, part in rows.groupby("eps_255"):
+            _say(
+                f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
+                f"n = {part.n.min()} images that all models get right"
+            )
+            _show(results.averages(part).set_index(["role", "attack"]).round(1))
+            if whole:
+                _show(results.layout(part))
+        return rows
+
+    def verdicts(
+        self,
+        claims: Sequence[tuple[str, str, str]],
+        ours: Mapping[str, pd.DataFrame],
+        committed: Mapping[str, pd.DataFrame | None],
+    ) -> pd.DataFrame:
+        """How claims on an ordering, (table, better, worse), fare in the print, in this run and in the committed one.
+
+        ours, committed: rows by table. Where a table is None or lacks one of the two attacks the cell is empty; a claim
+        that no table can answer is left out. A cell counts the black-box cases as `results.wins` does:
+        "wins : losses of cases, clear clear_wins : clear_losses".
+        """
+        runs = {
+            "paper": {t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims},
+            "this run": ours,
+            "committed run": {table: rows for table, rows in committed.items() if rows is not None},
+        }
+        scores = {
+            _label(name, tables): [_score(tables.get(t), better, worse) for t, better, worse in claims]
+            for name, tables in runs.items()
+            if tables
+        }
+        index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])
+        found = pd.DataFrame(scores, index)
+        return found[(found != "").any(axis=1)]
+
+
+def _contents(data: Images) -> str:
+    """Sixteen hex digits of what images are: their numbers, labels and pixels."""
+    found = hashlib.sha256()
+    for part in (data.index, data.labels, data.images):
+        values = part.detach().cpu().contiguous()
+        found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _say(markdown: str) -> None:
+    from IPython.display import Markdown  # here, since the module is of use where there is no notebook
+
+    _show(Markdown(markdown))
+
+
+def _show(thing: object) -> None:
+    from IPython.display import display
+
+    display(thing)
+
+
+def _share(count: int, n: int) -> dict[str, float]:
+    low, high = intervals.wilson(count, n)
+    return {"value": 100 * count / n, "ci_low": low, "ci_high": high}
+
+
+def _label(run: str, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The heading of a column of `Experiment.verdicts`: the run, its data set and scale, and the range of its n."""
+    rows = pd.concat([table[table["metric"] == COMMON] for table in tables.values()])
+    setting = [f"{dataset}, {scale} scale" for dataset, scale in rows[["dataset", "scale"]].drop_duplicates().values]
+    low, high = rows["n"].min(), rows["n"].max()
+    return f"{run}: {', '.join([*setting, f'n = {low}' if low == high else f'n = {low} to {high}'])}"
+
+
+def _score(rows: pd.DataFrame | None, better: str, worse: str) -> str:
+    """One cell of `Experiment.verdicts`."""
+    if rows is None or not {better, worse} <= set(rows["attack"]):
+        return ""
+    cases = ~rows["white_box"] & (rows["target"] != published.AVERAGE) & (rows["metric"] == COMMON)
+    w = results.wins(rows[cases], better, worse)
+    return f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"

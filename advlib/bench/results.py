@@ -1,0 +1,385 @@
+"""Published and measured numbers as tidy rows: read, write cell by cell, put side by side, with intervals.
+
+One CSV for each table of the thesis. Success rates and their intervals are in percent, `eps_255` is the budget in 1/255
+of the pixel range, `passes` counts forward/backward passes per image, `seconds` is wall time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..core import checks
+from ..core.intervals import newcombe, wilson
+from ..core.published import file_name
+from ..files import locks
+from ..files.paths import RESULTS, made, replacing
+from ..files.provenance import CODE, fingerprint, run_info
+from ..zoo import registry
+from .chapters import SCALES
+
+_TYPES = {
+    "table": str,
+    "source": str,
+    "attack": str,
+    "target": str,
+    "eps_255": float,
+    "metric": str,
+    "value": float,
+    "n": int,
+    "ci_low": float,
+    "ci_high": float,
+    "passes": float,
+    "seconds": float,
+    "seed": int,
+    "scale": str,
+    "dataset": str,
+    "torch": str,
+    "device": str,
+    "commit": str,
+}
+COLUMNS = tuple(_TYPES)
+REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
+OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
+
+
+class DamagedError(ValueError):
+    """A result file that is cut or is no result file."""
+
+
+def result_path(table: str, scale: str, dataset: str) -> Path:
+    """Where a measured table is committed: data/results/<scale>/<dataset>/table_2_1.csv. ValueError: unknown name."""
+    conditions(scale, dataset)
+    return RESULTS / scale / dataset / file_name(table)
+
+
+def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
+    """Our committed rows of a table, or None where there are none. Raises DamagedError when the file is damaged."""
+    path = result_path(table, scale, dataset)
+    return _read(path) if path.is_file() else None
+
+
+def conditions(scale: str, dataset: str) -> str:
+    """One sentence: how far numbers of this scale and data set compare with the thesis. ValueError: unknown name."""
+    checks.choice("scale", scale, SCALES)
+    checks.choice("dataset", dataset, registry.CHAPTERS)
+    if dataset == "shapes":
+        return f"Measured at {scale} scale on shapes, a teaching set: not comparable with the thesis' setting."
+    if scale != "paper":
+        return f"Measured at {scale} scale on {dataset}, a reduced run: not comparable with the thesis' setting."
+    if dataset == "imagenet":
+        return "Measured at paper scale on imagenet: this is the thesis' setting."
+    return f"Measured at paper scale on {dataset}: comparable only with the thesis' tables on {dataset}."
+
+
+class ResultTable:
+    """A result file that grows by one cell of the table at a time, so that a killed run goes on where it was.
+
+    `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
+    table, scale, dataset, seed and the code of this package (`CODE`) lies beside the CSV in a .json. A CSV with another
+    fingerprint, or none, is not continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new
+    path; `expect` does the same for single attacks. `key` names the columns that make a cell.
+
+    The file has one writer: it is locked for as long as the table is in use, and BusyError names the process that has
+    it. Raises DamagedError on a damaged file, ValueError on an unknown name, TypeError on a `config` that is not JSON,
+    WriteError.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        table: str,
+        scale: str,
+        dataset: str,
+        device: torch.device | str,
+        seed: int,
+        config: Mapping[str, object],
+        key: Sequence[str] = ("source", "attack", "eps_255"),
+    ) -> None:
+        conditions(scale, dataset)
+        checks.instance("path", path, str | Path, "a path")
+        checks.instance("config", config, Mapping, "a mapping of JSON types")
+        checks.text("table", table)
+        checks.whole("seed", seed)
+        if not key or not set(key) <= set(REQUIRED):
+            raise ValueError(f"key must name columns among {REQUIRED}, not {tuple(key)}")
+        run = {"table": table, "seed": seed, "scale": scale, "dataset": dataset, "code": CODE}
+        self.path, self.sidecar, self.key = Path(path), Path(path).with_suffix(".json"), tuple(key)
+        self.config = dict(config) | run
+        self.info = {name: value for name, value in run.items() if name in COLUMNS} | run_info(device)
+        self.fingerprint = fingerprint(self.config)
+        self.set_aside: Path | None = None
+        self._attacks: dict[str, str] = {}
+        self._lock = locks.acquire(self.path)
+        self._rows = self._open()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows so far, in COLUMNS."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype(_TYPES)
+
+    def done(self, *cell: object) -> bool:
+        """Whether the cell, given in the order of `key`, is there. Raises ValueError on another number of values."""
+        wanted = [_TYPES[name](value) for name, value in zip(self.key, cell, strict=True)]
+        return any([row[name] for name in self.key] == wanted for row in self._rows)
+
+    def expect(self, attacks: Mapping[str, str]) -> None:
+        """Say what names in the column `attack` stand for: name -> description. Where a name stood for something else,
+        its rows are not continued: the file is set aside, and the rows of the other attacks go on in a new one."""
+        changed = {name for name, what in attacks.items() if self._attacks.get(name, what) != what}
+        kept = [row for row in self._rows if row["attack"] not in changed]
+        if len(kept) < len(self._rows):
+            self._move_aside()
+            self._last = None
+            self._store(kept)
+        self._attacks |= attacks
+        self._write_sidecar()
+
+    def add(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out).
+
+        Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, or when
+        they give a target's metric twice; ValueError or TypeError, which names the column, for a value that would not
+        be read back as it is; RuntimeError when the file was opened again since. The file is then as it was.
+        """
+        new = [self._row(row) for row in rows]
+        cells = {tuple(row[name] for name in self.key) for row in new}
+        if len(cells) != 1 or self.done(*next(iter(cells))):
+            raise ValueError(f"add takes the rows of one new cell {self.key}, not {sorted(cells)} ({self.path})")
+        if len({tuple(row[name] for name in REQUIRED[:5]) for row in new}) != len(new):
+            raise ValueError(f"a target's metric is given twice in {cells}")
+        self._store(self._rows + new)
+        self._write_sidecar()
+
+    def _store(self, rows: list[dict[str, object]]) -> None:
+        if self._seen() != self._last:
+            raise RuntimeError(f"{self.path} was written since this table was opened: go on with the newest of the two")
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        with replacing(self.path) as partial:
+            frame.to_csv(partial, index=False, lineterminator="\n")
+        self._rows, self._last = rows, self._seen()
+
+    def _seen(self) -> tuple[int, ...] | None:
+        """What tells one state of the file from another: the lock keeps other processes off, not this one."""
+        if not self.path.exists():
+            return None
+        facts = self.path.stat()
+        return facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+    def _row(self, row: Mapping[str, object]) -> dict[str, object]:
+        missing, unknown = set(REQUIRED) - set(row), set(row) - set(REQUIRED + OPTIONAL)
+        if missing or unknown:
+            raise ValueError(f"row lacks {sorted(missing)}, has unknown {sorted(unknown)}")
+        for name in ("source", "attack", "target", "metric"):
+            _name_of_row(name, row[name])
+        checks.whole("n", row["n"], 1)
+        checks.number("value", row["value"])
+        full = dict.fromkeys(OPTIONAL, nan) | dict(row) | self.info
+        return {name: kind(full[name]) for name, kind in _TYPES.items()}
+
+    def _open(self) -> list[dict[str, object]]:
+        made(self.path.parent)
+        try:
+            beside = json.loads(self.sidecar.read_text(encoding="utf-8")) if self.sidecar.exists() else {}
+            same, rows_written = beside.get("fingerprint") == self.fingerprint, beside.get("rows", 0)
+        except (ValueError, AttributeError) as error:
+            raise DamagedError(f"{self.sidecar} is truncated or damaged ({error}); restore or delete it") from error
+        if same:
+            self._attacks = beside.get("attacks", {})
+        else:
+            self._move_aside()
+        rows = _read(self.path).to_dict("records") if self.path.exists() else []
+        # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
+        if same and len(rows) < rows_written:
+            raise DamagedError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
+        self._rows, self._last = rows, self._seen()
+        self._write_sidecar()
+        return rows
+
+    def _write_sidecar(self) -> None:
+        content = {
+            "fingerprint": self.fingerprint,
+            "rows": len(self._rows),
+            "config": self.config,
+            "attacks": self._attacks,
+        }
+        with replacing(self.sidecar) as partial:
+            partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _move_aside(self) -> None:
+        if not self.path.exists():
+            return
+        names = (self.path.with_suffix(f".old{i if i > 1 else ''}.csv") for i in count(1))
+        self.set_aside = next(name for name in names if not name.exists())
+        os.replace(self.path, self.set_aside)
+        if self.sidecar.exists():
+            os.replace(self.sidecar, self.set_aside.with_suffix(".json"))
+
+
+def _name_of_row(column: str, name: object) -> None:
+    """A text on one line, which a CSV gives back as it is."""
+    checks.text(column, name)
+    if not name.isprintable():
+        raise ValueError(f"{column}={checks.shown(name)}: expected a text on one line, without control characters")
+
+
+def side_by_side(
+    published: pd.DataFrame,
+    measured: pd.DataFrame,
+    on: Sequence[str] = ("source", "attack", "target"),
+    rename: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Rows in both tables, in the thesis' order: `on`, paper, ours, difference (ours - paper), n, ci_low, ci_high.
+
+    rename: our name -> the thesis' name of the same role, in every column of `on` of `measured`.
+    Raises ValueError when a key occurs twice in one of the tables (choose a metric and an eps_255, or add to `on`).
+    """
+    on = list(on)
+    _rows("published", published, *on, "value")
+    _rows("measured", measured, *on, "value", "n", "ci_low", "ci_high")
+    ours = measured[[*on, "value", "n", "ci_low", "ci_high"]].rename(columns={"value": "ours"})
+    ours[on] = ours[on].map(lambda name: (rename or {}).get(name, name))
+    paper = published[[*on, "value"]].rename(columns={"value": "paper"})
+    for name, frame in (("published", paper), ("measured", ours)):
+        if frame.duplicated(on).any():
+            raise ValueError(f"{name} has keys twice: {frame.loc[frame.duplicated(on), on].to_dict('records')[:3]}")
+    both = paper.merge(ours, on=on)
+    both.insert(len(on) + 2, "difference", both["ours"] - both["paper"])
+    return both
+
+
+def ensemble_name(members: Iterable[str]) -> str:
+    """What the column `source` calls an ensemble: its members, so that the rows say which targets are white-box."""
+    return "+".join(members)
+
+
+def mark_white_box(frame: pd.DataFrame) -> pd.DataFrame:
+    """Our rows with a column `white_box`: the target is the source, or a member of the source (`ensemble_name`)."""
+    _rows("frame", frame, "source", "target", some=False)
+    marks = [t in (s, *s.split("+")) for s, t in zip(frame["source"], frame["target"], strict=True)]
+    return frame.assign(white_box=marks)
+
+
+def layout(frame: pd.DataFrame) -> pd.DataFrame:
+    """The thesis' layout of a table with `white_box`: (source, attack) by target, in percent, a star for white-box.
+
+    Raises ValueError when a cell is given twice (choose a metric and an eps_255).
+    """
+    _rows("frame", frame, "source", "attack", "target", "value", "white_box")
+    if frame.duplicated(["source", "attack", "target"]).any():
+        raise ValueError("frame: a cell is given twice: choose a metric and an eps_255")
+    cells = [f"{v:.1f}{'*' if w else ''}" for v, w in zip(frame["value"], frame["white_box"], strict=True)]
+    names = {c: list(dict.fromkeys(frame[c])) for c in ("source", "attack", "target")}
+    wide = frame.assign(cell=cells).pivot(index=["source", "attack"], columns="target", values="cell")
+    rows = [(s, a) for s in names["source"] for a in names["attack"] if (s, a) in wide.index]
+    return wide.loc[rows, names["target"]].rename_axis(columns=None)
+
+
+def averages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean success of each attack over the white-box and over the black-box pairs of a table with `white_box`.
+
+    Columns: attack, role, value, n, ci_low, ci_high, pairs. n is the number of images, not of images times pairs:
+    outcomes of one image on several targets depend on one another, and Wilson's interval at n images is wide enough
+    whatever they do. Raises ValueError when a pair is given twice (choose a metric and an eps_255).
+    """
+    _rows("frame", frame, "source", "attack", "target", "value", "n", "white_box")
+    if frame.duplicated(["source", "attack", "target"]).any():
+        raise ValueError("a pair of source and target has two rows for one attack: choose a metric and an eps_255")
+    rows = []
+    for attack in dict.fromkeys(frame["attack"]):
+        for role, wanted in (("white-box", True), ("black-box", False)):
+            part = frame[(frame["attack"] == attack) & (frame["white_box"] == wanted)]
+            if not part.empty:
+                n, value = int(part["n"].min()), float(part["value"].mean())
+                low, high = wilson(round(value / 100 * n), n)
+                rows.append(
+                    {
+                        "attack": attack,
+                        "role": role,
+                        "value": value,
+                        "n": n,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "pairs": len(part),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def black_box(frame: pd.DataFrame) -> pd.DataFrame:
+    """The black-box half of `averages`, by attack: value, n, ci_low, ci_high, pairs."""
+    mean = averages(frame)
+    return mean[mean["role"] == "black-box"].drop(columns="role").set_index("attack")
+
+
+def wins(
+    frame: pd.DataFrame, better: str, worse: str, by: Sequence[str] = ("source", "target", "eps_255")
+) -> dict[str, object]:
+    """In how many cases (values of `by`) one attack's success rate is above another's, and in how many clearly so.
+
+    Clear: the 95 % interval of the difference (`newcombe`, as if the images were others; it errs to the wide side where
+    both attacks had the same) leaves out 0. Returns better, worse, cases, wins, losses, clear_wins, clear_losses.
+    Raises ValueError on an unknown attack or a case that is given twice.
+    """
+    _rows("frame", frame, "attack", *by, "value", "n")
+    if unknown := {better, worse} - set(frame["attack"]):
+        raise ValueError(f"no attack {sorted(unknown)}; there are {sorted(set(frame['attack']))}")
+    by = list(by)
+    if frame.duplicated(["attack", *by]).any():
+        raise ValueError(f"an attack has two rows for one {by}")
+    pair = [frame[frame["attack"] == name].set_index(by)[["value", "n"]] for name in (better, worse)]
+    both = pair[0].add_suffix("_b").join(pair[1].add_suffix("_w"), how="inner")
+    difference = both["value_b"] - both["value_w"]
+    counts = [
+        (round(r.value_b / 100 * r.n_b), int(r.n_b), round(r.value_w / 100 * r.n_w), int(r.n_w))
+        for r in both.itertuples()
+    ]
+    intervals = [newcombe(*count) for count in counts]
+    return {
+        "better": better,
+        "worse": worse,
+        "cases": len(both),
+        "wins": int((difference > 0).sum()),
+        "losses": int((difference < 0).sum()),
+        "clear_wins": sum(low > 0 for low, _ in intervals),
+        "clear_losses": sum(high < 0 for _, high in intervals),
+    }
+
+
+def _rows(name: str, frame: object, *columns: str, some: bool = True) -> None:
+    """A table with these columns, with rows if it is to have `some`, and no `value` that is not finite. Raises
+    TypeError or ValueError."""
+    checks.instance(name, frame, pd.DataFrame, "a DataFrame")
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"{name}: expected columns {', '.join(columns)}; it lacks {', '.join(missing)}")
+    if some and frame.empty:
+        raise ValueError(f"{name}: expected at least one row")
+    if "value" in columns and not np.isfinite(frame["value"].to_numpy(float)).all():
+        raise ValueError(f"{name}: a value is not finite")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The rows of a result file. Not by pandas, which pads short rows, guesses types and takes "None" for missing."""
+
+    def parse(kind: type, field: str) -> object:
+        return nan if kind is float and not field else kind(field)
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *lines = csv.reader(io.StringIO(text), strict=True)
+        if tuple(header) != COLUMNS or not text.endswith("\n"):
+            raise ValueError("the header or the last row is incomplete")
+        rows = [[parse(kind, field) for kind, field in zip(_TYPES.values(), line, strict=True)] for line in lines]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
+    except (ValueError, csv.Error) as error:
+        raise DamagedError(f"{path} is truncated or damaged ({error}); restore or delete it") from error

@@ -1,0 +1,1 @@
+"""What equations stand on: draws, norms, checks, surrogates, second derivatives, intervals, published numbers."""

@@ -1,0 +1,128 @@
+"""Networks as attacks take them: images in [0, 1] to logits, alone or several together, frozen while they are used.
+
+ensemble([f, h])                the mean of the logits
+with frozen([f]): ...           eval mode, no weight gradients, handed back as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import checks
+from .checks import Model
+
+
+class Normalized(nn.Module):
+    """Images in [0, 1], shape (N, C, H, W), to the logits of `net` on (x - mean) / std.
+
+    mean, std: a number for each channel, std above 0. size: the side that `net` wants; images of another size are
+    resized (bilinear) on the way in. None: any size. Raises TypeError or ValueError for other values.
+    """
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
+        super().__init__()
+        checks.instance("net", net, nn.Module, "an nn.Module")
+        for name, values, above in (("mean", mean, None), ("std", std, 0)):
+            checks.instance(name, values, Sequence, "a sequence of numbers, one for each channel")
+            for value in values:
+                checks.number(name, value, above=above)
+        if len(mean) != len(std):
+            raise ValueError(f"std: {len(std)} numbers for {len(mean)} in mean")
+        if size is not None:
+            checks.whole("size", size, 1)
+        self.net, self.size = net, size
+        for name, values in (("mean", mean), ("std", std)):
+            statistic = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, statistic, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.size is not None:
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=False, align_corners=False)
+        return self.net(_normalised(x, self.mean, self.std))
+
+
+@torch.fx.wrap  # one call to a trace, which could not ask for a shape
+def _normalised(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(x - mean) / std. Raises ValueError for another number of channels, of which one would pass for all."""
+    if x.dim() != 4 or x.shape[1] != mean.shape[1]:
+        raise ValueError(f"x: expected images of shape (N, {mean.shape[1]}, H, W), got {tuple(x.shape)}")
+    return (x - mean) / std
+
+
+class Ensemble(nn.Module):
+    """The mean of the members' logits, before the loss (thesis, sect. 2.3.2.2). Every member gets its own copy of the
+    images: one that normalises in place does not change what the next one sees."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(self.members)]
+        classes = [member.shape[1] for member in logits]
+        if len(set(classes)) > 1:
+            raise ValueError(f"members: expected the same classes of all, got {', '.join(map(str, classes))} logits")
+        return torch.stack(logits).mean(0)
+
+
+def ensemble(members: Sequence[nn.Module]) -> Ensemble:
+    """A surrogate that averages the logits of `members`, a list of nn.Modules over the same classes. Raises TypeError,
+    ValueError if the list is empty."""
+    checks.instance("members", members, (list, tuple, nn.ModuleList), "a list of nn.Modules")
+    if len(members) == 0:
+        raise ValueError("members: an ensemble needs at least one model")
+    for i, member in enumerate(members):
+        checks.module(member, f"members[{i}]")
+    return Ensemble(members)
+
+
+def members(model: Model) -> int:
+    """How many networks one pass through `model` runs: the unit in which cost is counted."""
+    return len(model.members) if isinstance(model, Ensemble) else 1
+
+
+# --- for the attack loop ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def frozen(models: Sequence[Model]) -> Iterator[None]:
+    """Eval mode, no weight gradients, weights in channels_last; everything is handed back as it was, also after an
+    error. Inside torch.inference_mode that mode is left meanwhile, so that images can have gradients.
+
+    Callables that are no nn.Module are left alone.
+    """
+    modules = [m for m in models if isinstance(m, nn.Module)]
+    modes = [(m, m.training) for model in modules for m in model.modules()]
+    # Weights that were made in inference mode cannot change outside it, and get no gradients anyway.
+    own = [p for model in modules for p in model.parameters() if not p.is_inference()]
+    weights = [(p, p.requires_grad, p.data) for p in own]
+    with _outside_inference_mode():
+        try:
+            for module, _ in modes:
+                module.training = False
+            for p, _, data in weights:
+                p.requires_grad_(False)
+                if data.dim() == 4:
+                    p.data = data.contiguous(memory_format=torch.channels_last)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for p, wanted, data in weights:
+                p.data = data
+                p.requires_grad_(wanted)
+
+
+@contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    """Gradients stay off, as they are in inference mode: leaving it alone would switch them on."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

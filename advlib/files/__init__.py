@@ -1,0 +1,1 @@
+"""What lies on disk: where, who is writing, and of which code a number is."""

@@ -1,0 +1,152 @@
+"""The README's results at a glance: what the thesis says of its methods beside what we found on real data, as Markdown.
+
+One row for each table that has a committed run; everything else is on the book's page of results. `make figures` keeps
+a finished run and then writes this part of the README anew; nobody edits it by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ..bench import claims, results
+from ..core import intervals
+from ..files.paths import ROOT, replacing
+from .markdown import enumerated
+
+BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
+SCALE, DATASET, BUDGET = "laptop", "cifar10", 8.0
+
+# By table: the metric, a method of the thesis, and what it is compared with, the best other one in print or its base.
+_UNDEFENDED, _TRAINED, _DEFENDED = claims.SUCCESS.values()
+CLAIMS = {
+    "2.1": [(_UNDEFENDED, "EM-FGSM", "MI-FGSM"), (_TRAINED, "EM-FGSM", "MI-FGSM")],
+    "2.2": [(_UNDEFENDED, "RE", "SIM"), (_TRAINED, "RE", "SIM")],
+    "2.3": [(_TRAINED, "EM-FGSM", "MI-FGSM")],
+    "2.4": [(_TRAINED, "EM-RE-Composite", "Composite")],
+    "2.5": [(_DEFENDED, "EM-RE-Composite", "MI-Composite")],
+    "3.1": [(_UNDEFENDED, "MI-FGSM+GNP", "MI-FGSM")],
+    "3.2": [(_UNDEFENDED, "DIM+GNP", "DIM")],
+    "3.3": [(kind, "DIM+TIM+GNP", "DIM+TIM") for kind in (_TRAINED, _DEFENDED)],
+    "4.1": [(_UNDEFENDED, "PGD+LRS-F", "PGD")],
+    "4.2": [(_UNDEFENDED, "PGD+LRS-F", "ILA++")],
+    "4.3": [(_UNDEFENDED, "Admix+LRS-F", "Admix")],
+    "4.4": [(kind, "PGD+LRS-F", "PGD") for kind in (_TRAINED, _DEFENDED)],
+    "4.5": [("local Lipschitz constant", "LRS-F", "original")],
+    "5.2": [("test accuracy (%)", "CR-SAM", "SAM"), ("test accuracy (%)", "CR-SAM", "SGD")],
+    "5.5": [("Hessian trace", "CR-SAM", "SAM"), ("Hessian trace", "CR-SAM", "SGD")],
+}
+TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "difference, 95 %", "n")
+
+
+def markdown() -> str:
+    """The part of the README: one row for each claim of `CLAIMS` that a committed run has measured on targets of the
+    kind that the thesis has."""
+    lines = [line for table in CLAIMS for line in _rows(table)]
+    if not lines:
+        return f"*No {DATASET} run that compares with the thesis is committed yet.*"
+    note = (
+        f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
+        "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
+        "here, of attacks of 10 steps, for n images that all networks get right; the interval of a difference takes "
+        f"the two for independent.{_other_kinds()}{_training()} All attacks, budgets and data sets are on the book's "
+        "page of results (`make book`).*"
+    )
+    rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
+    return "\n".join([_line(TITLES), _line(rule), *lines]) + "\n\n" + note
+
+
+def _other_kinds() -> str:
+    """Which committed tables have no row, since print and ours have no kind of target in common; "" for none."""
+    tables = [table for table in CLAIMS if results.committed(table, SCALE, DATASET) is not None and not _rows(table)]
+    if not tables:
+        return ""
+    what = "Table" if len(tables) == 1 else "Tables"
+    return f" {what} {enumerated(tables)}: no row, for want of targets of the kind that the thesis has there."
+
+
+def _training() -> str:
+    """What the networks of chapter 5 were trained on; "" where none is committed."""
+    rows = results.committed(claims.TRAINING, SCALE, DATASET)
+    if rows is None:
+        return ""
+    conditions = rows.source.iloc[0].partition(", ")[2]  # a source is "seed 0, 10000 images, 12 epochs"
+    return (
+        f" Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed; differences "
+        "within each seed."
+    )
+
+
+def _rows(table: str) -> list[str]:
+    """The claims of a table that a committed run has, at the budget nearest to ours."""
+    rows = claims.compare(table, SCALE, DATASET)
+    if rows is None:
+        return []
+    rows = rows[rows.paper.notna()].rename(columns={"ours": "value"})
+    found = []
+    for metric, method, other in CLAIMS[table]:
+        pair = [_nearest(rows[(rows.metric == metric) & (rows["name"] == name)]) for name in (method, other)]
+        if all(part is not None for part in pair):
+            found.append(_row(table, *pair))
+    return found
+
+
+def _nearest(rows: pd.DataFrame) -> pd.Series | None:
+    """The row whose budget is nearest to ours; None of none."""
+    return None if rows.empty else rows.loc[(rows.eps_255.fillna(BUDGET) - BUDGET).abs().idxmin()]
+
+
+def _row(table: str, method: pd.Series, other: pd.Series) -> str:
+    at = "" if pd.isna(method.eps_255) else f", {method.eps_255:g}/255"
+    points, low, high = _difference(table, method, other)
+    return _line(
+        [
+            f"{table}{_about(table)}",
+            f"{method.metric}{at}",
+            f"{other['name']} → {method['name']}",
+            f"{_number(other.paper)} → {_number(method.paper)}",
+            method.setting,
+            f"{_number(other.value)} → {_number(method.value)}",
+            f"{points:+.1f} [{low:+.1f}, {high:+.1f}]",
+            f"{int(method.n):,}",
+        ]
+    )
+
+
+def _difference(table: str, method: pd.Series, other: pd.Series) -> tuple[float, float, float]:
+    """Points and interval of 95 %: paired where both have the same seeds."""
+    if table not in (claims.TRAINING, claims.GEOMETRY):
+        return intervals.difference(method, other)
+    rows = results.committed(claims.TRAINING, SCALE, DATASET)
+    return claims.by_seed(rows, method.metric, method["name"], other["name"])
+
+
+def _about(table: str) -> str:
+    return f", {claims.ATTACKS[table][0]}" if table in claims.ATTACKS else ""
+
+
+def _number(value: float) -> str:
+    """One digit after the point, more where the number is small, none where it is large."""
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def refreshed(text: str) -> str:
+    """`text` with the part between the two marks written anew. ValueError if a mark is missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n{markdown()}\n{END}{after}"
+
+
+def write(readme: Path = ROOT / "README.md") -> Path:
+    """Write the part anew and return the file."""
+    text = refreshed(readme.read_text(encoding="utf-8"))
+    with replacing(readme) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return readme

@@ -1,0 +1,156 @@
+"""The book's page of results: every table of the thesis beside ours, every committed figure, and the conditions."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from ..bench import claims, results
+from ..files import provenance
+from ..files.paths import FIGURES
+from ..zoo import registry
+from .markdown import enumerated, stem_alt
+
+SCALES = ("paper", "laptop")
+HEAD = """# Results
+
+Every table of the thesis, value by value as printed, is in `data/published`. Here are those that we have measured too,
+one block for each scale and data set; below them are the committed figures.
+
+A row is a mean over the black-box targets of one kind (chapters 2 to 4; undefended, adversarially trained and defended
+networks are never averaged together) or over the seeds (chapter 5). *Order* says whether its clear differences to the
+other rows of the block (intervals of 95 % that leave each other out) have the sign that they have in print: "as
+printed", "mixed", "reversed", or "open" where no difference is clear. A number of another data set, network and scale
+than the thesis' can agree in its order, not in its value.
+"""
+FILTER = """
+<form class="filter" aria-label="Filter the results">
+<label>Chapter <select name="chapter"><option value="">all</option>{chapters}</select></label>
+<label>Scale <select name="scale"><option value="">all</option>{scales}</select></label>
+<label>Data set <select name="dataset"><option value="">all</option>{datasets}</select></label>
+<output aria-live="polite"></output>
+</form>
+"""
+OF_RUN = ("source", "attack", "target", "eps_255", "metric", "value", "n")
+COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "budget", "metric", "setting")
+
+
+def markdown(run: Path | None = None) -> str:
+    """The page. run: the folder of a run, whose tables stand at the end; None for none."""
+    tables = sorted(
+        path.stem.removeprefix("table_").replace("_", ".") for path in results.PUBLISHED.glob("table_*.csv")
+    )
+    blocks = [block for table in tables for block in _blocks(table)]
+    missing = [table for table in tables if not _measured(table) and table not in claims.RECIPES]
+    figures = sorted(FIGURES.glob("*/fig_*.svg"))
+    parts = [
+        HEAD,
+        _filter(tables),
+        "## Tables",
+        *blocks,
+        "### Not measured",
+        f"No run of {enumerated(missing)} is committed. Tables {enumerated(claims.RECIPES)} are recipes: "
+        "`al.recipes.thesis` gives them." if missing else "Every table that holds measurements has a committed run.",
+        "## Figures",
+        '<div class="gallery">',
+        *map(_figure, figures),
+        "</div>",
+        *_of_run(run),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _measured(table: str) -> list[tuple[str, str, pd.DataFrame]]:
+    """(scale, data set, rows) of each committed run of a table."""
+    pairs = [(scale, dataset) for scale in SCALES for dataset in reversed(registry.CHAPTERS)]
+    found = [(scale, dataset, claims.compare(table, scale, dataset)) for scale, dataset in pairs]
+    return [(scale, dataset, rows) for scale, dataset, rows in found if rows is not None]
+
+
+def _blocks(table: str) -> list[str]:
+    """A table for each committed run, with what it was measured on."""
+    found = []
+    for scale, dataset, rows in _measured(table):
+        source = results.committed(claims.TRAINING if table == claims.GEOMETRY else table, scale, dataset)
+        facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
+        since = provenance.date_of(results.result_path(source.table.iloc[0], scale, dataset))
+        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}"
+        caption = f"Table {table}, {dataset}, {scale} scale"
+        found.append(_block(caption, about, table.partition(".")[0], scale, dataset, _html(rows, caption)))
+    return found
+
+
+def _block(caption: str, about: str, chapter: str, scale: str, dataset: str, body: str) -> str:
+    values = {"chapter": chapter, "scale": scale, "dataset": dataset}
+    marks = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in values.items())
+    label = html.escape(caption)
+    return (
+        f'<section class="result" {marks}>\n<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n'
+        f"{body}\n</div>\n<p>{html.escape(about)}</p>\n</section>"
+    )
+
+
+def _html(rows: pd.DataFrame, caption: str) -> str:
+    shown = rows.assign(
+        paper=rows.paper.map(_number),
+        budget=rows.eps_255.map(lambda eps: "" if pd.isna(eps) else f"{eps:g}/255"),
+        ours=rows.ours.map(_number),
+        interval=[f"{_number(low)} to {_number(high)}" for low, high in zip(rows.ci_low, rows.ci_high, strict=True)],
+        difference=rows.difference.map(_signed),
+    )[list(COLUMNS)]
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    lines = [
+        f'<tr class="order-{row.order.replace(" ", "-")}">'
+        + f'<th scope="row">{html.escape(row.name)}</th>'
+        + "".join(f"<td>{html.escape(str(value))}</td>" for value in row[1:])
+        + "</tr>"
+        for row in shown.itertuples(index=False)
+    ]
+    top = f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+    return f"<table>{top}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _number(value: float) -> str:
+    """Three digits, or one after the point; nothing for NaN."""
+    return "" if pd.isna(value) else f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _signed(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:+.3g}" if abs(value) < 1 else f"{value:+.1f}"
+
+
+def _filter(tables: list[str]) -> str:
+    def options(values: list[str]) -> str:
+        return "".join(f'<option value="{value}">{value}</option>' for value in values)
+
+    found = [(table.partition(".")[0], scale, dataset) for table in tables for scale, dataset, _ in _measured(table)]
+    chapters, scales, datasets = (sorted({row[k] for row in found}) for k in range(3))
+    return FILTER.format(chapters=options(chapters), scales=options(scales), datasets=options(datasets))
+
+
+def _figure(path: Path) -> str:
+    text = stem_alt(path.stem)
+    return f"```{{figure}} figures/{path.parent.name}/{path.name}\n:alt: {text}\n\n{text}\n```"
+
+
+def _of_run(run: Path | None) -> list[str]:
+    """The tables of a run, in its own columns. Raises DamagedError for a file that is no table."""
+    files = sorted(p for p in (run / "tables").rglob("*.csv") if ".old" not in p.name) if run is not None else []
+    found = ["## This run", "The tables of the run that this site was built after."] if files else []
+    for path in files:
+        try:
+            rows = pd.read_csv(path, dtype={"table": str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise results.DamagedError(f"{path} is no table ({error}); restore or delete it") from error
+        said = {name: str(rows[name].iloc[0]) for name in ("torch", "device", "commit") if name in rows and len(rows)}
+        scale, dataset = (str(rows[k].iloc[0]) if k in rows and len(rows) else "" for k in ("scale", "dataset"))
+        name = f"{path.parent.name}/{path.stem}"
+        shown = rows[list(OF_RUN)] if set(OF_RUN) <= set(rows) else rows
+        body = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+        caption = f"<caption>{html.escape(name)}</caption><thead>"
+        body = body.replace("<th>", '<th scope="col">').replace("<thead>", caption, 1)
+        facts = ", ".join(f"{key} {value}" for key, value in said.items())
+        found.append(_block(name, facts, path.parent.name.lstrip("0"), scale, dataset, body))
+    return found

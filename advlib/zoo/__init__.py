@@ -1,0 +1,1 @@
+"""Networks and pictures: architectures, weights, data sets."""
