@@ -71,7 +71,7 @@ def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, 
 def crsam_gradient_log(
     g0: Tensors, plus: Tensors, minus: Tensors, losses: Tensors, *, alpha: float, beta: float, floor: float = 1e-6
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-), that is
+    """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-).
 
         g+ + alpha (g+ + g- - 2 g0) / (L+ + L- - 2 L0) + beta (g+ - g-) / (L+ - L-).
 
