@@ -233,7 +233,8 @@ book.black_box(rows)
 # $H_e = \sqrt{S_e r_e}$, $W_e = \sqrt{S_e / r_e}$. The attack averages gradients over $m$ copies, of which copy 0
 # is intact:
 #
-# $$\arg\max_{x^{adv}} \frac{1}{m} \sum_{i=0}^{m} \ell(RE_i(x^{adv}), y; \theta) \tag{2.4}$$
+# $$\arg\max_{x^{adv}} \frac{1}{m} \sum_{i=0}^{m} \ell(RE_i(x^{adv}), y; \theta), \quad \text{s.t. }
+# \left\| x^{adv} - x \right\|_{\infty} \le \epsilon \tag{2.4}$$
 
 # %%
 erase = al.RandomErasure(p=1.0)

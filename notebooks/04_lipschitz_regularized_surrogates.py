@@ -393,7 +393,7 @@ fig
 # %% [markdown]
 # ### Table 4.5: local Lipschitz constants
 #
-# $$L_{emp} = \frac{1}{n} \sum_i \max_{x_i' \in B_\infty(x_i, \varepsilon)} \frac{\|f(x_i) - f(x_i')\|_2}{\|x_i - x_i'\|_2} \tag{4.11}$$
+# $$L_{emp} = \frac{1}{n} \sum_{i=1}^{n} \max_{x_i' \in B_\infty(x_i, \varepsilon)} \frac{\|f(x_i) - f(x_i')\|_2}{\|x_i - x_i'\|_2} \tag{4.11}$$
 #
 # of the logits $f$, by an ascent of the ratio: a lower bound. The thesis does not say its radius.
 

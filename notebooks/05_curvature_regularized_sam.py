@@ -159,7 +159,7 @@ for a in (1.0, 4.0, 16.0):
 #
 # ## 5.2 The normalised Hessian trace
 #
-# What one step gains is to first order the length of the gradient:
+# What one step gains is to first order $\rho$ times the length of the gradient:
 #
 # $$R^{\text{SAM}}(w) = L_S\left(w + \rho \frac{\nabla L_S(w)}{\|\nabla L_S(w)\|_2}\right) - L_S(w)
 # = \rho \|\nabla L_S(w)\|_2 + O(\rho^2) \tag{5.4}$$
@@ -226,18 +226,19 @@ pd.DataFrame(rows).T.assign(products=lambda d: d.probes + [0, 10]).round(2)
 #
 # $$\min_w L^{\text{CR-SAM}}(w) \quad \text{where} \quad L^{\text{CR-SAM}}(w) = L^{\text{SAM}}(w) + R_c(w) \tag{5.7}$$
 #
-# Neither the trace nor its gradient is cheap. So the loss is looked at on both sides of the weights, along a direction $v$:
+# The trace is dear, and its gradient more so. So take the loss on both sides of the weights, along a direction $v$:
 #
 # $$\begin{aligned} L_S(w + \rho v) &= L_S(w) + \rho v \nabla L_S(w) + O(\rho^2) \cr
 # L_S(w - \rho v) &= L_S(w) - \rho v \nabla L_S(w) + O(\rho^2) \end{aligned} \tag{5.8}$$
 #
-# The difference of the two lines is the slope along $v$. Their sum, less twice $L_S(w)$, is the curvature; for that the
-# lines must go on to the next order, which the print leaves out. Theorem 1 of the thesis says so:
+# The difference of the two lines gives the slope along $v$. Their sum, less twice $L_S(w)$, gives the curvature; for that
+# the lines must go on to the next order, which the print leaves out. That is Theorem 1 of the thesis:
 #
 # $$v^\top \nabla L_S(w) \approx \frac{L_S(w + \rho v) - L_S(w - \rho v)}{2 \rho}, \qquad
 # v^\top \nabla^2 L_S(w) \, v \approx \frac{L_S(w + \rho v) + L_S(w - \rho v) - 2 L_S(w)}{\rho^2}$$
 #
-# The errors of both in double precision, for a random $v$, on a small network of tanh and on the committed ResNet:
+# (The print has remainders in an $\epsilon$ that is not defined; $\rho$ is meant.) The errors of both in double precision, for
+# a random $v$, on a small network of tanh and on the committed ResNet:
 
 # %%
 few_images = few["test"][:16].to("cpu")
@@ -317,6 +318,8 @@ found.join(orders.round(2)).map("{:.3g}".format).replace("nan", "")
 #
 # $$g_+ + \alpha \, (g_+ + g_- - 2 g_0) + \beta \, (g_+ - g_-) \qquad \text{and} \qquad
 # g_+ + \alpha \, \frac{g_+ + g_- - 2 g_0}{L_+ + L_- - 2 L_0} + \beta \, \frac{g_+ - g_-}{L_+ - L_-}$$
+#
+# The code multiplies the brackets out, $(1 + \alpha + \beta) \, g_+ + (\alpha - \beta) \, g_- - 2 \alpha \, g_0$:
 
 # %%
 print(inspect.getsource(al.sam.crsam_gradient))
