@@ -205,11 +205,11 @@ def norm_penalty(g: Gradient, r: float = 0.01, beta: float = 0.8, unit: str = "l
         return g
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        here = g(x, y, draw)
-        ahead = g(x + r * divided(here, NORMS[unit](here)), y, draw)
+        g1 = g(x, y, draw)
+        g2 = g(x + r * divided(g1, NORMS[unit](g1)), y, draw)
         if rescale:
-            ahead = divided(ahead, l2_norm(ahead)) * l2_norm(here)
-        return torch.lerp(here, ahead, -beta)
+            g2 = divided(g2, l2_norm(g2)) * l2_norm(g1)
+        return (1 + beta) * g1 - beta * g2
 
     return Gradient(function, g.models, 2 * g.passes, descends=r < 0)
 

@@ -103,7 +103,7 @@ def lrs1(
     form: str = "reference",
     here: Point | None = None,
 ) -> torch.Tensor:
-    """LRS-1, (N,): the squared directional slope of the loss (thesis eq. 4.5, 4.9), two forward passes and a backward
+    """LRS-1, (N,): the squared directional slope of the loss (thesis eq. 4.9), two forward passes and a backward
     pass to the image; with `here`, a forward pass.
 
     h: step, in [0, 1] units along d; direction: `unit_direction`; here: `point(model, x, y)` where one has it already.
@@ -131,7 +131,7 @@ def lrs2(
     form: str = "reference",
     here: Point | None = None,
 ) -> torch.Tensor:
-    """LRS-2, (N,): how far the gradient of the loss turns (thesis eq. 4.8, 4.10), that is ||H d|| as h goes to 0, whose
+    """LRS-2, (N,): how far the gradient of the loss turns (thesis eq. 4.10), that is ||H d|| as h goes to 0, whose
     square has the mean ||H||_F^2 / n over random unit d in n dimensions. Two forward passes and two backward passes to
     the image, with a graph; with `here`, one of each.
 

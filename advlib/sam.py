@@ -57,17 +57,23 @@ def sam_perturbation(
 
 
 def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, beta: float) -> list[torch.Tensor]:
-    """CR-SAM, linear: g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-), of the gradients at w, w + rho v and w - rho v; the
-    first bracket is the curvature's, zero on a quadratic loss, the second the slope's. Raises ValueError for lists of
-    tensors that do not match."""
+    """CR-SAM without logarithms, by the two differences that thesis eq. 5.8 expands:
+
+        g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-),
+
+    of the gradients g0 at w, g+ at w + rho v and g- at w - rho v. The first bracket is the curvature's, zero on a
+    quadratic loss, the second the slope's. Raises ValueError for lists of tensors that do not match."""
     _matching(g0=g0, plus=plus, minus=minus)
-    return _combined(g0, plus, minus, alpha, beta)
+    # g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-), gathered by gradient: each is read once.
+    return _sum((1 + alpha + beta, plus), (alpha - beta, minus), (-2 * alpha, g0))
 
 
 def crsam_gradient_log(
     g0: Tensors, plus: Tensors, minus: Tensors, losses: Tensors, *, alpha: float, beta: float, floor: float = 1e-6
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-).
+
+        g+ + alpha (g+ + g- - 2 g0) / (L+ + L- - 2 L0) + beta (g+ - g-) / (L+ - L-).
 
     losses: L0, L+, L-. The first log is not defined where the curvature is not positive: below `floor` both are that of
     the floor, and have no gradient. Returns the gradient, and which of the two was below it, bool (2,). Raises
@@ -78,8 +84,9 @@ def crsam_gradient_log(
     l0, l_plus, l_minus = (loss.detach() for loss in losses)
     brackets = torch.stack([l_plus + l_minus - 2 * l0, l_plus - l_minus])
     below = brackets < floor
-    weight = torch.where(below, 0.0, brackets.clamp(min=floor).reciprocal())
-    return _combined(g0, plus, minus, alpha * weight[0], beta * weight[1]), below
+    over = torch.where(below, 0.0, brackets.clamp(min=floor).reciprocal())  # log' is 1 over its bracket
+    alpha, beta = alpha * over[0], beta * over[1]
+    return _sum((1 + alpha + beta, plus), (alpha - beta, minus), (-2 * alpha, g0)), below
 
 
 def _matching(**lists: Tensors) -> None:
@@ -92,12 +99,12 @@ def _matching(**lists: Tensors) -> None:
             raise ValueError(f"{other}: expected tensors in the shapes of {name}")
 
 
-def _combined(
-    g0: Tensors, plus: Tensors, minus: Tensors, alpha: float | torch.Tensor, beta: float | torch.Tensor
-) -> list[torch.Tensor]:
-    total = torch._foreach_mul(list(plus), 1 + alpha + beta)
-    torch._foreach_add_(total, torch._foreach_mul(list(minus), alpha - beta))
-    torch._foreach_sub_(total, torch._foreach_mul(list(g0), 2 * alpha))
+def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> list[torch.Tensor]:
+    """factor * tensors, added up over the terms in their order."""
+    (factor, tensors), *others = terms
+    total = torch._foreach_mul(list(tensors), factor)
+    for factor, tensors in others:
+        torch._foreach_add_(total, torch._foreach_mul(list(tensors), factor))
     return total
 
 
@@ -245,7 +252,8 @@ class SharpnessAware(torch.optim.Optimizer):
 
 
 class SAM(SharpnessAware):
-    """SAM (Foret et al. 2021; thesis eq. 5.2): the gradient at w + rho g / ||g||. Two passes.
+    """SAM (Foret et al. 2021; thesis eq. 5.1): it lowers the highest loss within rho of the weights, by the gradient at
+    w + rho g / ||g||. Two passes.
 
     params, options: of `base`; rho: radius, of a parameter group if it has one; adaptive: ASAM; same_draws: dropout and
     whatever else draws from torch's generators draw the same in every pass. rho = 0 is the base.
@@ -383,7 +391,7 @@ class RandomSAM(SAM):
 
 
 class CRSAM(SharpnessAware):
-    """CR-SAM (thesis Alg. 4): SAM and a penalty on curvature and slope, `crsam_gradient` or, with form="log",
+    """CR-SAM (thesis eq. 5.7, Alg. 4): SAM and a penalty on curvature and slope, `crsam_gradient` or, with form="log",
     `crsam_gradient_log`. Three passes.
 
     alpha, beta: weights of the penalty, of a parameter group if it has them; alpha = beta = 0 is SAM. form: "linear",

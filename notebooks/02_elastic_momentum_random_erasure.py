@@ -136,7 +136,7 @@ fig
 # *Figure 2.1 (drawn). Grey: the gradient found at each point. All of them move $x_t^{adv}$, not the point they were
 # found at.*
 #
-# In `advlib` the rule is a value, and these two methods are equations 2.1 and 2.2:
+# In `advlib` the rule is a value, and these two methods are eq. 2.1 and 2.2:
 
 # %%
 print(inspect.getsource(al.Elastic.look_ahead))
@@ -233,7 +233,8 @@ book.black_box(rows)
 # $H_e = \sqrt{S_e r_e}$, $W_e = \sqrt{S_e / r_e}$. The attack averages gradients over $m$ copies, of which copy 0
 # is intact:
 #
-# $$\arg\max_{x^{adv}} \frac{1}{m} \sum_{i=0}^{m} \ell(RE_i(x^{adv}), y; \theta) \tag{2.4}$$
+# $$\arg\max_{x^{adv}} \frac{1}{m} \sum_{i=0}^{m} \ell(RE_i(x^{adv}), y; \theta), \quad \text{s.t. }
+# \left\| x^{adv} - x \right\|_{\infty} \le \epsilon \tag{2.4}$$
 
 # %%
 erase = al.RandomErasure(p=1.0)
@@ -375,6 +376,35 @@ book.beside("2.3", table_2_3)
 
 # %%
 cifar_2_3 = book.committed("2.3")
+
+# %% [markdown]
+# ### EM and RE together
+#
+# EM-RE takes the averaged gradient of the erased copies at the look-ahead point of EM:
+#
+# $$x_t^{em} = x_t^{adv} + \alpha \cdot \sigma \cdot g_t \tag{2.5}$$
+#
+# $$g_{t+1} = \mu \cdot g_t + \frac{\frac{1}{m} \sum_{i=0}^{m} \nabla_x \ell(RE_i(x_t^{em}), y; \theta)}
+# {\|\frac{1}{m} \sum_{i=0}^{m} \nabla_x \ell(RE_i(x_t^{em}), y; \theta)\|_1} \tag{2.6}$$
+#
+# $$x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(g_{t+1}) \tag{2.7}$$
+#
+# The first and the last line are eq. 2.1 and 2.3 again. What was said of the norm in eq. 2.2 and of the $m + 1$ terms in
+# eq. 2.4 holds for the middle one.
+#
+# ### Algorithm 1
+#
+# 1. Set $\alpha = \epsilon / T$, $g_0 = 0$ and $x_0^{adv} = x$.
+# 2. For $t = 0, \ldots, T - 1$:
+#    1. look ahead: $x_t^{em} = x_t^{adv} + \alpha \cdot \sigma \cdot g_t$;
+#    2. average over $m$ copies: $g = \frac{1}{m} \sum_{i=0}^{m-1} \nabla_x \ell(RE_i(x_t^{em}; p), y; \theta)$, where
+#       $RE(x; p)$ erases with probability $p$;
+#    3. add it to the momentum: $g_{t+1} = \mu \cdot g_t + g / \|g\|_1$;
+#    4. step: $x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(g_{t+1})$.
+# 3. Return $x^{adv} = x_T^{adv}$.
+#
+# In `advlib` that is `al.EM_RE`: the rule of EM as `momentum` and the copies of RE as `transform`. Any attack below takes
+# them as options, `**al.EM_RE`.
 
 # %% [markdown]
 # ### Table 2.4: EM and RE on top of DIM, TIM, SIM and all three

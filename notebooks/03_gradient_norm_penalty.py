@@ -121,15 +121,30 @@ pd.Series(accuracy, name=f"accuracy on these {n} images (%)").round(1).to_frame(
 # %% [markdown]
 # ## 3.1 The penalty
 #
-# The attack maximises not the loss $\ell$ but
+# An attack maximises the loss $\ell$ inside the ball. The thesis repeats eq. 1.1 here with $x^*$ for $x^{adv}$ and any
+# norm; $p = \infty$ is meant:
+#
+# $$\arg\max_{x^*} \ell(x^*, y), \quad \text{s.t.} \quad \|x^* - x\|_p \le \epsilon \tag{3.1}$$
+#
+# GNP maximises not the loss but
 #
 # $$L(x, y) = \ell(x, y) - \lambda \|\nabla_x \ell(x, y)\|_2 \tag{3.2}$$
 #
-# whose gradient needs the Hessian $H$ in the direction of the gradient:
+# whose gradient needs the Hessian $H = \nabla_x^2 \ell(x)$ in the direction of the gradient:
 #
-# $$\nabla_x L(x) = \nabla_x \ell(x) - \lambda H \frac{\nabla_x \ell(x)}{\|\nabla_x \ell(x)\|} \tag{3.3}$$
+# $$\nabla_x L(x) = \nabla_x \ell(x) - \lambda \nabla_x^2 \ell(x) \frac{\nabla_x \ell(x)}{\|\nabla_x \ell(x)\|} \tag{3.3}$$
 #
-# A finite difference along that direction replaces the product (eq. 3.4, 3.5), and with $\beta = \lambda / r$
+# Such a product needs no Hessian. Let $\Delta x = \nabla_x \ell(x) / \|\nabla_x \ell(x)\|$. A step of length $r$ along it
+# changes the gradient by about $H r \Delta x$:
+#
+# $$\nabla_x L(x + r \Delta x) \approx \nabla_x \ell(x) + H r \Delta x \tag{3.4}$$
+#
+# (The $L$ on the left is a slip for $\ell$.) Solved for the product, that is a finite difference:
+#
+# $$H \frac{\nabla_x \ell(x)}{\|\nabla_x \ell(x)\|} \approx \frac{\nabla_x \ell\left(x + r \frac{\nabla_x \ell(x)}
+# {\|\nabla_x \ell(x)\|}\right) - \nabla_x \ell(x)}{r} \tag{3.5}$$
+#
+# Eq. 3.5 goes into eq. 3.3, and with $\beta = \lambda / r$
 #
 # $$\nabla_x L(x) = (1 + \beta) \nabla_x \ell(x) - \beta \nabla_x \ell\left(x + r \frac{\nabla_x \ell(x)}{\|\nabla_x \ell(x)\|}\right) \tag{3.6}$$
 #
@@ -204,6 +219,20 @@ fig
 # switches do the two agree. At $r = 10^{-2}$ the product that eq. 3.3 asks for and the difference that eq. 3.6 takes are
 # two things; what the method does, it does as a difference. (On a smooth network the error falls in proportion to $r$;
 # the test suite has that.)
+#
+# ### Algorithm 2
+#
+# The penalty on top of I-FGSM, as printed:
+#
+# 1. Set $\alpha = \epsilon / T$, $g_0 = 0$ and $x_0^{adv} = x$.
+# 2. For $t = 0, \ldots, T - 1$:
+#    1. $g_1 = \nabla_x \ell(x)$;
+#    2. $g_2 = \nabla_x \ell\left(x + r \frac{\nabla_x \ell(x)}{\|\nabla_x \ell(x)\|}\right)$;
+#    3. $g_t = (1 + \beta) g_1 - \beta g_2$;
+#    4. step: $x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(g_t)$.
+# 3. Return $x^{adv} = x_T^{adv}$.
+#
+# In `advlib` that is `al.attacks.i_fgsm(f, x, y, **al.GNP)`, and any other attack takes the same option.
 #
 # ### Text and working method
 #

@@ -99,9 +99,26 @@ print("source:", source, "| targets:", ", ".join(m for m in models if m != sourc
 # %% [markdown]
 # ## 4.1 A penalty on the slope: LRS-1
 #
+# An attack maximises the loss. The thesis repeats eq. 1.1 with $x^*$ for $x^{adv}$ and any norm; $p = \infty$ is meant:
+#
+# $$\arg\max_{x^*} \ell(x^*, y), \quad \text{s.t.} \quad \|x^* - x\|_p \le \epsilon \tag{4.1}$$
+#
 # If the loss $\ell$ has a small Lipschitz constant around $x$, then the images around an adversarial one have a large
-# loss too, and so, one hopes, do other networks. The mean value theorem (eq. 4.2, 4.3) turns the constant into the
-# norm of the gradient, and the aim into a penalty:
+# loss too, and so, one hopes, do other networks. Between $x$ and a neighbour $x'$ lies a $\zeta$ with
+#
+# $$\|\ell(x') - \ell(x)\|_2 = \|\nabla \ell(\zeta) (x' - x)\|_2 \tag{4.2}$$
+#
+# by the mean value theorem. The Cauchy-Schwarz inequality gives
+#
+# $$\|\ell(x') - \ell(x)\|_2 \le \|\nabla \ell(\zeta)\|_2 \, \|x' - x\|_2 \tag{4.3}$$
+#
+# As $x'$ comes near $x$, the constant becomes $\|\nabla \ell(x)\|_2$. It cannot be smaller:
+#
+# $$L_c \|\nabla f(x)\|_2 \ge f(x + \nabla f(x)) - f(x) \ge \langle \nabla f(x), \nabla f(x) \rangle
+# = \|\nabla f(x)\|_2^2 \tag{4.4}$$
+#
+# (The second inequality needs a convex $f$. The loss of a network is not convex.) So the aim becomes a penalty on the
+# norm of the gradient:
 #
 # $$L(x, y) = \ell(x, y) + \lambda_1 \|\nabla_x \ell(x, y)\|_2^2 \tag{4.5}$$
 #
@@ -132,9 +149,24 @@ for direction in al.lipschitz.DIRECTIONS:
 #
 # ## 4.2 A penalty on the curvature: LRS-2
 #
-# $$L(x, y) = \ell(x, y) + \lambda_2 \left\|\nabla_x^2 \ell(x, y)\right\|_F^2, \qquad \left\|\nabla_x^2 \ell\right\|_F^2
-# \approx \left\|\frac{\nabla_x \ell(x + h_2 d, y) - \nabla_x \ell(x, y)}{h_2}\right\|_2^2 \tag{4.8, 4.10}$$
+# One order higher, the *gradient* has a Lipschitz constant $L_s$. It bounds every eigenvalue of the Hessian:
 #
+# $$L_s I \ge \nabla^2 f(x) \tag{4.6}$$
+#
+# The squares of the eigenvalues sum to the squared Frobenius norm of the Hessian:
+#
+# $$\sum_{i=1}^{n} \lambda_i^2 = \left\|\nabla^2 f(x)\right\|_F^2 \tag{4.7}$$
+#
+# So that norm is the second penalty:
+#
+# $$L(x, y) = \ell(x, y) + \lambda_2 \left\|\nabla_x^2 \ell(x, y)\right\|_F^2 \tag{4.8}$$
+#
+# Again a difference along a direction $d$ takes its place:
+#
+# $$\left\|\nabla_x^2 \ell(x, y)\right\|_F^2 \approx \left(\frac{\nabla_x \ell(x + h_2 d, y) - \nabla_x \ell(x, y)}
+# {h_2}\right)^2 \tag{4.10}$$
+#
+# In the brackets stands a vector; its square is that of the $L_2$ norm. In `advlib` that is `al.lipschitz.lrs2`.
 # The right-hand side is $\|H d\|^2$, the curvature along *one* direction, and not the Frobenius norm of the Hessian $H$.
 # They are related: over random unit directions in $m$ dimensions the mean of $\|H d\|^2$ is $\|H\|_F^2 / m$. With a
 # Hessian of 12 random numbers:
@@ -287,6 +319,25 @@ for name in ("LRS-1, text", "LRS-2, text"):
 # epochs as the table says. The thesis' ten epochs are `-p epochs=10 -p retrain=tuned,lrs1,lrs2,lrsf,adv`. A killed run
 # loses at most one epoch; a surrogate that `retrain` names begins anew. At smoke scale a training is a trial of one
 # epoch on a few images, and its weights go to the build folder.
+#
+# ### Algorithm 3
+#
+# The fine-tuning with LRS-1, and the attack on its result, as printed:
+#
+# 1. For each of $n$ epochs and each batch $(x_i, y_i)$, $i = 1, \ldots, m$:
+#    1. $g_i = \nabla_x \ell(x_i, y_i; w_t)$ and $d_i = \operatorname{sign}(g_i)$;
+#    2. $z_i = x_i + h d_i$;
+#    3. $\mathcal{L}(w_t) = \sum_i \ell(x_i, y_i; w_t)$ and
+#       $\mathcal{R}(w_t) = \sum_i (\ell(z_i, y_i; w_t) - \ell(x_i, y_i; w_t))^2$;
+#    4. $w_{t+1} = w_t - \frac{1}{m} \eta \nabla_w \left(\mathcal{L}(w_t) + \frac{1}{h^2} \lambda \mathcal{R}(w_t)\right)$.
+# 2. Keep the surrogate, with weights $w_n$. Set $\alpha = \epsilon / T$ and $x_0^{adv} = x$.
+# 3. For $t = 0, \ldots, T - 1$:
+#    1. $g_t = \nabla_x \ell(x, w_n)$;
+#    2. $x_{t+1}^{adv} = \operatorname{clip}(x_t^{adv} + \alpha \cdot \operatorname{sign}(g_t), 0, 1)$.
+# 4. Return $x^{adv} = x_T^{adv}$.
+#
+# The gradient of the attack is meant at the iterate $x_t^{adv}$, not at $x$. In `advlib` the first half is
+# `al.training.fine_tune` with `al.objectives.LipschitzRegularized`, and the second half is any attack.
 
 # %%
 VARIANTS = {"tuned": "tuned", "LRS-1": "lrs1", "LRS-2": "lrs2", "LRS-F": "lrsf", "adv": "adv"}
@@ -342,7 +393,7 @@ fig
 # %% [markdown]
 # ### Table 4.5: local Lipschitz constants
 #
-# $$L_{emp} = \frac{1}{n} \sum_i \max_{x_i' \in B_\infty(x_i, \varepsilon)} \frac{\|f(x_i) - f(x_i')\|_2}{\|x_i - x_i'\|_2} \tag{4.11}$$
+# $$L_{emp} = \frac{1}{n} \sum_{i=1}^{n} \max_{x_i' \in B_\infty(x_i, \varepsilon)} \frac{\|f(x_i) - f(x_i')\|_2}{\|x_i - x_i'\|_2} \tag{4.11}$$
 #
 # of the logits $f$, by an ascent of the ratio: a lower bound. The thesis does not say its radius.
 

@@ -122,17 +122,28 @@ print(f"{size:,} weights, {len(train):,} training images, {len(val):,} to valida
 # %% [markdown]
 # ## 5.1 What SAM does
 #
-# SAM minimises the loss at the worst point of a small ball around the weights (eq. 5.1), and takes for that point
-# the end of one step along the gradient (eq. 5.2):
+# SAM minimises the loss at the worst point of a small ball around the weights:
 #
-# $$\min_w \max_{\|\delta\|_2 \le \rho} L(w + \delta), \qquad \delta = \rho \, \frac{\nabla L(w)}{\|\nabla L(w)\|_2}$$
+# $$\min_w L^{\text{SAM}}(w) \quad \text{where} \quad L^{\text{SAM}}(w) = \max_{\|v\|_2 \le 1} L_S(w + \rho v) \tag{5.1}$$
+#
+# $L_S$ is the mean loss over the training images $S$, and below simply $L$. For the worst point SAM takes the end of one
+# step of length $\rho$ along the gradient:
+#
+# $$\nabla L^{\text{SAM}}(w) \approx \nabla L_S\left(w + \rho \frac{\nabla L_S(w)}{\|\nabla L_S(w)\|_2}\right) \tag{5.2}$$
+#
+# The step is this function:
 
 # %%
 print(inspect.getsource(al.sam.sam_perturbation))
 
 # %% [markdown]
-# It costs two passes a step. How good is the one step? The *approximation ratio* (eq. 5.3) is what it gains over what
-# the best point of the ball gains, where 20 steps of ascent stand in for the best. On a quadratic loss
+# It costs two passes a step. How good is the one step? The *approximation ratio* is what it gains over what the best
+# point of the ball gains:
+#
+# $$AR = \mathbb{E}_{(x,y) \sim D} \left[\frac{\ell(f(x; w + \delta), y) - \ell(f(x; w), y)}
+# {\ell(f(x; w + \delta^*), y) - \ell(f(x; w), y)}\right] \tag{5.3}$$
+#
+# $\delta$ is the one step. 20 steps of ascent stand in for the best one, $\delta^*$. On a quadratic loss
 # $\frac{1}{2}(a w_1^2 + w_2^2)$ at $w = (0.05, 1)$, in a ball of radius 0.5: the larger the curvature $a$ of the direction that the
 # gradient does not show, the worse.
 
@@ -148,10 +159,15 @@ for a in (1.0, 4.0, 16.0):
 #
 # ## 5.2 The normalised Hessian trace
 #
-# Near a minimum the gradient fades, and with it, says the thesis, the trace of the Hessian and its top eigenvalue, whether
-# the loss is curved or not. So it divides (eq. 5.5):
+# What one step gains is to first order $\rho$ times the length of the gradient:
 #
-# $$C(w) = \frac{\mathrm{Tr}(\nabla^2 L(w))}{\|\nabla L(w)\|_2}$$
+# $$R^{\text{SAM}}(w) = L_S\left(w + \rho \frac{\nabla L_S(w)}{\|\nabla L_S(w)\|_2}\right) - L_S(w)
+# = \rho \|\nabla L_S(w)\|_2 + O(\rho^2) \tag{5.4}$$
+#
+# Near a minimum the gradient fades, and with it, says the thesis, the trace of the Hessian and its top eigenvalue, whether
+# the loss is curved or not. So it divides:
+#
+# $$C(w) = \frac{\mathrm{Tr}(\nabla^2 L_S(w))}{\|\nabla L_S(w)\|_2} \tag{5.5}$$
 #
 # What is $C$ blind to, and what not? Multiply the loss by 10, or measure the weights in units ten times as large:
 
@@ -202,12 +218,27 @@ pd.DataFrame(rows).T.assign(products=lambda d: d.probes + [0, 10]).round(2)
 # %% [markdown]
 # ## 5.3 The penalty, and how it is computed
 #
-# CR-SAM penalises the logarithms of the trace and of the norm, the first more (eq. 5.6), for then $C$ falls:
+# CR-SAM penalises the logarithms of the trace and of the norm, the first more, for then $C$ falls:
 #
-# $$R_c(w) = \alpha \log \mathrm{Tr}(\nabla^2 L(w)) + \beta \log \|\nabla L(w)\|_2, \qquad \alpha > \beta > 0$$
+# $$R_c(w) = \alpha \log \mathrm{Tr}(\nabla^2 L_S(w)) + \beta \log \|\nabla L_S(w)\|_2, \qquad \alpha > \beta > 0 \tag{5.6}$$
 #
-# Theorem 1 replaces both by differences of the loss at $w \pm \rho v$. Their errors in double precision, for a random $v$, on a
-# small network of tanh and on the committed ResNet:
+# It adds this to what SAM minimises:
+#
+# $$\min_w L^{\text{CR-SAM}}(w) \quad \text{where} \quad L^{\text{CR-SAM}}(w) = L^{\text{SAM}}(w) + R_c(w) \tag{5.7}$$
+#
+# The trace is dear, and its gradient more so. So take the loss on both sides of the weights, along a direction $v$:
+#
+# $$\begin{aligned} L_S(w + \rho v) &= L_S(w) + \rho v \nabla L_S(w) + O(\rho^2) \cr
+# L_S(w - \rho v) &= L_S(w) - \rho v \nabla L_S(w) + O(\rho^2) \end{aligned} \tag{5.8}$$
+#
+# The difference of the two lines gives the slope along $v$. Their sum, less twice $L_S(w)$, gives the curvature; for that
+# the lines must go on to the next order, which the print leaves out. That is Theorem 1 of the thesis:
+#
+# $$v^\top \nabla L_S(w) \approx \frac{L_S(w + \rho v) - L_S(w - \rho v)}{2 \rho}, \qquad
+# v^\top \nabla^2 L_S(w) \, v \approx \frac{L_S(w + \rho v) + L_S(w - \rho v) - 2 L_S(w)}{\rho^2}$$
+#
+# (The print has remainders in an $\epsilon$ that is not defined; $\rho$ is meant.) The errors of both in double precision, for
+# a random $v$, on a small network of tanh and on the committed ResNet:
 
 # %%
 few_images = few["test"][:16].to("cpu")
@@ -260,11 +291,35 @@ found.join(orders.round(2)).map("{:.3g}".format).replace("nan", "")
 # either: $\mathbb{E} \log v^\top H v$ is not $\log \mathrm{Tr}\,H$ (Jensen's inequality has it below), and CR-SAM takes for
 # $v$ the unit gradient, of which there is one: what it penalises is the curvature *along the gradient*, not the trace.
 #
+# ### Algorithm 4
+#
+# 1. Start at weights $w_0$. Until it converges, sample a batch of $S$ and
+#    1. compute $v = \nabla L_S(w) / \|\nabla L_S(w)\|_2$;
+#    2. compute $L_S(w + \rho v)$ and $L_S(w - \rho v)$;
+#    3. compute $\nabla R_c(w)$ by eq. 5.9;
+#    4. step: $w_{t+1} = w_t - \eta (\nabla L(w_t) + R_c(w_t))$.
+# 2. Return $w_t$.
+#
+# The last line of the loop has two slips. It means the *gradient* of $R_c$; and the gradient before it is SAM's, as eq. 5.7
+# says, not the plain one. In `advlib` the algorithm is `al.sam.CRSAM`.
+#
 # ### Logarithms or not
 #
+# With the two differences for trace and norm, the penalty becomes
+#
+# $$\begin{aligned} R_c(w) = \mathbb{E}_{v \sim N(0, I)} \bigl[&\alpha \log \left(L_S(w + \rho v) + L_S(w - \rho v) - 2 L_S(w)\right) \cr
+# &+ \beta \log \left(L_S(w + \rho v) - L_S(w - \rho v)\right)\bigr] + \text{const.} \end{aligned} \tag{5.9}$$
+#
+# In code $L_0$, $L_+$, $L_-$ are the losses at $w$, $w + \rho v$ and $w - \rho v$, and $g_0$, $g_+$, $g_-$ their gradients.
 # The gradient of eq. 5.9 divides each bracket by its value. The first, $L_+ + L_- - 2 L_0$, is zero on a plane and
 # negative where the loss is concave along the gradient; there is no logarithm of that. The published training code has no
-# logarithm (`form="linear"`, the default here, to which the constants of Table 5.1 belong):
+# logarithm (`form="linear"`, the default here, to which the constants of Table 5.1 belong). With SAM's gradient $g_+$ before
+# the penalty, the two forms step along
+#
+# $$g_+ + \alpha \, (g_+ + g_- - 2 g_0) + \beta \, (g_+ - g_-) \qquad \text{and} \qquad
+# g_+ + \alpha \, \frac{g_+ + g_- - 2 g_0}{L_+ + L_- - 2 L_0} + \beta \, \frac{g_+ - g_-}{L_+ - L_-}$$
+#
+# The code multiplies the brackets out, $(1 + \alpha + \beta) \, g_+ + (\alpha - \beta) \, g_- - 2 \alpha \, g_0$:
 
 # %%
 print(inspect.getsource(al.sam.crsam_gradient))

@@ -241,7 +241,8 @@ def fine_tune(
     checkpoint: Path | None = None,
     **changes: object,
 ) -> list[dict]:
-    """`fit` a trained `model` further by `FINE_TUNING`, in place: 10 epochs of `objective` at a constant learning rate.
+    """`fit` a trained `model` further by `FINE_TUNING`, in place: 10 epochs of `objective` at a constant learning rate,
+    which with `LipschitzRegularized` makes the surrogate of thesis Alg. 3; any attack then runs on it.
 
     changes: fields of the recipe (epochs, lr, bf16, ...), and `report` and `watch` of `fit`, whose rows are returned.
     Raises as `fit` and `Recipe` do."""
