@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     )
     from .attacks import EM_RE, GNP
     from .bench import chapters, claims, evaluation, experiment, plotting, results, trainees
-    from .core import batchnorm, draws, intervals, norms, published, second_order
-    from .core.surrogate import ensemble
+    from .core import batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
+    from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
     from .files import paths, provenance
     from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .minimum_norm import carlini_wagner
     from .training import augment, objectives, recipes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
-    from .zoo import datasets, models, nets, shapes, weights
+    from .zoo import datasets, models, nets, pictures, registry, shapes, weights
     from .zoo.acceleration import accelerate
     from .zoo.pictures import save_images
 

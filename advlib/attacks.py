@@ -165,7 +165,7 @@ def em_fgsm(
     normalize: str = "mean",
     **options: Unpack[Options],
 ) -> Tensor:
-    """EM-FGSM: look sigma steps ahead (thesis eq. 2.1 to 2.3)."""
+    """EM-FGSM: look sigma steps ahead (thesis sect. 2.2.1), by the rule `Elastic`."""
     return _run(model, x, y, eps, momentum=Elastic(mu, sigma, normalize), **options)
 
 
@@ -268,8 +268,8 @@ def lgv(
 
 
 EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": ERASURE}
-"""EM and RE as options of another attack: `composite(f, x, y, **EM_RE)` is EM-RE-Composite (thesis Alg. 1, Table
-2.4)."""
+"""EM and RE as options of another attack (thesis eq. 2.5 to 2.7, Alg. 1): `composite(f, x, y, **EM_RE)` is
+EM-RE-Composite (Table 2.4)."""
 
 GNP = {"wrap": norm_penalty}
 """The gradient norm penalty as an option of another attack, with the thesis' constants: `dim(f, x, y, **GNP)`

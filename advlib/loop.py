@@ -151,7 +151,7 @@ def attack(
     seed: int = 0,
     index: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Maximise the loss within eps of x: x_{t+1} = project(x_t + alpha sign(g_{t+1})) (thesis eq. 1.1, Alg. 1).
+    """Maximise the loss within eps of x: x_{t+1} = project(x_t + alpha sign(g_{t+1})) (thesis eq. 1.1).
 
     g: a gradient function, or a model (its cross-entropy gradient). alpha: step size, eps / steps if None. momentum:
     the rule. norm: "linf" or "l2" (steps of L2 length alpha). start: "none" (at x), "once" (a random point of the

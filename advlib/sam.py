@@ -285,7 +285,7 @@ class SAM(SharpnessAware):
     def _above(self, weights: Tensors, g0: Tensors, closure: Closure, again: Callable[[], None]) -> list[torch.Tensor]:
         """The gradients at the end of the ascent step, those of all processes."""
         _, gradients = self._at(weights, self._perturbation(weights, g0), closure, again)
-        return _averaged(gradients) if self.local else gradients
+        return averaged(gradients) if self.local else gradients
 
 
 class LookSAM(SAM):
@@ -321,7 +321,7 @@ class LookSAM(SAM):
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
         weights, g0 = self._taken()
-        plain = _averaged(g0) if self.local else g0
+        plain = averaged(g0) if self.local else g0
         look = self.param_groups[0]["steps"] % self.every == 0
         above = self._above(weights, g0, closure, again) if look else None
         if look:
@@ -383,7 +383,7 @@ class RandomSAM(SAM):
                 self._noise(everything)
 
         _, gradients = self._at(weights, delta, closure, after_the_noise)
-        _set(weights, _averaged(gradients) if self.local else gradients)
+        _set(weights, averaged(gradients) if self.local else gradients)
         return loss
 
     def _noise(self, weights: Tensors) -> list[torch.Tensor]:
@@ -398,10 +398,8 @@ class CRSAM(SharpnessAware):
     which the constants of Table 5.1 fit, or "log", eq. 5.9 as printed; floored: how often each of its two logs was
     below the floor, (2,). The others: as of `SAM`.
     Under DistributedDataParallel keep `gradient_as_bucket_view=False`: views would be written over by the next pass.
-    side_by_side: of each two processes that are given the same batch, one computes the gradient at w + rho v and the
-    other that at w - rho v (Fig. 5.3), so that a step takes the time of two passes. It needs torch.distributed with
-    an even number of processes, and `local`: `net.no_sync`, or nullcontext for a net that nobody wraps.
-    Raises as `SAM` does, and ValueError for an unknown form, or side_by_side without what it needs."""
+    `training.SideBySideCRSAM` shares the passes between two processes. Raises as `SAM` does, and ValueError for an
+    unknown form."""
 
     def __init__(
         self,
@@ -411,7 +409,6 @@ class CRSAM(SharpnessAware):
         alpha: float = 0.1,
         beta: float = 0.01,
         form: str = "linear",
-        side_by_side: bool = False,
         adaptive: bool = False,
         same_draws: bool = False,
         local: Local | None = None,
@@ -419,51 +416,31 @@ class CRSAM(SharpnessAware):
         **options: object,
     ) -> None:
         checks.choice("form", form, ("linear", "log"))
-        checks.flag("side_by_side", side_by_side)
-        if side_by_side and not (local and dist.is_initialized() and dist.get_world_size() % 2 == 0):
-            raise ValueError("side_by_side: needs torch.distributed with an even number of processes, and `local`")
         own = {"rho": rho, "alpha": alpha, "beta": beta}
         super().__init__(params, base, own, adaptive, same_draws, local, model, options)
-        self.form, self.side_by_side = form, side_by_side
+        self.form = form
         self.floored = torch.zeros(2, dtype=torch.int64, device=self._all()[0].device)
 
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
         weights, g0 = self._taken()
-        if self.side_by_side:
-            loss, *g0 = _averaged([loss, *g0])
         step = self._perturbation(weights, g0)
-        both = self._each if not self.side_by_side else self._one_each
-        (above, *plus), (below, *minus) = both(weights, step, closure, again)
-        if self.local and not self.side_by_side:
-            loss, above, below, *rest = _averaged([loss, above, below, *g0, *plus, *minus])
+        above, plus = self._at(weights, step, closure, again)
+        below, minus = self._at(weights, torch._foreach_neg(step), closure, again)
+        if self.local:
+            loss, above, below, *rest = averaged([loss, above, below, *g0, *plus, *minus])
             g0, plus, minus = rest[: len(g0)], rest[len(g0) : -len(g0)], rest[-len(g0) :]
-        triples = {id(p): triple for p, *triple in zip(weights, g0, plus, minus, strict=True)}
+        self._leave(weights, (g0, plus, minus), (loss, above, below))
+        return loss
+
+    def _leave(self, weights: Tensors, gradients: Sequence[Tensors], losses: Tensors) -> None:
+        """Leave the gradient to step along. gradients, losses: at w, w + rho v and w - rho v."""
+        triples = {id(p): triple for p, *triple in zip(weights, *gradients, strict=True)}
         for group in self.param_groups:
             members = [p for p in group["params"] if id(p) in triples]
             if members:
-                gradients = zip(*(triples[id(p)] for p in members), strict=True)
-                _set(members, self._combined(gradients, (loss, above, below), group))
-        return loss
-
-    def _each(
-        self, weights: Tensors, step: Tensors, closure: Closure, again: Callable[[], None]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Loss and gradients at weights + step and at weights - step, one after the other."""
-        above, plus = self._at(weights, step, closure, again)
-        below, minus = self._at(weights, torch._foreach_neg(step), closure, again)
-        return [above, *plus], [below, *minus]
-
-    def _one_each(
-        self, weights: Tensors, step: Tensors, closure: Closure, again: Callable[[], None]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """`_each`, where processes of even rank take the first and the others the second."""
-        even = dist.get_rank() % 2 == 0
-        loss, gradients = self._at(weights, step if even else torch._foreach_neg(step), closure, again)
-        found = [2 * loss, *torch._foreach_mul(gradients, 2.0)]  # half of the processes bring zeros to the mean
-        zeros = torch._foreach_mul(found, 0.0)
-        mean = _averaged([*found, *zeros] if even else [*zeros, *found])
-        return mean[: len(found)], mean[len(found) :]
+                of_group = zip(*(triples[id(p)] for p in members), strict=True)
+                _set(members, self._combined(of_group, losses, group))
 
     def _combined(self, gradients: Iterable[Tensors], losses: Tensors, group: dict) -> list[torch.Tensor]:
         weights = {"alpha": group["alpha"], "beta": group["beta"]}
@@ -499,7 +476,7 @@ def _plain(base: object) -> torch.optim.Optimizer:
     return base
 
 
-def _averaged(tensors: Tensors) -> list[torch.Tensor]:
+def averaged(tensors: Tensors) -> list[torch.Tensor]:
     """The means over all processes, in one exchange."""
     flat = torch.cat([t.detach().flatten() for t in tensors])
     dist.all_reduce(flat)

@@ -616,7 +616,7 @@ al.plotting.save(fig, "fig_5_3_two_passes", RUN)
 fig
 
 # %% [markdown]
-# On one device they are two passes, on two processes they run side by side (`al.sam.CRSAM(..., side_by_side=True)`); the tests hold
+# On one device they are two passes, on two processes they run side by side (`al.training.SideBySideCRSAM`); the tests hold
 # that both end at the same weights, and appendix A3 measures what it saves.
 #
 # ## 5.9 Figure 5.4: the loss around the weights

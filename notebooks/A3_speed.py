@@ -419,6 +419,7 @@ else:
 SCRIPT = """
 import sys, time, torch, torch.nn.functional as F, torch.distributed as dist
 from contextlib import nullcontext
+from functools import partial
 import advlib as al
 name, batch, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
@@ -427,9 +428,9 @@ if name == "side by side":
 net = al.models.create("resnet").train()
 x, y = torch.rand(batch, 3, 32, 32), torch.arange(batch) % 10
 options = {"lr": 1e-9, "momentum": 0.9}
-more = {"side_by_side": True, "local": nullcontext} if name == "side by side" else {}
-make = torch.optim.SGD if name == "SGD" else al.sam.CRSAM
-optimizer = make(net.parameters(), **options, **more)
+side_by_side = partial(al.training.SideBySideCRSAM, local=nullcontext)
+make = {"SGD": torch.optim.SGD, "side by side": side_by_side}.get(name, al.sam.CRSAM)
+optimizer = make(net.parameters(), **options)
 def closure():
     optimizer.zero_grad()
     loss = F.cross_entropy(net(x), y)

@@ -5,7 +5,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from advlib import equations
+from advlib.press import equations
 
 CHAPTERS, PACKAGE = equations._chapters(), equations._package()
 
@@ -23,7 +23,7 @@ def test_every_owner_can_be_called_by_its_name():
 
 
 def test_the_page_is_up_to_date():
-    said = "write it anew: python -c 'from advlib import equations; equations.write()'"
+    said = "write it anew: python -m advlib equations"
     assert equations.PAGE.read_text(encoding="utf-8") == equations.page(), said
 
 

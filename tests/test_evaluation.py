@@ -244,7 +244,7 @@ def test_progress_writes_plain_lines_where_there_is_no_terminal(capsys):
 
 
 def test_slow_progress_speaks_in_between(capsys, monkeypatch):
-    monkeypatch.setattr("advlib.progress._EVERY", -1.0)
+    monkeypatch.setattr("advlib.bench.progress._EVERY", -1.0)
     with Progress("slow", 3) as bar:
         bar.advance()
     assert capsys.readouterr().out.startswith("slow: 1/3")

@@ -14,7 +14,7 @@ from advlib.files.paths import ROOT
 HOLD = """
 import sys
 from pathlib import Path
-from advlib import locks
+from advlib.files import locks
 lock = locks.acquire(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -160,7 +160,7 @@ CALLS = {
             (al.sam.SAM, "adaptive:flag same_draws:flag"),
             (al.sam.LookSAM, "alpha:not-negative every:count"),
             (al.sam.RandomSAM, "sigma:not-negative"),
-            (al.sam.CRSAM, "alpha:not-negative beta:not-negative form:word side_by_side:flag"),
+            (al.sam.CRSAM, "alpha:not-negative beta:not-negative form:word"),
         )
     },
     "mean_loss": Call(

@@ -57,9 +57,13 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("given", ["there", "/there", ""])
 def test_the_variable_moves_the_build_folder(given):
-    """In another interpreter, since a module is imported once; without the package, which loads torch."""
-    code = f"import sys; sys.path.insert(0, {str(paths.ROOT / 'advlib')!r}); import paths; print(paths.BUILD)"
+    """In another interpreter, since a module is imported once."""
+    code = "from advlib.files import paths; print(paths.BUILD)"
     told = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"ADVLIB_BUILD": given}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=paths.ROOT,
+        env=os.environ | {"ADVLIB_BUILD": given},
+        capture_output=True,
+        text=True,
     )
     assert told.stdout == f"{paths.ROOT / (given or '_build')}\n"

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 from test_locks import HOLD
 
+import advlib
 from advlib.bench import results
 from advlib.core import intervals, published
 from advlib.files import provenance
@@ -280,7 +281,7 @@ def test_kill_between_csv_and_sidecar_is_no_damage(path):
 
 
 def test_names_that_look_like_missing_values_or_numbers_stay(path, monkeypatch):
-    monkeypatch.setattr(results, "_commit", lambda: "12e4567")
+    monkeypatch.setattr(provenance, "_commit", lambda: "12e4567")
     opened(path).add(cell("None", targets=("NA", "007", 'a, "b"')))
     frame = opened(path).frame
     assert frame["target"].tolist() == ["NA", "007", 'a, "b"'] and set(frame["attack"]) == {"None"}
@@ -329,7 +330,7 @@ def test_failed_write_leaves_the_old_file_and_no_part(path, monkeypatch):
 
 
 def test_truncation_at_any_byte_raises(path, monkeypatch):
-    monkeypatch.setattr(results, "_commit", lambda: "unknown")
+    monkeypatch.setattr(provenance, "_commit", lambda: "unknown")
     opened(path).add(cell())
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -405,23 +406,26 @@ def test_another_process_that_writes_the_table_is_named(path):
 
 
 def test_code_that_changes_numbers_is_in_the_fingerprint(tmp_path):
-    """All of the package but what prints or places numbers."""
-    package = Path(results.__file__).parent
+    """All of the package but the rooms that say where things lie and print them; of a network that is trained also
+    without those that attack and measure it."""
+    package = Path(advlib.__file__).parent
     shutil.copytree(package, tmp_path / "advlib", ignore=shutil.ignore_patterns("__pycache__"))
-    before = provenance.code_digest(tmp_path / "advlib")
-    assert before == provenance.CODE
-    modules = [p.relative_to(package).with_suffix("").as_posix() for p in package.rglob("*.py")]
-    assert set(modules) >= provenance._PRINTING
-    for name in modules:
-        file = tmp_path / "advlib" / f"{name}.py"
-        text = file.read_text(encoding="utf-8")
+
+    def digests():
+        tables, training = ("files", "press"), ("bench", "defenses", "files", "press")
+        return [provenance.code_digest(tmp_path / "advlib", without) for without in (tables, training)]
+
+    before = digests()
+    assert before == [provenance.CODE, provenance.TRAINING_CODE]
+    for file in (tmp_path / "advlib").rglob("*.py"):
+        room, text = file.relative_to(tmp_path / "advlib").parts[0], file.read_text(encoding="utf-8")
         file.write_text(text + "# an edit\n", encoding="utf-8")
-        assert (provenance.code_digest(tmp_path / "advlib") == before) == (name in provenance._PRINTING), name
+        changed = [now != then for now, then in zip(digests(), before, strict=True)]
+        assert changed == [room not in ("files", "press"), room not in ("bench", "defenses", "files", "press")], file
         file.write_text(text, encoding="utf-8")
-    assert {"sam", "lipschitz", "training", "recipes", "checks", "evaluation"}.isdisjoint(provenance._PRINTING)
     (tmp_path / "advlib" / "kernels").mkdir()
     (tmp_path / "advlib" / "kernels" / "hash.py").write_text("")
-    assert provenance.code_digest(tmp_path / "advlib") != before
+    assert all(now != then for now, then in zip(digests(), before, strict=True))
 
 
 def test_rows_of_other_code_are_set_aside(path, monkeypatch):
@@ -456,7 +460,7 @@ def test_committed(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_commit_hash(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.run_info("cpu")["commit"] == "unknown"
 
     def git(*words):
@@ -478,7 +482,7 @@ def test_commit_hash(tmp_path, monkeypatch):
     (tmp_path / "code.py").write_text("2")
     assert provenance.run_info("cpu")["commit"] == clean + "+"
     (tmp_path / "inside").mkdir()
-    monkeypatch.setattr(results, "ROOT", tmp_path / "inside")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "inside")
     assert provenance.run_info("cpu")["commit"] == "unknown"
 
 

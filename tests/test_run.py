@@ -193,7 +193,7 @@ def test_a_second_run_into_the_same_folder_is_refused(book, capsys):
 SCRIPT = """
 import sys
 from pathlib import Path
-from advlib import cli
+from advlib.press import cli
 sys.exit(cli.main(["run", "02"], Path(sys.argv[1]), Path(sys.argv[2])))
 """
 

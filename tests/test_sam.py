@@ -10,6 +10,7 @@ from torch import nn
 
 from advlib.curvature import norm
 from advlib.sam import CRSAM, SAM, LookSAM, RandomSAM, crsam_gradient, crsam_gradient_log, orthogonal, sam_perturbation
+from advlib.training import SideBySideCRSAM
 
 SGD = {"base": torch.optim.SGD, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 ADAMW = {"base": torch.optim.AdamW, "lr": 0.01}
@@ -436,7 +437,6 @@ NAN, INF = float("nan"), float("inf")
         (LookSAM, {"alpha": None}, TypeError, "alpha=None"),
         (CRSAM, {"alpha": "a"}, TypeError, "alpha='a'"),
         (CRSAM, {"form": "root"}, ValueError, "form='root'"),
-        (CRSAM, {"side_by_side": 1}, TypeError, "side_by_side=1"),
         (LookSAM, {"every": 0}, ValueError, "every=0"),
         (LookSAM, {"every": None}, TypeError, "every=None"),
         (SAM, {"lr": NAN}, ValueError, "lr=nan"),
@@ -562,7 +562,7 @@ def test_two_processes_with_half_the_batch_each_are_one_with_all_of_it(make, tmp
 @pytest.mark.parametrize(("local", "wrapped"), [("no_sync", True), ("null", False)])
 def test_side_by_side_is_one_process(local, wrapped, tmp_path):
     options = {"rho": 0.1, "alpha": 0.3, "beta": 0.2, **SGD}
-    found = in_two(tmp_path, CRSAM, {**options, "side_by_side": True, "local": local}, wrapped, whole=True)
+    found = in_two(tmp_path, SideBySideCRSAM, {**options, "local": local}, wrapped, whole=True)
     assert close(found, in_one(CRSAM, **options))
 
 
@@ -585,5 +585,7 @@ def test_perturbed_each_by_its_own_share_is_the_mean_of_the_shares(make, tmp_pat
 
 
 def test_side_by_side_needs_processes_and_a_way_to_keep_gradients_apart():
-    with pytest.raises(ValueError, match="side_by_side"):
-        CRSAM(network().parameters(), side_by_side=True, local=nullcontext, **SGD)
+    with pytest.raises(ValueError, match="even number of processes"):
+        SideBySideCRSAM(network().parameters(), local=nullcontext, **SGD)
+    with pytest.raises(TypeError, match="local"):
+        SideBySideCRSAM(network().parameters(), **SGD)

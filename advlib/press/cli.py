@@ -1,4 +1,4 @@
-"""The command line: run, list, doctor, download, book, course, glance.
+"""The command line: run, list, doctor, download, book, course, glance, equations.
 
 What a command needs is imported when it is called, so that help and typos are answered at once.
 """
@@ -132,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(command=_course)
     p = commands.add_parser("glance", help="write the README's table of committed results anew")
     p.set_defaults(command=_glance)
+    p = commands.add_parser("equations", help="write the book's page of the thesis' equations and their owners anew")
+    p.set_defaults(command=_equations)
     return parser
 
 
@@ -173,6 +175,13 @@ def _glance(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     from . import readme
 
     print(readme.write())
+    return 0
+
+
+def _equations(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    from . import equations
+
+    print(equations.write())
     return 0
 
 

@@ -27,7 +27,7 @@ SOURCE = ROOT / "book"
 PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
-    "Behind the book": ("results", "not_reproduced", "instructors", "symbols", "references"),
+    "Behind the book": ("results", "equations", "not_reproduced", "instructors", "symbols", "references"),
 }
 """Captions of the table of contents, and what the names of their pages begin with."""
 

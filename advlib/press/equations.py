@@ -9,9 +9,7 @@ Both are read from the sources, and nothing is imported:
   number further down, or without the word "thesis" before it, is a mention and owns nothing. Each has exactly one
   owner, unless `UNOWNED` says why it has none.
 
-`faults` names what is amiss, `page` is book/equations.md, and `write` writes it:
-
-    python -c "from advlib import equations; equations.write()"
+`faults` names what is amiss, `page` is book/equations.md, and `write` writes it: `python -m advlib equations`.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from .chapters import sources
-from .paths import NOTEBOOKS, ROOT, replacing
+from ..bench.chapters import sources
+from ..files.paths import NOTEBOOKS, ROOT, replacing
 
 PAGE = ROOT / "book" / "equations.md"
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 _COUNTS = {1: 4, 2: 7, 3: 6, 4: 11, 5: 9}
 """How many numbered equations each chapter of the thesis has."""
@@ -99,14 +97,14 @@ def _shown(cell: str) -> list[str]:
 
 
 def owners(package: Mapping[str, str]) -> list[Owner]:
-    """All owners in a package. package: the path of a module in it, such as "zoo/nets.py", to its source. What its own
-    "__init__.py" takes from a module is called without that module."""
-    exported, found = _exported(package.get("__init__.py", "")), []
+    """All owners in a package. package: the path of a module in it, such as "zoo/nets.py", to its source. What the
+    "__init__.py" of a folder takes from a module is called without that module."""
+    exported, found = _exported(package), []
     for path, text in package.items():
         module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for name, docstring in _documented(ast.parse(text)):
             first = " ".join(docstring.strip().partition("\n\n")[0].split())
-            called = name if f"{module}.{name}" in exported else f"{module}.{name}"
+            called = _called(f"{module}.{name}", exported)
             found += [Owner(n, f"al.{called}", _sentence(first)) for n in cited(first)]
     return found
 
@@ -126,10 +124,25 @@ def _spelled(kind: str, numbers: str) -> Iterator[str]:
             yield f"{chapter}.{k}" if kind == "eq" else f"Alg. {k}"
 
 
-def _exported(source: str) -> set[str]:
-    """What a package takes from its modules, "gradients.norm_penalty"."""
-    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom) and node.module]
-    return {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+def _exported(package: Mapping[str, str]) -> dict[str, str]:
+    """What the folders of a package take from their modules: place, "gradients.norm_penalty", to name there."""
+    found = {}
+    for path, text in package.items():
+        folder = path.removesuffix("__init__.py").replace("/", ".")
+        imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        for node in imports if folder != path.replace("/", ".") else ():
+            place = folder + (f"{node.module}." if node.module else "")
+            found |= {place + alias.name: folder + alias.name for alias in node.names}
+    return found
+
+
+def _called(place: str, exported: Mapping[str, str]) -> str:
+    """The shortest name under which a place can be reached."""
+    parts = place.split(".")
+    for k in range(len(parts), 0, -1):
+        if (prefix := ".".join(parts[:k])) in exported:
+            return ".".join([exported[prefix], *parts[k:]])
+    return place
 
 
 def _documented(node: ast.Module | ast.ClassDef, inside: str = "") -> Iterator[tuple[str, str]]:
