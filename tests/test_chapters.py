@@ -34,6 +34,8 @@ name: str = ""
 print(n)
 """
 
+SETTINGS = {"smoke": {"n": 6, "steps": 2}, "laptop": {"n": 40, "steps": 10}}
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -95,7 +97,7 @@ def test_values_at_the_edge_are_allowed(source, name, value, kept):
 )
 def test_a_notebook_refuses_what_is_outside(source, values, name, value, message):
     with pytest.raises(chapters.UsageError) as refused:
-        chapters.begin("02", values | {name: value}, source.parent)
+        chapters.begin("02", values | {name: value}, SETTINGS, source.parent)
     assert str(refused.value).startswith("chapter 02, parameter ") and message in str(refused.value)
 
 
@@ -135,7 +137,11 @@ def test_a_run_has_the_folder_of_its_parameters(source, values, tmp_path, monkey
     monkeypatch.delenv(chapters.VARIABLE, raising=False)
 
     def folder(**changed):
-        return chapters.begin("02", values | changed, source.parent, tmp_path).folder.relative_to(tmp_path).as_posix()
+        return (
+            chapters.begin("02", values | changed, SETTINGS, source.parent, tmp_path)
+            .folder.relative_to(tmp_path)
+            .as_posix()
+        )
 
     assert folder() == folder(eps_255=[8], n=0) == "laptop/shapes"
     assert folder(scale="smoke", n=3, eps_255=[4, 0.5]) == "smoke/shapes,eps_255=4+0.5,n=3"
@@ -147,34 +153,52 @@ def test_a_run_has_the_folder_of_its_parameters(source, values, tmp_path, monkey
 
 def test_the_variable_names_the_folder_whatever_the_parameters(source, values, tmp_path, monkeypatch):
     monkeypatch.setenv(chapters.VARIABLE, str(tmp_path / "mine"))
-    run = chapters.begin("02", values | {"n": 3}, source.parent)
+    run = chapters.begin("02", values | {"n": 3}, SETTINGS, source.parent)
     assert (run.chapter, run.folder) == ("02", tmp_path / "mine")
     kept = [run.tables, run.figures, run.checkpoints, run.weights, run.images]
     assert len(set(kept)) == 5 and {path.name for path in kept} == {"02"}
     monkeypatch.setenv(chapters.VARIABLE, "_build/mine")
-    assert chapters.begin("02", values, source.parent).folder == ROOT / "_build" / "mine"
+    assert chapters.begin("02", values, SETTINGS, source.parent).folder == ROOT / "_build" / "mine"
 
 
 def test_without_its_source_a_chapter_says_so(values, tmp_path, monkeypatch):
     monkeypatch.delenv(chapters.VARIABLE, raising=False)
     with pytest.warns(UserWarning, match=f"no source of chapter 03 in {tmp_path}"):
-        run = chapters.begin("03", values | {"n": -1}, tmp_path, tmp_path)
+        run = chapters.begin("03", values | {"n": -1}, SETTINGS, tmp_path, tmp_path)
     assert run.folder == tmp_path / "laptop" / "shapes"
 
 
 def test_a_parameter_without_a_value_is_named(source):
     with pytest.raises(chapters.UsageError, match="its parameter 'dataset' has no value"):
-        chapters.begin("02", {"scale": "smoke"}, source.parent)
+        chapters.begin("02", {"scale": "smoke"}, SETTINGS, source.parent)
+
+
+def test_a_parameter_takes_the_place_of_the_number_of_the_scale(source, values, tmp_path):
+    run = chapters.begin("02", values, SETTINGS, source.parent, tmp_path)
+    assert run["n"] == 40 and run["n", "steps"] == [40, 10] and (run.scale, run.dataset) == ("laptop", "shapes")
+    assert str(run) == chapters.conditions("laptop", "shapes") and run.device.type in ("cpu", "cuda")
+    given = chapters.begin("02", values | {"n": 3, "scale": "smoke"}, SETTINGS, source.parent, tmp_path)
+    assert given["n", "steps"] == [3, 2]
+    with pytest.raises(chapters.UsageError, match="scale='paper': expected one of smoke, laptop"):
+        chapters.begin("02", values | {"scale": "paper"}, SETTINGS, source.parent, tmp_path)
+    with pytest.raises(KeyError, match="grid"):
+        run["grid"]
 
 
 @pytest.mark.parametrize("path", chapters.sources(NOTEBOOKS), ids=lambda p: p.stem)
 def test_every_chapter_begins_with_its_own_parameters(path):
-    """Before anything changes one of them: nothing but imports stands between."""
+    """Before anything changes one of them: imports and the numbers of the scales alone stand between."""
     cells = [c for c in jupytext.read(path, fmt="py:percent").cells if c.cell_type == "code"]
     start = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])][0] + 1
     code = "\n".join(cell.source for cell in cells[start:])
-    before, found, _ = code.partition(f'RUN = al.chapters.begin("{chapters.number(path)}", globals())\n')
-    assert found and {type(node) for node in ast.parse(before).body} <= {ast.Import, ast.ImportFrom, ast.Try}
+    begins = f'RUN = al.chapters.begin("{chapters.number(path)}", globals(), SETTINGS)\n'
+    before, found, _ = code.partition(begins)
+    assert found and {type(node) for node in ast.parse(before).body} <= {
+        ast.Import,
+        ast.ImportFrom,
+        ast.Try,
+        ast.Assign,
+    }
 
 
 # --- side by side ----------------------------------------------------------------------------------------------------
@@ -182,7 +206,7 @@ def test_every_chapter_begins_with_its_own_parameters(path):
 CELLS = """
 import sys
 import jupytext
-from advlib.paths import NOTEBOOKS
+from advlib.files.paths import NOTEBOOKS
 cells = [c for c in jupytext.read(NOTEBOOKS / "00_start_here.py", fmt="py:percent").cells if c.cell_type == "code"]
 for seed in map(int, sys.argv[1:]):
     scope = {}

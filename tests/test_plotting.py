@@ -11,7 +11,7 @@ from advlib.bench.chapters import Run
 
 def test_the_same_figure_is_the_same_file(tmp_path):
     lines = {"panel": {"a": ([0, 1], [10.0, 20.0])}}
-    run = Run("02", tmp_path)
+    run = Run("02", tmp_path, "smoke", "shapes")
     first = plotting.save(plotting.curves(lines, "x", "y (%)"), "one", run).read_bytes()
     second = plotting.save(plotting.curves(lines, "x", "y (%)"), "two", run).read_bytes()
     assert first == second and first.startswith(b"<?xml")

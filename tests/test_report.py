@@ -22,7 +22,7 @@ def book(tmp_path):
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), tuple("abcdefghij"), "shapes", "test")
     images = Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
-    return experiment.Experiment(Run("02", tmp_path), "smoke", "shapes", {"resnet": model}, images, [8.0], steps=2)
+    return experiment.Experiment(Run("02", tmp_path, "smoke", "shapes"), {"resnet": model}, images, [8.0], steps=2)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_table_of_other_images_of_the_same_number_is_not_resumed(book):
             images = replace(images, labels=predictions(book.models["resnet"], images))
         else:
             images = replace(images, labels=torch.where(torch.arange(4) < 2, book.images.labels, values))
-        alone = replace(book, images=images, run=Run("alone", book.run.folder))
+        alone = replace(book, images=images, run=replace(book.run, chapter="alone"))
         again = replace(book, images=images).measure("2.1", attack, book.models)
         assert again.value.tolist() == alone.measure("2.1", attack, book.models).value.tolist()
         assert len([*book.run.tables.glob("*.old*.csv")]) == count

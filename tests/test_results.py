@@ -17,6 +17,7 @@ from test_locks import HOLD
 
 import advlib
 from advlib.bench import results
+from advlib.bench.chapters import conditions
 from advlib.core import intervals, published
 from advlib.files import provenance
 from advlib.files.locks import BusyError
@@ -568,12 +569,12 @@ def test_side_by_side_swaps_names_and_refuses_keys_twice():
 
 
 def test_conditions():
-    assert "this is the thesis' setting" in results.conditions("paper", "imagenet")
+    assert "this is the thesis' setting" in conditions("paper", "imagenet")
     for scale, dataset in [("smoke", "imagenet"), ("laptop", "cifar10"), ("paper", "shapes"), ("laptop", "shapes")]:
-        assert "not comparable" in results.conditions(scale, dataset)
-    assert "only with the thesis' tables on cifar10" in results.conditions("paper", "cifar10")
+        assert "not comparable" in conditions(scale, dataset)
+    assert "only with the thesis' tables on cifar10" in conditions("paper", "cifar10")
     with pytest.raises(ValueError, match="dataset"):
-        results.conditions("paper", "mnist")
+        conditions("paper", "mnist")
 
 
 @pytest.mark.parametrize(

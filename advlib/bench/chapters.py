@@ -1,6 +1,8 @@
-"""A chapter's parameters, as its percent source says them, and the folder in which a run of it keeps what it makes.
+"""A chapter's parameters, as its percent source says them, and what a run of it starts from.
 
-RUN = al.chapters.begin("02", globals())  # a chapter's first line after its parameters and imports
+RUN = al.chapters.begin("02", globals(), {"smoke": {"n": 6}, "laptop": {"n": 40}, "paper": {"n": 1000}})
+n, device = RUN["n"], RUN.device
+print(RUN)
 
 Nothing here needs the packages of notebooks, so that a kernel and the command line read and check parameters alike.
 """
@@ -14,11 +16,16 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..files.paths import BUILD, NOTEBOOKS, ROOT
+from ..zoo import registry
+
+if TYPE_CHECKING:
+    import torch
 
 SCALES = ("smoke", "laptop", "paper")
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
@@ -228,10 +235,32 @@ def heading(markdown: str) -> str | None:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run of one chapter keeps what it makes. chapter: "02"; folder: of the run, which chapters may share."""
+    """A run of one chapter: where it keeps what it makes, and under which conditions.
+
+    chapter: "02"; folder: of the run, which chapters may share; setting: the numbers of its scale, by name, which are
+    `run[name]`; a parameter that was given stands in the place of that of the scale.
+    """
 
     chapter: str
     folder: Path
+    scale: str
+    dataset: str
+    setting: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, names: str | tuple[str, ...]) -> Any:
+        """The number of that name, or a list of those of several. Raises KeyError for a name that there is not."""
+        return self.setting[names] if isinstance(names, str) else [self.setting[name] for name in names]
+
+    def __str__(self) -> str:
+        """How far numbers of this run compare with the thesis."""
+        return conditions(self.scale, self.dataset)
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU if there is one, or else the processor."""
+        import torch  # here: the command line reads chapters without it
+
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def tables(self) -> Path:
@@ -256,13 +285,21 @@ class Run:
         return self.folder / "images" / self.chapter
 
 
-def begin(chapter: str, values: Mapping[str, object], notebooks: Path = NOTEBOOKS, build: Path = BUILD) -> Run:
-    """Check the parameters of a chapter and say where its run keeps what it makes.
+def begin(
+    chapter: str,
+    values: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    notebooks: Path = NOTEBOOKS,
+    build: Path = BUILD,
+) -> Run:
+    """Check the parameters of a chapter and say what its run starts from.
 
-    chapter: "02"; values: the chapter's globals() before it changes any of its parameters; notebooks: the folder with
-    its source. The folder is `run_folder`'s. Raises UsageError, which names the parameter, for a value of another type
-    than its line says or outside the limits of its comment. Without the source nothing can be checked: that is a
-    warning, and the run shares its folder with all runs of its scale and data set.
+    chapter: "02"; values: the chapter's globals() before it changes any of its parameters; settings: for each scale its
+    numbers by name, of which a parameter of the same name takes the place unless it is 0 or empty; notebooks: the
+    folder with its source. The folder is `run_folder`'s. Raises UsageError, which names the parameter, for a value of
+    another type than its line says or outside the limits of its comment, and for a scale without numbers. Without the
+    source nothing can be checked: that is a warning, and the run shares its folder with all runs of its scale and data
+    set.
     """
     found = [path for path in sources(notebooks) if number(path) == chapter]
     if not found:
@@ -271,7 +308,7 @@ def begin(chapter: str, values: Mapping[str, object], notebooks: Path = NOTEBOOK
             f"parameters share one folder unless {VARIABLE} names another",
             stacklevel=2,
         )
-        return Run(chapter, run_folder(values["scale"], values["dataset"], {}, build))
+        return _run(chapter, values, settings, run_folder(values["scale"], values["dataset"], {}, build))
     known = parameters(found[0])
     try:
         given = {name: parameter.checked(values[name]) for name, parameter in known.items()}
@@ -280,7 +317,30 @@ def begin(chapter: str, values: Mapping[str, object], notebooks: Path = NOTEBOOK
     except UsageError as error:
         raise UsageError(f"chapter {chapter}, {error}") from None
     changed = {name: value for name, value in given.items() if value != known[name].default}
-    return Run(chapter, run_folder(given["scale"], given["dataset"], changed, build))
+    return _run(chapter, given, settings, run_folder(given["scale"], given["dataset"], changed, build))
+
+
+def _run(chapter: str, given: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], folder: Path) -> Run:
+    scale = given["scale"]
+    if scale not in settings:
+        raise UsageError(f"chapter {chapter}, scale={scale!r}: expected one of {', '.join(settings)}")
+    setting = {name: given.get(name) or number for name, number in settings[scale].items()}
+    return Run(chapter, folder, scale, given["dataset"], setting)
+
+
+def conditions(scale: str, dataset: str) -> str:
+    """One sentence: how far numbers of this scale and data set compare with the thesis. Raises ValueError for an
+    unknown name."""
+    for name, value, known in (("scale", scale, SCALES), ("dataset", dataset, registry.CHAPTERS)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    if dataset == "shapes":
+        return f"Measured at {scale} scale on shapes, a teaching set: not comparable with the thesis' setting."
+    if scale != "paper":
+        return f"Measured at {scale} scale on {dataset}, a reduced run: not comparable with the thesis' setting."
+    if dataset == "imagenet":
+        return "Measured at paper scale on imagenet: this is the thesis' setting."
+    return f"Measured at paper scale on {dataset}: comparable only with the thesis' tables on {dataset}."
 
 
 def run_folder(scale: str, dataset: str, changed: Mapping[str, object], build: Path = BUILD) -> Path:

@@ -1,6 +1,6 @@
 """What a chapter does with a table of the thesis: measure it, show it, put it beside the print and our committed run.
 
-book = Experiment(RUN, scale, dataset, models, images, eps_255=[8.0])  # RUN: `chapters.begin`
+book = Experiment(RUN, models, images, eps_255=[8.0])  # RUN: `chapters.begin`
 rows = book.measure("2.1", {"MI-FGSM": mi_fgsm, "EM-FGSM": em_fgsm}, surrogates)
 book.show(rows); book.beside("2.1", rows); found = book.committed("2.1")
 book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {"2.1": found})
@@ -32,13 +32,12 @@ from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, succe
 class Experiment:
     """The conditions that all tables of a chapter share.
 
-    run: where the chapter keeps its tables; models: the targets by name; images: what is attacked; eps_255: budgets in
-    1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the numbers.
+    run: of the chapter, as `chapters.begin` gives it; models: the targets by name; images: what is attacked; eps_255:
+    budgets in 1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the
+    numbers.
     """
 
     run: Run
-    scale: str
-    dataset: str
     models: Mapping[str, nn.Module]
     images: Images
     eps_255: Sequence[float]
@@ -133,12 +132,13 @@ class Experiment:
         weights = {role: {name: digest(net) for name, net in nets.items()} for role, nets in networks.items()}
         config = {"n": len(data), "images": _contents(data), **weights, **(more or {}), **self.config}
         path = self.run.tables / f"{stem or 'table_' + table.replace('.', '_')}.csv"
-        return results.ResultTable(path, table, self.scale, self.dataset, data.labels.device, self.seed, config)
+        return results.ResultTable(path, table, self.run.scale, self.run.dataset, data.labels.device, self.seed, config)
 
     def show(self, rows: pd.DataFrame) -> None:
         """Our table in the thesis' layout, one for each budget."""
         for eps, part in rows[rows.metric == COMMON].groupby("eps_255", sort=False):
-            _say(f"**Ours**, {self.dataset}, {self.scale} scale, {eps:g}/255, n = {part.n.min()}; a star: white-box")
+            setting = f"{self.run.dataset}, {self.run.scale} scale, {eps:g}/255, n = {part.n.min()}"
+            _say(f"**Ours**, {setting}; a star: white-box")
             _show(results.layout(part))
 
     def black_box(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,18 +150,18 @@ class Experiment:
     def beside(self, table: str, rows: pd.DataFrame) -> None:
         """paper | ours | difference | n | 95 % interval of the mean by role, for each of the thesis' budgets at the
         nearest of ours; where one of ours is nearest to several, for the one it is nearest to."""
-        paper = published.table(table)
-        paper = paper[paper.target != published.AVERAGE]  # as printed; the rows' own means are shown here
+        in_print = published.table(table)
+        in_print = in_print[in_print.target != published.AVERAGE]  # as printed; the rows' own means are shown here
         pairs = {}
-        for eps in sorted(set(paper.eps_255)):
+        for eps in sorted(set(in_print.eps_255)):
             nearest = min(self.eps_255, key=lambda own, eps=eps: abs(own - eps))
             pairs[nearest] = min(pairs.get(nearest, eps), eps, key=lambda e, own=nearest: abs(own - e))
         for nearest, eps in pairs.items():
             ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
-            printed = results.averages(paper[paper.eps_255 == eps])
+            printed = results.averages(in_print[in_print.eps_255 == eps])
             both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
             paper = f"**Paper** ({eps:g}/255, n = {printed.n.min()})"
-            _say(f"{paper} **beside ours** ({self.dataset}, {self.scale} scale, {nearest:g}/255)")
+            _say(f"{paper} **beside ours** ({self.run.dataset}, {self.run.scale} scale, {nearest:g}/255)")
             _show(both.set_index(["role", "attack"]).round(1))
 
     def committed(

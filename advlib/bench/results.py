@@ -25,8 +25,7 @@ from ..core.published import file_name
 from ..files import locks
 from ..files.paths import RESULTS, made, replacing
 from ..files.provenance import CODE, fingerprint, run_info
-from ..zoo import registry
-from .chapters import SCALES
+from .chapters import conditions
 
 _TYPES = {
     "table": str,
@@ -67,19 +66,6 @@ def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     """Our committed rows of a table, or None where there are none. Raises DamagedError when the file is damaged."""
     path = result_path(table, scale, dataset)
     return _read(path) if path.is_file() else None
-
-
-def conditions(scale: str, dataset: str) -> str:
-    """One sentence: how far numbers of this scale and data set compare with the thesis. ValueError: unknown name."""
-    checks.choice("scale", scale, SCALES)
-    checks.choice("dataset", dataset, registry.CHAPTERS)
-    if dataset == "shapes":
-        return f"Measured at {scale} scale on shapes, a teaching set: not comparable with the thesis' setting."
-    if scale != "paper":
-        return f"Measured at {scale} scale on {dataset}, a reduced run: not comparable with the thesis' setting."
-    if dataset == "imagenet":
-        return "Measured at paper scale on imagenet: this is the thesis' setting."
-    return f"Measured at paper scale on {dataset}: comparable only with the thesis' tables on {dataset}."
 
 
 class ResultTable:

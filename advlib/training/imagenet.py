@@ -1,7 +1,8 @@
 """Training and testing on ImageNet folders, one process for each device (thesis sect. 5.5.2, Tables 5.3 and 5.4).
 
-    torchrun --nproc-per-node 8 -m advlib.imagenet train --data imagenet --model ResNet-50 --optimizer CR-SAM --out r50
-    python -m advlib.imagenet test --data imagenet --model ResNet-50 --out r50 --corrupted imagenet-c
+    torchrun --nproc-per-node 8 -m advlib.training.imagenet train --data imagenet --model ResNet-50 \\
+        --optimizer CR-SAM --out r50
+    python -m advlib.training.imagenet test --data imagenet --model ResNet-50 --out r50 --corrupted imagenet-c
 
 `--data` holds train/ and val/, each with a folder of images for every class; ImageNet-C has <corruption>/<severity>/
 before the class folders; `--rendered` is ImageNet-R, with 200 of the classes.
@@ -267,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         args.command(args)
     except (DataError, WeightsError, ValueError, FloatingPointError) as error:
-        print(f"advlib.imagenet: {error}", file=sys.stderr)
+        print(f"advlib.training.imagenet: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     finally:
         if together:
@@ -281,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--out", type=Path, required=True, help="folder of checkpoint.pt, weights.pt and table_5_4.csv")
     shared.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     shared.add_argument("--workers", type=int, default=8, help="processes that load images, for each device")
-    parser = argparse.ArgumentParser(prog="python -m advlib.imagenet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m advlib.training.imagenet", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
     p = commands.add_parser("train", parents=[shared], help="by the recipe of Table 5.3")
     p.add_argument("--optimizer", choices=OPTIMIZERS, required=True)
@@ -319,7 +320,7 @@ def _test(args: argparse.Namespace) -> None:
 def _load(net: nn.Module, path: Path) -> None:
     """The weights that `train` wrote. Raises WeightsError."""
     if not path.is_file():
-        raise WeightsError(f"{path}: missing; `python -m advlib.imagenet train` with the same --out writes it")
+        raise WeightsError(f"{path}: missing; `python -m advlib.training.imagenet train` with the same --out writes it")
     try:
         net.load_state_dict(torch.load(path, map_location=_device(), weights_only=True))
     except Exception as error:  # whatever unpickling a damaged file, or one of another kind, raises
