@@ -280,7 +280,7 @@ class _Run:
             rates = _rates(self.targets[name], fooled, abstained, self.right)
             rows += [{**of, **rate, **cost} for rate in rates]
             found[source, attacker, name, eps] = Outcome(fooled.cpu().numpy(), right)
-        return rows, Outcomes(self.data.index.long().cpu().numpy(), found)
+        return rows, Outcomes(self.data.index.cpu().numpy(), found)
 
     def _answers(
         self, attack: Attack, surrogate: nn.Module, eps: float, what: str
