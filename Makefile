@@ -72,14 +72,17 @@ notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and
 	@for source in $(SOURCES); do cp "$(BUILD)/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
 	@$(WALL)
 
-figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its tables in data/results/<scale>/<dataset>/
+figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its tables and outcomes in data/results/<scale>/<dataset>/
 	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@! compgen -G '$(RUN)/*.partial.ipynb' || { echo "not finished: resume with make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@test $(SCALE) != smoke || { echo "a smoke run is a test, its numbers are not kept"; exit 1; }
 	@twice=$$(find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec basename {} \; | sort | uniq -d); \
 	  test -z "$$twice" || { echo "two chapters have a table of one name: $$twice"; exit 1; }
 	@mkdir -p data/results/$(SCALE)/$(DATASET)
-	@find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' -exec cp -v {} data/results/$(SCALE)/$(DATASET)/ \;
+	@find $(RUN)/tables -name '*.csv' ! -name '*.old*.csv' | while read -r table; do \
+	  kept=data/results/$(SCALE)/$(DATASET)/$$(basename "$$table" .csv); outcomes="$${table%.csv}.outcomes.npz"; \
+	  rm -f "$$kept.outcomes.npz"; cp -v "$$table" "$$kept.csv"; \
+	  if [ -f "$$outcomes" ]; then cp -v "$$outcomes" "$$kept.outcomes.npz"; fi; done
 	@for chapter in $(RUN)/figures/*/; do [ -d "$$chapter" ] || continue; \
 	  mkdir -p "figures/$$(basename "$$chapter")"; cp -v "$$chapter"*.svg "figures/$$(basename "$$chapter")/"; done
 	@$(PY) -m advlib glance

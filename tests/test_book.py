@@ -5,10 +5,12 @@ from importlib.util import find_spec
 
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 from conftest import needs_browser
 
 from advlib.bench import chapters, claims, results
+from advlib.bench.differences import Difference
 from advlib.files.paths import FIGURES, NOTEBOOKS
 from advlib.press import markdown, results_page, run, site
 
@@ -68,14 +70,22 @@ def test_committed_figures_have_a_number_and_a_name(path):
 
 
 def test_order_counts_only_clear_differences():
-    import pandas as pd
+    rows = pd.DataFrame({"name": list("abcd"), "paper": [10, 20, 30, 40]})
+    points = dict(zip("abcd", [11, 21, 31, 2], strict=True))
 
-    rows = pd.DataFrame(
-        {"paper": [10, 20, 30, 40], "ci_low": [10, 20, 30, 1], "ci_high": [12, 22, 32, 3]}, index=list("abcd")
-    )
-    assert claims.order(rows) == [claims.MIXED, claims.MIXED, claims.MIXED, claims.REVERSED]
-    assert claims.order(rows.iloc[:3]) == [claims.SAME] * 3
-    assert claims.order(rows.assign(ci_low=0, ci_high=50)) == [claims.OPEN] * 4
+    def within(half):
+        def difference(first, second):
+            between = points[first] - points[second]
+            return Difference(between, between - half, between + half, "paired")
+
+        return difference
+
+    assert claims.order(rows, within(1)) == [claims.MIXED, claims.MIXED, claims.MIXED, claims.REVERSED]
+    assert claims.order(rows, within(9.5)) == [claims.SAME, claims.MIXED, claims.MIXED, claims.REVERSED]
+    assert claims.order(rows.iloc[:3], within(1)) == [claims.SAME] * 3
+    assert claims.order(rows, within(50)) == [claims.OPEN] * 4
+    absent = rows.assign(paper=[10, float("nan"), 30, 30])
+    assert claims.order(absent, within(1)) == [claims.MIXED, "", claims.SAME, claims.REVERSED]
 
 
 def test_each_budget_stands_beside_the_nearest_printed_one():
@@ -100,7 +110,7 @@ def test_training_is_the_mean_over_seeds_with_its_interval(tmp_path, monkeypatch
     rows = claims.compare("5.2", "laptop", "cifar10").set_index("name")
     assert list(rows.index) == ["SGD", "SAM"] and rows.ours.tolist() == [81.0, 86.0]
     assert rows.ci_high["SGD"] == pytest.approx(81 + 4.303 / 3**0.5, abs=1e-3)
-    assert rows.order.tolist() == [claims.SAME if rows.ci_high["SGD"] < rows.ci_low["SAM"] else claims.OPEN] * 2
+    assert rows.order.tolist() == [claims.SAME] * 2 and set(rows.judged) == {"Student over seeds"}
     geometry = claims.compare("5.5", "laptop", "cifar10")
     assert set(geometry.metric) == {"test accuracy (%)", "Hessian trace"} and set(geometry.name) == {"SGD", "SAM"}
 

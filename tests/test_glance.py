@@ -102,6 +102,20 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
     )
 
 
+def test_both_ends_of_a_claim_are_of_one_budget_that_both_have(committed):
+    """Of 4 and 12, equally near, the larger; 8 has one of the two attacks alone."""
+    committed("2.1", [("resnet", "EM-FGSM", "vgg", eps, k) for eps, k in ((4, 60), (8, 100), (12, 150))])
+    committed("2.1", [("resnet", "MI-FGSM", "vgg", eps, k) for eps, k in ((4, 40), (12, 120))])
+    row = readme.markdown().splitlines()[2]
+    assert "(%), 12/255 |" in row and "| 60.0 → 75.0 | +15.0 [" in row
+
+
+def test_the_note_names_the_interval_of_each_table(committed):
+    committed("2.1", [("resnet", a, "vgg", 8, 100) for a in ("MI-FGSM", "EM-FGSM")])
+    committed("2.2", [("resnet", a, "vgg", 8, 100) for a in ("SIM", "RE")])
+    assert "Intervals of differences: in Tables 2.1 and 2.2 Newcombe's, which takes" in readme.markdown()
+
+
 def test_every_claim_is_in_print():
     for table, pairs in readme.CLAIMS.items():
         printed = published.table(table)

@@ -541,6 +541,7 @@ def test_a_difference_within_chance_is_no_clear_win():
         "losses": 0,
         "clear_wins": 0,
         "clear_losses": 0,
+        "interval": "Newcombe",
     }
     assert results.wins(frame.assign(n=1000), "A", "B")["clear_wins"] == 1
 

@@ -6,13 +6,16 @@ What the README's glance and the book's page of results have in common.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from itertools import combinations
 
 import pandas as pd
 
 from ..core import intervals, published
 from ..defenses.secured import NINE
-from . import results
-from .evaluation import COMMON
+from . import differences, results
+from .differences import Difference
+from .outcomes import COMMON
 
 # What a table is about, and the data set of the thesis' numbers.
 ATTACKS = {
@@ -42,45 +45,78 @@ def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     """Our committed rows of a table of the thesis beside the print; None where nothing of it is committed.
 
     Columns: name (attack, optimizer or network), metric, setting (of the printed number), paper (NaN where the print
-    has no target of the kind that the metric names), eps_255 (of ours), ours, ci_low, ci_high, difference, n, order.
-    The interval is that of the table: Wilson's at n images for success rates, Student's over the seeds for training (n
-    is then the number of test images). order: of all the pairs with this row in the same metric and budget whose
-    intervals of 95 % leave each other out, whether the print has the same sign: "as printed", "reversed", "mixed", or
-    "open" where there is none. Raises DamagedError for a damaged file.
+    has no target of the kind that the metric names), eps_255 (of ours), ours, ci_low, ci_high, difference, n, order,
+    judged. The interval is that of the table: Wilson's at n images for success rates, Student's over the seeds for
+    training (n is then the number of test images). order: of all the pairs with this row in the same metric and budget
+    whose difference is clear, whether the print has the same sign: "as printed", "reversed", "mixed", or "open" where
+    there is none. judged: which intervals say what is clear (`differences`). Raises DamagedError for a damaged file.
     """
-    rows = results.committed(TRAINING if table == GEOMETRY else table, scale, dataset)
+    rows = _judged(table, scale, dataset)
     if rows is None:
+        return None
+    if table in ATTACKS:
+        found = _attacks(table, rows)
+    else:
+        found = _constants(rows) if table == CONSTANTS else _training(table, rows)
+    found["difference"] = found.ours - found.paper
+    groups = found.groupby(["metric", "eps_255"], sort=False, dropna=False)
+    parts = [_ordered(part, _behind(rows, *of)) for of, part in groups]
+    return pd.concat(parts, ignore_index=True)
+
+
+def between(
+    table: str, scale: str, dataset: str, metric: str, eps_255: float, better: str, worse: str
+) -> Difference | None:
+    """How far one of two rows of `compare`, of the same metric and budget, is above the other, and whether clearly;
+    None where nothing of the table is committed. eps_255 is NaN in a table without budgets."""
+    rows = _judged(table, scale, dataset)
+    return None if rows is None else differences.between(_behind(rows, metric, eps_255), better, worse)
+
+
+def order(rows: pd.DataFrame, difference: Callable[[str, str], Difference]) -> list[str]:
+    """For each row, with name and paper, how its clear differences to the others compare with the print; "" where the
+    print has no such row. difference: of two of the names, the first less the second."""
+    said = {row.name: set() for row in rows.itertuples()}
+    printed = rows[rows.paper.notna()]
+    for a, b in combinations(printed.itertuples(), 2):
+        found = difference(a.name, b.name)
+        if found.clear and a.paper != b.paper:
+            same = (found.points > 0) == (a.paper > b.paper)
+            said[a.name].add(same)
+            said[b.name].add(same)
+    verdicts = {frozenset(): OPEN, frozenset({True}): SAME, frozenset({False}): REVERSED}
+    return ["" if pd.isna(row.paper) else verdicts.get(frozenset(said[row.name]), MIXED) for row in rows.itertuples()]
+
+
+def _ordered(part: pd.DataFrame, behind: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one metric and budget with their order, and which intervals it is from. behind: the rows they are of."""
+    found: list[Difference] = []
+
+    def difference(a: str, b: str) -> Difference:
+        found.append(differences.between(behind, a, b))
+        return found[-1]
+
+    return part.assign(order=order(part, difference), judged=differences.named(found))
+
+
+def _judged(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
+    """The committed rows that are compared with a table of the thesis; None where there are none."""
+    rows = results.committed(TRAINING if table == GEOMETRY else table, scale, dataset)
+    if rows is None or table not in (*ATTACKS, CONSTANTS, TRAINING, GEOMETRY):
         return None
     if table in ATTACKS:
         rows = of_the_thesis(table, rows)
         rows = rows[~rows.white_box]
-        if rows.empty:
-            return None
-        found = _attacks(table, rows)
-    elif table == CONSTANTS:
-        found = _constants(rows)
-    elif table in (TRAINING, GEOMETRY):
-        found = _training(table, rows)
-    else:
-        return None
-    found["difference"] = found.ours - found.paper
-    groups = found.groupby(["metric", "eps_255"], sort=False, dropna=False)
-    return pd.concat([part.assign(order=order(part)) for _, part in groups], ignore_index=True)
+    return None if rows.empty else rows
 
 
-def order(rows: pd.DataFrame) -> list[str]:
-    """For each row, with paper, ci_low and ci_high, how its clear differences to the others compare with the print; ""
-    where the print has no such row."""
-    said = []
-    for i in rows.itertuples():
-        if pd.isna(i.paper):
-            said.append("")
-            continue
-        above, below = rows[rows.ci_high < i.ci_low], rows[rows.ci_low > i.ci_high]
-        same = (above.paper < i.paper).sum() + (below.paper > i.paper).sum()
-        turned = (above.paper > i.paper).sum() + (below.paper < i.paper).sum()
-        said.append(MIXED if same and turned else SAME if same else REVERSED if turned else OPEN)
-    return said
+def _behind(rows: pd.DataFrame, metric: str, eps_255: float) -> pd.DataFrame:
+    """Those of our rows that the rows of `compare` in one metric and budget are means of."""
+    rows = rows[rows.eps_255.isna() if pd.isna(eps_255) else rows.eps_255 == eps_255]
+    for of, name in SUCCESS.items():
+        if metric == name:
+            return rows[rows.target.map(kind) == of]
+    return rows[rows.metric == {**_SHOWN, _LIPSCHITZ: "local_lipschitz"}[metric]]
 
 
 def of_the_thesis(table: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,13 +135,13 @@ def kind(target: str) -> str:
 
 
 def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over the black-box targets of each kind, each of our budgets beside the nearest that is printed. rows: of
-    `of_the_thesis`, without white-box targets."""
+    """Means over the black-box targets of each kind, each of our budgets beside the nearest that is printed
+    (`results.nearest`). rows: of `of_the_thesis`, without white-box targets."""
     printed = published.table(table)
     printed = printed[~printed.white_box & (printed.target != published.AVERAGE)]
     parts = []
     for (eps, of), part in rows.groupby(["eps_255", rows.target.map(kind)]):
-        nearest = min(sorted(set(printed.eps_255), reverse=True), key=lambda own, eps=eps: abs(own - eps))
+        nearest = results.nearest(set(printed.eps_255), eps)
         same = printed[(printed.eps_255 == nearest) & (printed.target.map(kind) == of)]
         ours = results.black_box(part).rename(columns={"value": "ours"}).drop(columns="pairs")
         paper = results.black_box(same).value if len(same) else pd.Series(dtype=float)
@@ -121,9 +157,10 @@ def _constants(rows: pd.DataFrame) -> pd.DataFrame:
     printed = printed[printed.target == "DenseNet100"].set_index("attack").value.rename("paper")
     ours = rows[["attack", "eps_255", "value", "ci_low", "ci_high", "n"]].rename(columns={"value": "ours"})
     both = ours.join(printed, on="attack", how="inner").rename(columns={"attack": "name"})
-    return both.assign(metric="local Lipschitz constant", setting="CIFAR-10, DenseNet, no radius said")
+    return both.assign(metric=_LIPSCHITZ, setting="CIFAR-10, DenseNet, no radius said")
 
 
+_LIPSCHITZ = "local Lipschitz constant"
 _METRICS = {
     TRAINING: {"accuracy": "test accuracy (%)"},
     GEOMETRY: {
@@ -133,6 +170,10 @@ _METRICS = {
         "accuracy": "test accuracy (%)",
     },
 }
+
+
+_SHOWN = {shown: column for names in _METRICS.values() for column, shown in names.items()}
+"""What a metric of `compare` is called in our tables of training."""
 
 
 def _training(table: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,11 +191,3 @@ def _training(table: str, rows: pd.DataFrame) -> pd.DataFrame:
             seen = {"ours": mean, "ci_low": low, "ci_high": high, "n": int(of.n.min()), "paper": paper.item()}
             found.append({"name": name, "metric": _METRICS[table][metric], "eps_255": float("nan"), **seen})
     return pd.DataFrame(found).assign(setting=f"{dataset}, ResNet-18, three seeds")
-
-
-def by_seed(rows: pd.DataFrame, metric: str, name: str, other: str) -> tuple[float, float, float]:
-    """(difference, low, high) of two optimizers in a committed table of training, `name` minus `other`, from the
-    differences within each seed: both had the same first weights and order of images. metric: as in `compare`."""
-    column = {shown: column for names in _METRICS.values() for column, shown in names.items()}[metric]
-    wide = rows[rows.metric == column].pivot(index="source", columns="attack", values="value")
-    return intervals.paired_mean((wide[name] - wide[other]).dropna().to_numpy())

@@ -25,16 +25,18 @@ from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
+from .outcomes import ALL, COMMON, Outcome, Outcomes
 from .progress import Progress
 from .results import ResultTable
 
 Attack = Callable[..., torch.Tensor]
 """(model, x, y, eps=, seed=, index=) -> adv: what every preset of `attacks` is."""
 
-ALL, COMMON, ABSTAINED = "asr_all", "asr", "abstained"
-"""The two denominators. asr: over the images that every evaluated model gets right (the thesis' protocol); asr_all:
-over all images, so that those a target got wrong anyway count as successes. A defence that declines to answer has not
-been fooled: `abstained` counts that, over the images of `asr`."""
+ABSTAINED = "abstained"
+"""The metric beside the two of success, COMMON and ALL, which have two denominators. asr: over the images that every
+evaluated model gets right (the thesis' protocol); asr_all: over all images, so that those a target got wrong anyway
+count as successes. A defence that declines to answer has not been fooled: `abstained` counts that, over the images of
+`asr`."""
 
 
 @torch.no_grad()
@@ -154,9 +156,10 @@ def success_rates(
     """Attack every image of `data` on every surrogate and count what each target gets wrong.
 
     attacks, surrogates, targets: by the name that stands in the table. eps_255: budgets in 1/255. table: rows are
-    written there cell by cell (source, attack, budget), and cells that it holds already are not run again, unless the
-    attack's function or keywords are others now. ball: whether what an attack returns has to be within the budget in
-    every value, as it always has to be like x, finite and in [0, 1]; False for attacks without one (C&W).
+    written there cell by cell (source, attack, budget), with which images were fooled, and cells that it holds already
+    are not run again, unless the attack's function or keywords are others now. ball: whether what an attack returns has
+    to be within the budget in every value, as it always has to be like x, finite and in [0, 1]; False for attacks
+    without one (C&W).
     Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
     target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
     n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack.
@@ -184,11 +187,10 @@ def success_rates(
     with Progress(title, len(cells)) as bar, frozen([*targets.values(), *surrogates.values()]):
         for source, name, eps in cells:
             if table is None or not table.done(source, name, eps):
-                new = run.cell(attacks[name], surrogates[source], eps, f"attack {name!r} on {source!r} at {eps:g}/255")
-                new = [{"source": source, "attack": name, "eps_255": eps, **row} for row in new]
+                new, outcomes = run.cell((source, name, eps), attacks[name], surrogates[source])
                 rows += new
                 if table is not None:
-                    table.add(new)
+                    table.add(new, outcomes)
             bar.advance(f"{source} {name} {eps:g}")
     return pd.DataFrame(rows) if table is None else _asked_for(table.frame, cells)
 
@@ -262,9 +264,28 @@ class _Run:
     seed: int
     ball: bool
 
-    def cell(self, attack: Attack, surrogate: nn.Module, eps: float, what: str) -> list[dict[str, object]]:
-        """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions. what:
-        the cell in words, for errors."""
+    def cell(
+        self, cell: tuple[str, str, float], attack: Attack, surrogate: nn.Module
+    ) -> tuple[list[dict[str, object]], Outcomes]:
+        """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions; and
+        which images were fooled."""
+        source, attacker, eps = cell
+        what = f"attack {attacker!r} on {source!r} at {eps:g}/255"
+        given, cost = self._answers(attack, surrogate, eps, what)
+        rows, found, right = [], {}, self.right.cpu().numpy()
+        for name, answers in given.items():
+            abstained = answers == ABSTAIN
+            fooled = (answers != self.data.y) & ~abstained
+            of = {"source": source, "attack": attacker, "target": name, "eps_255": eps}
+            rates = _rates(self.targets[name], fooled, abstained, self.right)
+            rows += [{**of, **rate, **cost} for rate in rates]
+            found[source, attacker, name, eps] = Outcome(fooled.cpu().numpy(), right)
+        return rows, Outcomes(self.data.index.cpu().numpy(), found)
+
+    def _answers(
+        self, attack: Attack, surrogate: nn.Module, eps: float, what: str
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """What every target calls the attacked images, and passes and seconds. what: the cell in words, for errors."""
         answers = {name: [] for name in self.targets}
         seconds, passed = 0.0, 0
         for batch in self.data.batches(self.batch_size):
@@ -279,16 +300,12 @@ class _Run:
                 for name, target in self.targets.items():
                     answers[name].append(_answers(target, adv, name))
         cost = {"passes": round(passed / len(self.data)), "seconds": seconds}
-        return [
-            {"target": name, **rate, **cost}
-            for name, given in answers.items()
-            for rate in _rates(self.targets[name], _named(given, f"{name}, shown {what}"), self.data.y, self.right)
-        ]
+        return {name: _named(given, f"{name}, shown {what}") for name, given in answers.items()}, cost
 
 
-def _rates(target: nn.Module, answers: torch.Tensor, y: torch.Tensor, right: torch.Tensor) -> list[dict[str, object]]:
-    abstained = answers == ABSTAIN
-    fooled = (answers != y) & ~abstained
+def _rates(
+    target: nn.Module, fooled: torch.Tensor, abstained: torch.Tensor, right: torch.Tensor
+) -> list[dict[str, object]]:
     rates = [_rate(fooled, right, COMMON), _rate(fooled, torch.ones_like(right), ALL)]
     if isinstance(target, Defended) and target.defence.abstains:
         rates.append(_rate(abstained, right, ABSTAINED))

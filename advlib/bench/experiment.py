@@ -149,13 +149,13 @@ class Experiment:
 
     def beside(self, table: str, rows: pd.DataFrame) -> None:
         """paper | ours | difference | n | 95 % interval of the mean by role, for each of the thesis' budgets at the
-        nearest of ours; where one of ours is nearest to several, for the one it is nearest to."""
+        nearest of ours (`results.nearest`); where one of ours is nearest to several, for the one it is nearest to."""
         in_print = published.table(table)
         in_print = in_print[in_print.target != published.AVERAGE]  # as printed; the rows' own means are shown here
         pairs = {}
         for eps in sorted(set(in_print.eps_255)):
-            nearest = min(self.eps_255, key=lambda own, eps=eps: abs(own - eps))
-            pairs[nearest] = min(pairs.get(nearest, eps), eps, key=lambda e, own=nearest: abs(own - e))
+            own = results.nearest(self.eps_255, eps)
+            pairs[own] = results.nearest([pairs.get(own, eps), eps], own)
         for nearest, eps in pairs.items():
             ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
             printed = results.averages(in_print[in_print.eps_255 == eps])
@@ -197,7 +197,7 @@ class Experiment:
 
         ours, committed: rows by table. Where a table is None or lacks one of the two attacks the cell is empty; a claim
         that no table can answer is left out. A cell counts the black-box cases as `results.wins` does:
-        "wins : losses of cases, clear clear_wins : clear_losses".
+        "wins : losses of cases, clear clear_wins : clear_losses (interval)".
         """
         runs = {
             "paper": {t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims},
@@ -255,4 +255,6 @@ def _score(rows: pd.DataFrame | None, better: str, worse: str) -> str:
         return ""
     cases = ~rows["white_box"] & (rows["target"] != published.AVERAGE) & (rows["metric"] == COMMON)
     w = results.wins(rows[cases], better, worse)
-    return f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']}"
+    return (
+        f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']} ({w['interval']})"
+    )

@@ -1,7 +1,8 @@
 """Published and measured numbers as tidy rows: read, write cell by cell, put side by side, with intervals.
 
-One CSV for each table of the thesis. Success rates and their intervals are in percent, `eps_255` is the budget in 1/255
-of the pixel range, `passes` counts forward/backward passes per image, `seconds` is wall time.
+One CSV for each table of the thesis, and beside it which image each cell fooled (`outcomes`). Success rates and their
+intervals are in percent, `eps_255` is the budget in 1/255 of the pixel range, `passes` counts forward/backward passes
+per image, `seconds` is wall time.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import pandas as pd
 import torch
 
 from ..core import checks
-from ..core.intervals import newcombe, wilson
+from ..core.intervals import wilson
 from ..core.published import file_name
 from ..files import locks
 from ..files.paths import RESULTS, made, replacing
 from ..files.provenance import CODE, fingerprint, run_info
+from . import differences
+from . import outcomes as kept_outcomes
 from .chapters import conditions
+from .outcomes import DamagedError, Key, Outcomes
 
 _TYPES = {
     "table": str,
@@ -52,10 +56,6 @@ REQUIRED = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 OPTIONAL = ("ci_low", "ci_high", "passes", "seconds")
 
 
-class DamagedError(ValueError):
-    """A result file that is cut or is no result file."""
-
-
 def result_path(table: str, scale: str, dataset: str) -> Path:
     """Where a measured table is committed: data/results/<scale>/<dataset>/table_2_1.csv. ValueError: unknown name."""
     conditions(scale, dataset)
@@ -63,18 +63,38 @@ def result_path(table: str, scale: str, dataset: str) -> Path:
 
 
 def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
-    """Our committed rows of a table, or None where there are none. Raises DamagedError when the file is damaged."""
+    """Our committed rows of a table, or None where there are none; `differences.between` finds the outcomes of their
+    images where those are committed too. Raises DamagedError when the file is damaged."""
     path = result_path(table, scale, dataset)
-    return _read(path) if path.is_file() else None
+    return _with_outcomes(_read(path), path) if path.is_file() else None
+
+
+def outcomes(path: str | Path) -> Outcomes | None:
+    """Which image was fooled by which cell of the table at `path`, a CSV; None where that was not kept. Raises
+    DamagedError."""
+    beside = kept_outcomes.beside(Path(path))
+    return kept_outcomes.read(beside) if beside.is_file() else None
+
+
+def _with_outcomes(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of a file, which say where their images' outcomes lie."""
+    beside = kept_outcomes.beside(path)
+    if beside.is_file():
+        frame.attrs[differences.ATTRIBUTE] = str(beside.absolute())
+    return frame
 
 
 class ResultTable:
     """A result file that grows by one cell of the table at a time, so that a killed run goes on where it was.
 
     `config` holds whatever changes the numbers (n, steps, sha256 of the weights, ...; JSON types). A fingerprint of it,
-    table, scale, dataset, seed and the code of this package (`CODE`) lies beside the CSV in a .json. A CSV with another
-    fingerprint, or none, is not continued but moved to <name>.old.csv (then .old2.csv, ...): `set_aside` is its new
-    path; `expect` does the same for single attacks. `key` names the columns that make a cell.
+    table, scale, dataset, seed and the code of this package (`CODE`) lies beside the CSV in a .json, and which images
+    each cell fooled in a .outcomes.npz, where `add` is told. A CSV with another fingerprint, or none, is not continued
+    but moved to <name>.old.csv (then .old2.csv, ...), and the files beside it with it: `set_aside` is its new path;
+    `expect` does the same for single attacks. `key` names the columns that make a cell.
+
+    The CSV says which cells are done. The outcomes are written before it and the .json after it, so that a kill in
+    between leaves outcomes of one cell too many, which are passed over, or a .json that is one cell behind.
 
     The file has one writer: it is locked for as long as the table is in use, and BusyError names the process that has
     it. Raises DamagedError on a damaged file, ValueError on an unknown name, TypeError on a `config` that is not JSON,
@@ -106,13 +126,20 @@ class ResultTable:
         self.fingerprint = fingerprint(self.config)
         self.set_aside: Path | None = None
         self._attacks: dict[str, str] = {}
+        self._outcomes: Outcomes | None = None
         self._lock = locks.acquire(self.path)
         self._rows = self._open()
 
     @property
     def frame(self) -> pd.DataFrame:
         """All rows so far, in COLUMNS."""
-        return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype(_TYPES)
+        frame = pd.DataFrame(self._rows, columns=list(COLUMNS)).astype(_TYPES)
+        return frame if self._outcomes is None else _with_outcomes(frame, self.path)
+
+    @property
+    def outcomes(self) -> Outcomes | None:
+        """Which image was fooled by which cell so far; None where no cell has said it."""
+        return self._outcomes
 
     def done(self, *cell: object) -> bool:
         """Whether the cell, given in the order of `key`, is there. Raises ValueError on another number of values."""
@@ -127,16 +154,18 @@ class ResultTable:
         if len(kept) < len(self._rows):
             self._move_aside()
             self._last = None
-            self._store(kept)
+            self._store(kept, self._outcomes and self._outcomes.only(_cells(kept)))
         self._attacks |= attacks
         self._write_sidecar()
 
-    def add(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out).
+    def add(self, rows: Iterable[Mapping[str, object]], outcomes: Outcomes | None = None) -> None:
+        """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out). outcomes:
+        which images they are about, of each target; None where the rows are not counts of images.
 
-        Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, or when
-        they give a target's metric twice; ValueError or TypeError, which names the column, for a value that would not
-        be read back as it is; RuntimeError when the file was opened again since. The file is then as it was.
+        Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, when they
+        give a target's metric twice, or when outcomes are not those of the rows or of other images than the table's;
+        ValueError or TypeError, which names the column, for a value that would not be read back as it is; RuntimeError
+        when the file was opened again since. The file is then as it was.
         """
         new = [self._row(row) for row in rows]
         cells = {tuple(row[name] for name in self.key) for row in new}
@@ -144,16 +173,22 @@ class ResultTable:
             raise ValueError(f"add takes the rows of one new cell {self.key}, not {sorted(cells)} ({self.path})")
         if len({tuple(row[name] for name in REQUIRED[:5]) for row in new}) != len(new):
             raise ValueError(f"a target's metric is given twice in {cells}")
-        self._store(self._rows + new)
+        if outcomes is not None and not (set(outcomes.cells) == _cells(new) and all(map(outcomes.agree, new))):
+            raise ValueError(f"outcomes: expected those of {sorted(_cells(new))}, with the same value and n")
+        self._store(
+            self._rows + new, self._outcomes if outcomes is None else kept_outcomes.joined(self._outcomes, outcomes)
+        )
         self._write_sidecar()
 
-    def _store(self, rows: list[dict[str, object]]) -> None:
+    def _store(self, rows: list[dict[str, object]], outcomes: Outcomes | None) -> None:
         if self._seen() != self._last:
             raise RuntimeError(f"{self.path} was written since this table was opened: go on with the newest of the two")
+        if outcomes is not None and outcomes is not self._outcomes:
+            kept_outcomes.write(kept_outcomes.beside(self.path), outcomes)
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
         with replacing(self.path) as partial:
             frame.to_csv(partial, index=False, lineterminator="\n")
-        self._rows, self._last = rows, self._seen()
+        self._rows, self._last, self._outcomes = rows, self._seen(), outcomes
 
     def _seen(self) -> tuple[int, ...] | None:
         """What tells one state of the file from another: the lock keeps other processes off, not this one."""
@@ -188,9 +223,20 @@ class ResultTable:
         # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
         if same and len(rows) < rows_written:
             raise DamagedError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
-        self._rows, self._last = rows, self._seen()
+        self._rows, self._last, self._outcomes = rows, self._seen(), self._opened_outcomes(rows)
         self._write_sidecar()
         return rows
+
+    def _opened_outcomes(self, rows: list[dict[str, object]]) -> Outcomes | None:
+        """Of the cells that have rows; a file that has none of those was left by a kill before the first row."""
+        path, there = kept_outcomes.beside(self.path), outcomes(self.path)
+        kept = there and there.only(_cells(rows))
+        if there is not None and kept is None:
+            path.unlink()
+        for row in rows if kept else ():
+            if kept_outcomes.key_of(row) in kept.cells and not kept.agree(row):
+                raise DamagedError(f"{path} is not of the same run as {self.path}; restore or delete it")
+        return kept
 
     def _write_sidecar(self) -> None:
         content = {
@@ -207,9 +253,20 @@ class ResultTable:
             return
         names = (self.path.with_suffix(f".old{i if i > 1 else ''}.csv") for i in count(1))
         self.set_aside = next(name for name in names if not name.exists())
-        os.replace(self.path, self.set_aside)
-        if self.sidecar.exists():
-            os.replace(self.sidecar, self.set_aside.with_suffix(".json"))
+        beside = kept_outcomes.beside
+        # The CSV goes last: without the .json it is set aside too, to the same name, if a kill falls in between.
+        for path, aside in (
+            (self.sidecar, self.set_aside.with_suffix(".json")),
+            (beside(self.path), beside(self.set_aside)),
+            (self.path, self.set_aside),
+        ):
+            if path.exists():
+                os.replace(path, aside)
+
+
+def _cells(rows: Iterable[Mapping[str, object]]) -> set[Key]:
+    """(source, attack, target, eps_255) of every row."""
+    return {kept_outcomes.key_of(row) for row in rows}
 
 
 def _name_of_row(column: str, name: object) -> None:
@@ -313,9 +370,9 @@ def wins(
 ) -> dict[str, object]:
     """In how many cases (values of `by`) one attack's success rate is above another's, and in how many clearly so.
 
-    Clear: the 95 % interval of the difference (`newcombe`, as if the images were others; it errs to the wide side where
-    both attacks had the same) leaves out 0. Returns better, worse, cases, wins, losses, clear_wins, clear_losses.
-    Raises ValueError on an unknown attack or a case that is given twice.
+    Clear: as `differences.between` says. Returns better, worse, cases, wins, losses, clear_wins, clear_losses, and
+    interval, by which they are clear: "paired", "Newcombe", or both where cases differ. Raises ValueError on an unknown
+    attack or a case that is given twice.
     """
     _rows("frame", frame, "attack", *by, "value", "n")
     if unknown := {better, worse} - set(frame["attack"]):
@@ -323,23 +380,26 @@ def wins(
     by = list(by)
     if frame.duplicated(["attack", *by]).any():
         raise ValueError(f"an attack has two rows for one {by}")
-    pair = [frame[frame["attack"] == name].set_index(by)[["value", "n"]] for name in (better, worse)]
-    both = pair[0].add_suffix("_b").join(pair[1].add_suffix("_w"), how="inner")
-    difference = both["value_b"] - both["value_w"]
-    counts = [
-        (round(r.value_b / 100 * r.n_b), int(r.n_b), round(r.value_w / 100 * r.n_w), int(r.n_w))
-        for r in both.itertuples()
-    ]
-    intervals = [newcombe(*count) for count in counts]
+    cases = [part for _, part in frame.groupby(by, sort=False, dropna=False) if {better, worse} <= set(part["attack"])]
+    found = [differences.between(part, better, worse) for part in cases]
     return {
         "better": better,
         "worse": worse,
-        "cases": len(both),
-        "wins": int((difference > 0).sum()),
-        "losses": int((difference < 0).sum()),
-        "clear_wins": sum(low > 0 for low, _ in intervals),
-        "clear_losses": sum(high < 0 for _, high in intervals),
+        "cases": len(found),
+        "wins": sum(difference.points > 0 for difference in found),
+        "losses": sum(difference.points < 0 for difference in found),
+        "clear_wins": sum(difference.low > 0 for difference in found),
+        "clear_losses": sum(difference.high < 0 for difference in found),
+        "interval": differences.named(found),
     }
+
+
+def nearest(budgets: Iterable[float], wanted: float) -> float:
+    """Of some budgets the nearest to one; of two that are equally near the larger. ValueError: there is none."""
+    found = sorted(budgets)
+    if not found:
+        raise ValueError("budgets: expected at least one")
+    return min(reversed(found), key=lambda own: abs(own - wanted))
 
 
 def _rows(name: str, frame: object, *columns: str, some: bool = True) -> None:

@@ -7,11 +7,11 @@ a finished run and then writes this part of the README anew; nobody edits it by 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from ..bench import claims, results
-from ..core import intervals
+from ..bench import claims, differences, results
 from ..files.paths import ROOT, replacing
 from .markdown import enumerated
 
@@ -43,18 +43,29 @@ TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "di
 def markdown() -> str:
     """The part of the README: one row for each claim of `CLAIMS` that a committed run has measured on targets of the
     kind that the thesis has."""
-    lines = [line for table in CLAIMS for line in _rows(table)]
-    if not lines:
+    found = [row for table in CLAIMS for row in _rows(table)]
+    if not found:
         return f"*No {DATASET} run that compares with the thesis is committed yet.*"
     note = (
         f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
         "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
-        "here, of attacks of 10 steps, for n images that all networks get right; the interval of a difference takes "
-        f"the two for independent.{_other_kinds()}{_training()} All attacks, budgets and data sets are on the book's "
+        "here, of attacks of 10 steps, for n images that all networks get right. "
+        f"{_intervals(found)}{_other_kinds()}{_training()} All attacks, budgets and data sets are on the book's "
         "page of results (`make book`).*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
-    return "\n".join([_line(TITLES), _line(rule), *lines]) + "\n\n" + note
+    return "\n".join([_line(TITLES), _line(rule), *(row.line for row in found)]) + "\n\n" + note
+
+
+def _intervals(found: list[_Row]) -> str:
+    """Which interval the differences of each table have."""
+    said = []
+    for kind, meaning in differences.MEANING.items():
+        if tables := list(dict.fromkeys(row.table for row in found if row.interval == kind)):
+            said.append(
+                f"{'in' if said else 'in Tables' if len(tables) > 1 else 'in Table'} {enumerated(tables)} {meaning}"
+            )
+    return f"Intervals of differences: {'; '.join(said)}."
 
 
 def _other_kinds() -> str:
@@ -72,54 +83,63 @@ def _training() -> str:
     if rows is None:
         return ""
     conditions = rows.source.iloc[0].partition(", ")[2]  # a source is "seed 0, 10000 images, 12 epochs"
-    return (
-        f" Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed; differences "
-        "within each seed."
-    )
+    return f" Chapter 5: means of {rows.source.nunique()} seeds of a ResNet-8, {conditions}; n images a seed."
 
 
-def _rows(table: str) -> list[str]:
+class _Row(NamedTuple):
+    """A line of the README, the table it is of, and the kind of its interval."""
+
+    table: str
+    line: str
+    interval: str
+
+
+def _rows(table: str) -> list[_Row]:
     """The claims of a table that a committed run has, at the budget nearest to ours."""
     rows = claims.compare(table, SCALE, DATASET)
     if rows is None:
         return []
-    rows = rows[rows.paper.notna()].rename(columns={"ours": "value"})
+    rows = rows[rows.paper.notna()]
     found = []
     for metric, method, other in CLAIMS[table]:
-        pair = [_nearest(rows[(rows.metric == metric) & (rows["name"] == name)]) for name in (method, other)]
-        if all(part is not None for part in pair):
+        of = rows[rows.metric == metric]
+        pair = _nearest(of[of["name"] == method], of[of["name"] == other])
+        if pair is not None:
             found.append(_row(table, *pair))
     return found
 
 
-def _nearest(rows: pd.DataFrame) -> pd.Series | None:
-    """The row whose budget is nearest to ours; None of none."""
-    return None if rows.empty else rows.loc[(rows.eps_255.fillna(BUDGET) - BUDGET).abs().idxmin()]
+def _nearest(method: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
+    """The two rows of the budget nearest to ours (`results.nearest`) of those that both have; None where they have none
+    in common. Rows of no budget, NaN, count as of ours."""
+    both = method.fillna({"eps_255": BUDGET}), other.fillna({"eps_255": BUDGET})
+    shared = set(both[0].eps_255) & set(both[1].eps_255)
+    if not shared:
+        return None
+    at = results.nearest(shared, BUDGET)
+    found = [
+        rows.loc[filled.index[filled.eps_255 == at][0]] for rows, filled in zip((method, other), both, strict=True)
+    ]
+    return found[0], found[1]
 
 
-def _row(table: str, method: pd.Series, other: pd.Series) -> str:
+def _row(table: str, method: pd.Series, other: pd.Series) -> _Row:
     at = "" if pd.isna(method.eps_255) else f", {method.eps_255:g}/255"
-    points, low, high = _difference(table, method, other)
-    return _line(
+    names = method["name"], other["name"]
+    difference = claims.between(table, SCALE, DATASET, method.metric, method.eps_255, *names)
+    line = _line(
         [
             f"{table}{_about(table)}",
             f"{method.metric}{at}",
             f"{other['name']} → {method['name']}",
             f"{_number(other.paper)} → {_number(method.paper)}",
             method.setting,
-            f"{_number(other.value)} → {_number(method.value)}",
-            f"{points:+.1f} [{low:+.1f}, {high:+.1f}]",
+            f"{_number(other.ours)} → {_number(method.ours)}",
+            f"{difference.points:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
             f"{int(method.n):,}",
         ]
     )
-
-
-def _difference(table: str, method: pd.Series, other: pd.Series) -> tuple[float, float, float]:
-    """Points and interval of 95 %: paired where both have the same seeds."""
-    if table not in (claims.TRAINING, claims.GEOMETRY):
-        return intervals.difference(method, other)
-    rows = results.committed(claims.TRAINING, SCALE, DATASET)
-    return claims.by_seed(rows, method.metric, method["name"], other["name"])
+    return _Row(table, line, difference.interval)
 
 
 def _about(table: str) -> str:

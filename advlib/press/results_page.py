@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..bench import claims, results
+from ..bench import claims, differences, results
 from ..files import provenance
 from ..files.paths import FIGURES, PUBLISHED
 from ..zoo import registry
@@ -21,8 +21,9 @@ one block for each scale and data set; below them are the committed figures.
 
 A row is a mean over the black-box targets of one kind (chapters 2 to 4; undefended, adversarially trained and defended
 networks are never averaged together) or over the seeds (chapter 5). *Order* says whether its clear differences to the
-other rows of the block (intervals of 95 % that leave each other out) have the sign that they have in print: "as
-printed", "mixed", "reversed", or "open" where no difference is clear. A number of another data set, network and scale
+other rows of the same metric and budget (those whose interval of 95 % leaves out 0) have the sign that they have in
+print: "as printed", "mixed", "reversed", or "open" where no difference is clear. Which interval of a difference that is
+stands below each block. A number of another data set, network and scale
 than the thesis' can agree in its order, not in its value.
 """
 FILTER = """
@@ -74,10 +75,18 @@ def _blocks(table: str) -> list[str]:
         source = results.committed(claims.TRAINING if table == claims.GEOMETRY else table, scale, dataset)
         facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
         since = provenance.date_of(results.result_path(source.table.iloc[0], scale, dataset))
-        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}"
+        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}. {_judged_by(rows)}"
         caption = f"Table {table}, {dataset}, {scale} scale"
         found.append(_block(caption, about, table.partition(".")[0], scale, dataset, _html(rows, caption)))
     return found
+
+
+def _judged_by(rows: pd.DataFrame) -> str:
+    """Which intervals say what is clear in a block."""
+    kinds = [name for name in differences.MEANING if rows.judged.str.contains(name, regex=False).any()]
+    if not kinds:
+        return "No two rows are compared."
+    return f"Intervals of differences: {'; '.join(differences.MEANING[name] for name in kinds)}."
 
 
 def _block(caption: str, about: str, chapter: str, scale: str, dataset: str, body: str) -> str:

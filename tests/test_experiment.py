@@ -103,6 +103,17 @@ def test_beside_pairs_each_budget_of_ours_with_the_nearest_printed_one(book, sho
     assert shown[1].paper.tolist() == [rows.value.item()] and shown[1].n.item() == 4
 
 
+@pytest.mark.parametrize(("ours", "shown_beside"), [([6.0, 10.0], {4: 6, 8: 10}), ([12.0], {16: 12})])
+def test_beside_takes_the_larger_of_two_budgets_that_are_equally_near(book, shown, ours, shown_beside):
+    """Table 3.1 is printed for 4, 8 and 16."""
+    book = replace(book, eps_255=ours)
+    book.beside("3.1", book.measure("3.1", {"I-FGSM": attacks.i_fgsm}, book.models))
+    headings = [thing.data for thing in shown[::2]]
+    assert len(headings) == len(shown_beside)
+    for heading, (printed, own) in zip(headings, shown_beside.items(), strict=True):
+        assert f"({printed}/255, n" in heading and f" {own}/255)" in heading
+
+
 def test_a_table_of_other_networks_is_not_resumed(book):
     attack = {"MI-FGSM": attacks.mi_fgsm}
     book.measure("2.1", attack, book.models)
@@ -180,6 +191,15 @@ def test_verdicts_counts_the_black_box_cases_of_each_run(book):
     assert printed.startswith(f"{w['wins']} : {w['losses']} of {(~ours.white_box).sum() // 2},")
     assert here.startswith(f"{w['wins']} : {w['losses']} of") and there.startswith(f"{w['losses']} : {w['wins']} of")
     assert table.loc[("2.1", "EM-FGSM > NI-FGSM")].tolist()[1:] == ["", ""]
+
+
+def test_verdicts_name_the_interval_which_is_paired_in_a_run_that_kept_its_outcomes(book):
+    both = replace(book, models={**book.models, "vgg": tiny_model()})
+    pair = {"MI-FGSM": attacks.mi_fgsm, "EM-FGSM": attacks.em_fgsm}
+    rows = both.measure("2.1", pair, {"resnet": both.models["resnet"]})
+    table = both.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {"2.1": rows}, {})
+    printed, here = table.iloc[0]
+    assert printed.endswith(" (Newcombe)") and here.endswith(" (paired)") and "of 1," in here
 
 
 def test_verdicts_of_a_run_that_is_not_there_have_no_column(book):
