@@ -26,7 +26,7 @@ def committed(tmp_path, monkeypatch):
 
 def test_nothing_committed_is_said(committed):
     committed("2.1", [("resnet", "MI-FGSM", "vgg", 8, 100)], dataset="shapes")
-    assert "No cifar10 run that compares with the thesis is committed yet" in readme.markdown()
+    assert "No cifar10 run that compares with the thesis is committed yet" in readme.markdown(whole=True)
 
 
 def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(committed):
@@ -41,13 +41,13 @@ def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(
         "| 2.1, one source | success on undefended targets (%), 8/255 | MI-FGSM → EM-FGSM "
         f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
     )
-    assert row in readme.markdown().splitlines()
+    assert row in readme.markdown(whole=True).splitlines()
 
 
 def test_members_of_the_ensemble_are_white_box_and_the_budget_is_the_nearest(committed):
     cells = [("vgg-ens3", 16, 180), ("resnet", 8, 200), ("vgg-ens3", 8, 60)]
     committed("2.3", [("resnet+wrn", a, t, eps, k) for a in ("MI-FGSM", "EM-FGSM") for t, eps, k in cells])
-    row = readme.markdown().splitlines()[2]
+    row = readme.markdown(whole=True).splitlines()[2]
     assert row.startswith("| 2.3, ensemble source | success on adversarially trained targets (%), 8/255 |")
     assert "| 30.0 → 30.0 | +0.0 [" in row
 
@@ -57,7 +57,7 @@ def test_kinds_of_target_stand_apart_and_those_that_print_or_run_lacks_are_left_
     cells = [(a, t, k) for a in ("MI-FGSM", "EM-FGSM") for t, k in (("vgg", 100), ("vgg-pgd", 20), ("wrn", 140))]
     committed("2.1", [("resnet", a, t, 8, k) for a, t, k in cells])
     committed("2.3", [("resnet+densenet", a, "vgg", 8, 100) for a in ("MI-FGSM", "EM-FGSM")])
-    text = readme.markdown()
+    text = readme.markdown(whole=True)
     rows = [line for line in text.splitlines() if line.startswith("| 2.")]
     assert [("undefended" in row, "adversarially trained" in row) for row in rows] == [(True, False), (False, True)]
     assert "| 60.0 → 60.0 |" in rows[0] and "| 10.0 → 10.0 |" in rows[1]
@@ -80,7 +80,7 @@ def test_a_claim_of_which_half_is_measured_and_targets_that_the_thesis_lacks_are
     committed("3.3", [("resnet", "DIM+TIM", "JPEG", 16, 100)])
     cells = [(a, t, k) for a in ("MI-Composite", "EM-RE-Composite") for t, k in (("JPEG", 60), ("no defence", 200))]
     committed("2.5", [("resnet", a, t, 16, k) for a, t, k in cells])
-    text = readme.markdown()
+    text = readme.markdown(whole=True)
     assert "| 3.3" not in text and "16/255 | MI-Composite → EM-RE-Composite |" in text and "| 30.0 → 30.0 |" in text
 
 
@@ -93,7 +93,7 @@ def test_training_is_the_mean_over_seeds(tmp_path, monkeypatch):
             source = f"seed {seed}, 50 images, 4 epochs"
             row = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
             kept.add([row | {"metric": "accuracy", "value": value, "n": 100}])
-    text = readme.markdown()
+    text = readme.markdown(whole=True)
     (row,) = (line for line in text.splitlines() if line.startswith("| 5.2"))
     assert "3 seeds of a ResNet-8, 50 images, 4 epochs" in text
     half = 4.302653 / 3**0.5  # Student's at two degrees of freedom, of differences of 6, 5 and 4 within a seed
@@ -106,14 +106,24 @@ def test_both_ends_of_a_claim_are_of_one_budget_that_both_have(committed):
     """Of 4 and 12, equally near, the larger; 8 has one of the two attacks alone."""
     committed("2.1", [("resnet", "EM-FGSM", "vgg", eps, k) for eps, k in ((4, 60), (8, 100), (12, 150))])
     committed("2.1", [("resnet", "MI-FGSM", "vgg", eps, k) for eps, k in ((4, 40), (12, 120))])
-    row = readme.markdown().splitlines()[2]
+    row = readme.markdown(whole=True).splitlines()[2]
     assert "(%), 12/255 |" in row and "| 60.0 → 75.0 | +15.0 [" in row
 
 
 def test_the_note_names_the_interval_of_each_table(committed):
     committed("2.1", [("resnet", a, "vgg", 8, 100) for a in ("MI-FGSM", "EM-FGSM")])
     committed("2.2", [("resnet", a, "vgg", 8, 100) for a in ("SIM", "RE")])
-    assert "Intervals of differences: in Tables 2.1 and 2.2 Newcombe's, which takes" in readme.markdown()
+    assert "Intervals of differences: in Tables 2.1 and 2.2 Newcombe's, which takes" in readme.markdown(whole=True)
+
+
+def test_the_readme_has_the_first_claim_of_each_method(committed):
+    for table, pairs in {"2.1": ("MI-FGSM", "EM-FGSM"), "2.5": ("MI-Composite", "EM-RE-Composite")}.items():
+        committed(table, [("resnet", a, t, 8, 100) for a in pairs for t in ("vgg", "vgg-pgd", "JPEG")])
+    short, whole = (readme.markdown(whole) for whole in (False, True))
+    assert [line[:5] for line in short.splitlines() if line.startswith("| 2.")] == ["| 2.1"]
+    assert [line[:5] for line in whole.splitlines() if line.startswith("| 2.")] == ["| 2.1", "| 2.1", "| 2.5"]
+    assert "page of results" in short and "page of results" not in whole
+    assert set(readme.GLANCE) <= set(readme.CLAIMS)
 
 
 def test_every_claim_is_in_print():

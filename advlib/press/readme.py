@@ -1,7 +1,7 @@
 """The README's results at a glance: what the thesis says of its methods beside what we found on real data, as Markdown.
 
-One row for each table that has a committed run; everything else is on the book's page of results. `make figures` keeps
-a finished run and then writes this part of the README anew; nobody edits it by hand.
+The README has one row for each method of the thesis, the site's page of results one for each of its claims. `make
+figures` keeps a finished run and then writes this part of the README anew; nobody edits it by hand.
 """
 
 from __future__ import annotations
@@ -37,24 +37,30 @@ CLAIMS = {
     "5.2": [("test accuracy (%)", "CR-SAM", "SAM"), ("test accuracy (%)", "CR-SAM", "SGD")],
     "5.5": [("Hessian trace", "CR-SAM", "SAM"), ("Hessian trace", "CR-SAM", "SGD")],
 }
+GLANCE = ("2.1", "2.2", "3.1", "4.1", "5.2", "5.5")
+"""The tables in which the thesis shows EM, RE, GNP, LRS and CR-SAM for the first time, and the last one's curvature: the
+README has the first claim of each."""
 TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "difference, 95 %", "n")
 
 
-def markdown() -> str:
-    """The part of the README: one row for each claim of `CLAIMS` that a committed run has measured on targets of the
-    kind that the thesis has."""
-    found = [row for table in CLAIMS for row in _rows(table)]
+def markdown(whole: bool = False) -> str:
+    """One row for each claim of `CLAIMS` that a committed run has measured on targets of the kind that the thesis has,
+    or, for the README, for those of `GLANCE` alone."""
+    tables, most = (CLAIMS, None) if whole else (GLANCE, 1)
+    found = [row for table in tables for row in _rows(table)[:most]]
     if not found:
         return f"*No {DATASET} run that compares with the thesis is committed yet.*"
     note = (
         f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
         "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
         "here, of attacks of 10 steps, for n images that all networks get right. "
-        f"{_intervals(found)}{_other_kinds()}{_training()} All attacks, budgets and data sets are on the book's "
-        "page of results (`make book`).*"
+        f"{_intervals(found)}{_other_kinds() if whole else ''}{_training()}{'' if whole else _MORE}*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
     return "\n".join([_line(TITLES), _line(rule), *(row.line for row in found)]) + "\n\n" + note
+
+
+_MORE = " All claims, attacks, budgets and data sets are on the book's page of results (`make book`)."
 
 
 def _intervals(found: list[_Row]) -> str:

@@ -11,6 +11,7 @@ from ..bench import claims, differences, results
 from ..files import provenance
 from ..files.paths import FIGURES, PUBLISHED
 from ..zoo import registry
+from . import readme
 from .markdown import enumerated, stem_alt
 
 SCALES = ("paper", "laptop")
@@ -46,6 +47,8 @@ def markdown(run: Path | None = None) -> str:
     figures = sorted(FIGURES.glob("*/fig_*.svg"))
     parts = [
         HEAD,
+        "## The thesis' claims",
+        readme.markdown(whole=True),
         _filter(tables),
         "## Tables",
         *blocks,
