@@ -38,8 +38,8 @@ CLAIMS = {
     "5.5": [("Hessian trace", "CR-SAM", "SAM"), ("Hessian trace", "CR-SAM", "SGD")],
 }
 GLANCE = ("2.1", "2.2", "3.1", "4.1", "5.2", "5.5")
-"""The tables in which the thesis shows EM, RE, GNP, LRS and CR-SAM for the first time, and the last one's curvature: the
-README has the first claim of each."""
+"""The tables in which the thesis shows EM, RE, GNP, LRS and CR-SAM for the first time, and the last one's curvature;
+the README has the first claim of each."""
 TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "difference, 95 %", "n")
 
 
