@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 from ..bench.chapters import UsageError, sources
 from ..files.paths import BUILD, FIGURES, NOTEBOOKS, ROOT, made
-from . import results_page, slides
+from . import reference, results_page, slides
 from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
@@ -28,6 +28,7 @@ PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
     "Behind the book": ("results", "equations", "not_reproduced", "instructors", "symbols", "references"),
+    "Reference": tuple(f"api_{room}$" for room in reference.ROOMS),
 }
 """Captions of the table of contents, and what the names of their pages begin with."""
 
@@ -74,6 +75,7 @@ def _collect(folder: Path, run: Path | None) -> None:
         nbformat.write(page(notebook, chapter, known), folder / f"{stem}.ipynb")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
+    reference.write(folder)
     (folder / "results.md").write_text(results_page.markdown(run), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
