@@ -133,16 +133,22 @@ def i_fgsm(model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, **options:
     return _run(model, x, y, eps, momentum=PLAIN, **options)
 
 
-@preset("momentum", start="once")
+@preset("momentum")
 def pgd(  # type: ignore[misc]
-    model: Model, x: Tensor, y: Tensor, eps: float = 8 / 255, steps: int = 10, **options: Unpack[Options]
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 8 / 255,
+    steps: int = 10,
+    alpha: float | None = None,
+    start: str = "once",
+    **options: Unpack[Options],
 ) -> Tensor:
     """PGD from a random start, steps of 2.5 eps / steps if alpha is None (Madry et al. 2018); norm="l2" for the L2
     ball."""
     checks.budget(eps, steps)
-    if options.get("alpha") is None and eps > 0:
-        options["alpha"] = 2.5 * eps / steps
-    return _run(model, x, y, eps, momentum=PLAIN, steps=steps, **options)
+    alpha = 2.5 * eps / steps if alpha is None and eps > 0 else alpha
+    return _run(model, x, y, eps, momentum=PLAIN, steps=steps, alpha=alpha, start=start, **options)
 
 
 @preset("momentum")

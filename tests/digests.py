@@ -53,8 +53,6 @@ def presets(f, target, pool):
         "em_fgsm l2": {"normalize": "l2"},
         "mi_fgsm in the l2 ball": l2,
         "i_fgsm margin targeted": {"loss": "margin", **wanted},
-        "mi_fgsm folded in the l2 ball": {"accelerate": True, **l2},
-        "mi_fgsm folded bfloat16": {"accelerate": torch.bfloat16},
         "taig": {"points": 4},
         "rap": {"late": 1},
         "rap targeted": {"late": 1, **wanted},
@@ -88,6 +86,8 @@ def others(f, h, target):
     mixed = al.cycled([al.norm_penalty(g), al.smoothed(al.gradient(h), 5), *paths])
     fixed = {
         "fgsm": partial(a.fgsm, f),
+        "mi_fgsm folded in the l2 ball": partial(a.mi_fgsm, al.accelerate(f), norm="l2", **{**STEPS, "eps": 1.0}),
+        "mi_fgsm folded bfloat16": partial(a.mi_fgsm, al.accelerate(f, dtype=torch.bfloat16), **STEPS),
         "ensemble": partial(a.mi_fgsm, al.ensemble([f, h]), **STEPS),
         "linear_backward": partial(a.i_fgsm, al.linear_backward(f, "layer2.0"), **STEPS),
         "skip_gradient": partial(a.mi_fgsm, al.skip_gradient(f, "layer*.*.bn2", 0.5), **STEPS),

@@ -158,19 +158,19 @@ def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def built(tmp_path_factory):
     """The first page of the built site. Sphinx's warnings are errors: a link, a citation, a target that is missing."""
     return site.build(folder=tmp_path_factory.mktemp("book"))
 
 
 @needs_sphinx
-def test_site_has_a_page_for_every_chapter_and_stays_small(site):
-    pages = {path.stem for path in site.parent.glob("*.html")}
+def test_site_has_a_page_for_every_chapter_and_stays_small(built):
+    pages = {path.stem for path in built.parent.glob("*.html")}
     assert set(PAGES) <= pages
-    assert sum(path.stat().st_size for path in site.parent.rglob("*") if path.is_file()) < 60 * 1024**2
-    text = (site.parent / "04_lipschitz_regularized_surrogates.html").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in built.parent.rglob("*") if path.is_file()) < 60 * 1024**2
+    text = (built.parent / "04_lipschitz_regularized_surrogates.html").read_text(encoding="utf-8")
     assert 'id="eq-4-9"' in text and 'href="#eq-4-9"' in text and "download" in text
-    assert {path.stem for path in (site.parent / "slides").glob("*.html")} == {path.stem for path in SOURCES}
+    assert {path.stem for path in (built.parent / "slides").glob("*.html")} == {path.stem for path in SOURCES}
 
 
 OTHERS = {"index", "results", "equations", "not_reproduced", "instructors", "symbols", "references", "search"}
@@ -185,7 +185,7 @@ RENDERED = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise
 @needs_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_in_a_browser(site, browser, name, theme):
+def test_page_in_a_browser(built, browser, name, theme):
     """From file://, on a narrow screen: no error, nothing from a network, mathematics, texts, width, contrast."""
     from axe_core_python.sync_playwright import Axe
 
@@ -194,7 +194,7 @@ def test_page_in_a_browser(site, browser, name, theme):
     shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     shown.on("pageerror", lambda error: errors.append(str(error)))
     shown.on("request", lambda request: asked.append(request.url))
-    shown.goto(site.with_name(f"{name}.html").as_uri())
+    shown.goto(built.with_name(f"{name}.html").as_uri())
     shown.wait_for_load_state("load")
     shown.wait_for_function(RENDERED)
     assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
@@ -206,14 +206,14 @@ def test_page_in_a_browser(site, browser, name, theme):
 
 @needs_sphinx
 @needs_browser
-def test_results_are_filtered_and_search_finds(site, browser):
+def test_results_are_filtered_and_search_finds(built, browser):
     shown = browser.new_page()
-    shown.goto(site.with_name("results.html").as_uri())
+    shown.goto(built.with_name("results.html").as_uri())
     every = shown.locator("section.result:visible").count()
     shown.select_option("form.filter select[name=chapter]", "3")
     some = shown.locator("section.result:visible").count()
     assert 0 < some < every and f"{some} of {every} tables" in shown.locator("form.filter output").inner_text()
-    shown.goto(site.with_name("search.html").as_uri() + "?q=Hutchinson")
+    shown.goto(built.with_name("search.html").as_uri() + "?q=Hutchinson")
     shown.wait_for_selector("#search-results li a")
     assert "curvature" in shown.locator("#search-results").inner_text().lower()
     shown.close()

@@ -9,7 +9,7 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import attacks, lipschitz
-from advlib.core.draws import Draw
+from advlib.core.draws import Draw, Stream
 from advlib.core.surrogate import Normalized
 from advlib.training import objectives
 from advlib.training.fitting import Recipe
@@ -136,7 +136,7 @@ def test_ensemble_takes_turns_and_draws_radii_from_the_truncated_normal(pool, mo
         return x + eps
 
     monkeypatch.setattr(objectives.attacks, "fgsm", fgsm)
-    monkeypatch.setattr(objectives.models, "accelerate", lambda net: net)
+    monkeypatch.setattr(objectives.acceleration, "accelerate", lambda net: net)
     x, y = torch.full((64, 3, 8, 8), 0.5), torch.zeros(64, dtype=torch.int64)
     spy = lambda z: radii.append((z - 0.5).amax((1, 2, 3))) or model(z)  # noqa: E731
     for step in range(40):
@@ -174,7 +174,7 @@ def test_denoising_starts_from_the_identity_where_clean_images_cost_nothing(batc
 def test_compression_loss_by_hand(batch, purified):
     x, y, draw = batch
     model = purified(CompressionPair((8, 8)))
-    noise = draw.at(stream=objectives._STREAM).normal(12, 8, 8)
+    noise = draw.at(stream=Stream.OBJECTIVE).normal(12, 8, 8)
     code = torch.sigmoid(model.purifier.encoder(x - 0.5) - 20 * noise)
     wanted = ((torch.sigmoid(model.purifier.decoder(code)) - x) ** 2).mean() + 1e-4 * (code**2).mean()
     assert torch.allclose(Compression()(model, x, y, draw), wanted)

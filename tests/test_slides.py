@@ -173,7 +173,7 @@ def secured_targets():
     """Table 4.4 by kind of target: the print beside ours."""
     ours = results.mark_white_box(committed("4.4").query("metric == 'asr' and eps_255 == 16"))
     names = ["PGD", "PGD+LRS-1", "PGD+LRS-2", "PGD+LRS-F", "TIM", "TIM+LRS-F"]
-    printed = published.table("4.4").query("target != @results.AVERAGE")
+    printed = published.table("4.4").query("target != @published.AVERAGE")
     means = []
     for kind in (True, False):
         for rows in (printed, ours):

@@ -12,8 +12,8 @@ import torch
 from conftest import grid_images, tiny_model
 
 from advlib import sam
-from advlib.bench import results
 from advlib.core.draws import Draw
+from advlib.files import provenance
 from advlib.training import objectives, recipes
 from advlib.training.augment import autoaugment, cutout, random_crop, random_flip
 from advlib.training.fitting import accuracy, fine_tune, fit, train_member
@@ -122,7 +122,7 @@ def test_checkpoint_of_other_weights_networks_or_code_is_refused(data, tmp_path,
     pool["a"] = tiny_model(2)
     with pytest.raises(ValueError, match="another training, by its static networks;"):
         fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
-    monkeypatch.setattr(results, "CODE", "0" * 16)
+    monkeypatch.setattr(provenance, "TRAINING_CODE", "0" * 16)
     with pytest.raises(ValueError, match="another training, by its static networks, code;"):
         fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
     objectives._static.cache_clear()

@@ -1,5 +1,5 @@
-"""Where things lie, and the one way to write a file. The repository is found from this file, so that any working
-directory will do."""
+"""Where things lie, and the one way to write a file. A checkout is found from this file, so that any working directory
+will do; a package that was installed without one has the weights and the tables, and no chapters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = ROOT / "data" / "published"
-RESULTS = ROOT / "data" / "results"
-WEIGHTS = ROOT / "data" / "weights"
-CACHE = ROOT / "data" / "cache"
+PACKAGE = Path(__file__).resolve().parents[1]
+CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file()
+"""Whether the package lies in its checkout, with chapters, book and figures beside it."""
+ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
+"""The checkout, or else the folder from which relative paths count."""
+_DATA = ROOT / "data" if CHECKOUT else PACKAGE / "data"
+PUBLISHED = _DATA / "published"
+RESULTS = _DATA / "results"
+WEIGHTS = _DATA / "weights"
+CACHE = ROOT / "data" / "cache" if CHECKOUT else Path.home() / ".cache" / "advlib"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = (ROOT / Path(os.environ.get("ADVLIB_BUILD") or "_build").expanduser()).resolve()
-"""Where runs and sites come to lie: $ADVLIB_BUILD, or else _build; a relative one counts from the repository."""
+"""Where runs and sites are written: $ADVLIB_BUILD, or else _build; a relative one counts from ROOT."""
 
 
 def data_roots() -> list[Path]:
-    """Folders searched for data sets and independent weights, in order: $ADVLIB_DATA, then data/cache.
+    """Folders searched for data sets and independent weights, in order: $ADVLIB_DATA, then CACHE.
 
-    A relative $ADVLIB_DATA counts from the repository, not from the folder a notebook happens to run in.
+    A relative $ADVLIB_DATA counts from ROOT, in a checkout not from the folder a notebook happens to run in.
     """
     given = os.environ.get("ADVLIB_DATA")
     return ([(ROOT / Path(given).expanduser()).resolve()] if given else []) + [CACHE]

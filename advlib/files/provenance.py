@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .paths import ROOT
+from .paths import PACKAGE, ROOT
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,10 @@ def code_digest(package: Path, without: Collection[str]) -> str:
     return found.hexdigest()[:16]
 
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-CODE = code_digest(_PACKAGE, without=("files", "press"))
+CODE = code_digest(PACKAGE, without=("files", "press"))
 """Of the code that may change a number of a table, as it was when this process imported it: rows that another version
 measured are not continued."""
-TRAINING_CODE = code_digest(_PACKAGE, without=("bench", "defenses", "files", "press"))
+TRAINING_CODE = code_digest(PACKAGE, without=("bench", "defenses", "files", "press"))
 """Of the code that may change the weights of a network that is trained."""
 
 

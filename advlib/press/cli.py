@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..bench.chapters import SCALES, UsageError, number, parameters, select, title
 from ..files.locks import BusyError
-from ..files.paths import BUILD, NOTEBOOKS, WriteError
+from ..files.paths import BUILD, CHECKOUT, NOTEBOOKS, WriteError
 from ..zoo import registry
 
 
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS, build: 
     128 + n stopped by signal n (130: Ctrl-C)."""
     args = _parser().parse_args(argv)
     try:
+        if args.command not in (_doctor, _download) and not CHECKOUT:
+            raise UsageError("chapters and book are in the checkout of the repository, which is not here: run it there")
         with _stoppable():
             return args.command(args, notebooks, build)
     except BrokenPipeError:  # the reader, `head` say, has seen enough

@@ -22,10 +22,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..bench.chapters import sources
-from ..files.paths import NOTEBOOKS, ROOT, replacing
+from ..files.paths import NOTEBOOKS, PACKAGE, ROOT, replacing
 
 PAGE = ROOT / "book" / "equations.md"
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 _COUNTS = {1: 4, 2: 7, 3: 6, 4: 11, 5: 9}
 """How many numbered equations each chapter of the thesis has."""
@@ -230,8 +229,7 @@ def _chapters() -> dict[str, str]:
 
 def _package() -> dict[str, str]:
     return {
-        path.relative_to(_PACKAGE).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted(_PACKAGE.rglob("*.py"))
+        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))
     }
 
 

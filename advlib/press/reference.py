@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from ..files.paths import PACKAGE
 from .equations import exports, shortest
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 ROOMS = {
     "methods": "Methods: what the thesis' equations are",
     "core": "core: what the methods stand on",
@@ -34,8 +34,9 @@ _WIDTH = 88
 
 @dataclass(frozen=True)
 class Entry:
-    """kind: "function", "class" or "constant", of what is public. place: where it is, such as "loop.attack"; name: as a reader calls it;
-    signature: in Python's words; parameters: their names; methods: of a class, those with a docstring."""
+    """Something public. kind: "function", "class", "constant" or "method"; place: where it is, such as "loop.attack";
+    name: as a reader calls it; signature: in Python's words; parameters: their names; methods: of a class, those with a
+    docstring."""
 
     kind: str
     place: str
@@ -56,10 +57,10 @@ class Entry:
 
 def modules(room: str) -> dict[str, ast.Module]:
     """name -> the parsed source of each module of a room, such as "zoo.nets"."""
-    folder = _PACKAGE if room == "methods" else _PACKAGE / room
+    folder = PACKAGE if room == "methods" else PACKAGE / room
     paths = sorted(p for p in folder.glob("*.py") if not p.stem.startswith("__"))
     return {
-        ".".join(p.relative_to(_PACKAGE).with_suffix("").parts): ast.parse(p.read_text(encoding="utf-8")) for p in paths
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts): ast.parse(p.read_text(encoding="utf-8")) for p in paths
     }
 
 
@@ -220,7 +221,7 @@ class Reference:
     """All entries of the package, and the pages that show them."""
 
     def __init__(self) -> None:
-        exported = exports({p.relative_to(_PACKAGE).as_posix(): p.read_text("utf-8") for p in _PACKAGE.rglob("*.py")})
+        exported = exports({p.relative_to(PACKAGE).as_posix(): p.read_text("utf-8") for p in PACKAGE.rglob("*.py")})
         self.trees = {room: modules(room) for room in ROOMS}
         self.entries = {
             module: list(entries(module, tree, exported))
@@ -237,7 +238,7 @@ class Reference:
         """The page of one room, in Markdown."""
         blocks = [f"# {ROOMS[room]}"]
         if (
-            says := ast.get_docstring(ast.parse((_PACKAGE / room / "__init__.py").read_text("utf-8")))
+            says := ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8")))
             if room != "methods"
             else ""
         ):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..bench import claims, results
 from ..files import provenance
-from ..files.paths import FIGURES
+from ..files.paths import FIGURES, PUBLISHED
 from ..zoo import registry
 from .markdown import enumerated, stem_alt
 
@@ -39,9 +39,7 @@ COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "bud
 
 def markdown(run: Path | None = None) -> str:
     """The page. run: the folder of a run, whose tables stand at the end; None for none."""
-    tables = sorted(
-        path.stem.removeprefix("table_").replace("_", ".") for path in results.PUBLISHED.glob("table_*.csv")
-    )
+    tables = sorted(path.stem.removeprefix("table_").replace("_", ".") for path in PUBLISHED.glob("table_*.csv"))
     blocks = [block for table in tables for block in _blocks(table)]
     missing = [table for table in tables if not _measured(table) and table not in claims.RECIPES]
     figures = sorted(FIGURES.glob("*/fig_*.svg"))
