@@ -10,7 +10,7 @@ JOBS ?= 2
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce book course test notebooks figures check clean
+.PHONY: help env reproduce book course test quick notebooks figures check clean
 
 # These chapters take five to twelve minutes of one core each: a test runs them at smoke scale.
 LONG := 03 04 05 06 A3
@@ -52,13 +52,18 @@ course: $(STAMP) ## write the exercises for students, without solutions, a cours
 
 # Processes share the cores: two that each take all of them are slower than one.
 test: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
-test: $(STAMP) ## pytest, then execute and validate the committed notebooks with nbval, JOBS at a time
-	$(PY) -m pytest -n $(JOBS) --dist loadfile
+test: $(STAMP) ## pytest with coverage, then execute and validate the committed notebooks with nbval, JOBS at a time
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --durations 15 --cov advlib --cov-branch --cov-report term:skip-covered
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
 	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) $(VALIDATED); \
 	  $(PY) -m advlib run $(SMOKE) --scale smoke --fresh; \
 	else echo "notebooks/ holds no executed notebook: nothing for nbval to validate"; fi
+	@$(WALL)
+
+quick: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
+quick: $(STAMP) ## the quick tests, of every module, in less than a minute
+	$(PY) -m pytest -n $(JOBS) -m "not slow" -q
 	@$(WALL)
 
 notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and keep the notebooks in notebooks/
@@ -79,9 +84,11 @@ figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its ta
 	  mkdir -p "figures/$$(basename "$$chapter")"; cp -v "$$chapter"*.svg "figures/$$(basename "$$chapter")/"; done
 	@$(PY) -m advlib glance
 
-check: $(STAMP) ## ruff and codespell
+check: $(STAMP) ## ruff, codespell and mypy
+	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	.venv/bin/codespell
+	$(PY) -m mypy
 
 clean: ## remove _build and caches; .venv and data/cache stay
 	rm -rf _build .pytest_cache .ruff_cache *.egg-info

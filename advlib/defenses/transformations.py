@@ -362,10 +362,10 @@ class NIPSr3(Defence):
 
     It is given four networks, in the order of the original an ensemble adversarially trained one, an adversarially
     trained one, and two others: NIPSr3()([ens, adv, third, fourth]). The first (weight 0.7) sees the image sheared,
-    shifted, zoomed out and turned by little; the second (0.2) noisy, turned by 2 or 3 degrees and enlarged; both (0.1
-    each) a JPEG file of quality 50; the others (0.1, 0.05) that file turned and cropped.
-    One resampling, bilinear or nearest as there, does what four in a row or a spline did; the auxiliary heads of the
-    original's Inceptions have no part in it.
+    shifted, zoomed out and turned by a few degrees; the second (0.2) sees it noisy, turned by 2 or 3 degrees and
+    enlarged; both (0.1 each) also see a JPEG file of quality 50; the others (0.1, 0.05) see that file turned and cropped.
+    Each distortion is one resampling, bilinear or nearest as in the original, which has four in a row or a spline; the
+    auxiliary heads of its Inceptions are left out.
     """
 
     kind: ClassVar[str] = "faithful"

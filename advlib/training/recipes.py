@@ -37,14 +37,20 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], _Schedule]] =
 class Recipe:
     """How a network is trained.
 
-    epochs; batch_size: images a step; lr: the peak; schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the
-    other way, from 0.95 to 0.85 and back), "cosine" (from the peak to 0) or "constant" (both with momentum 0.9);
-    optimizer: "sgd" (with Nesterov momentum in one cycle), "adam" or "adamw"; around: what is around it, an optimizer
-    of `sam` or a `partial` of one with its options, None for nothing; weight_decay: L2 coefficient, decoupled with
-    adamw; augment: names of `augment.AUGMENTATIONS`, in order; bf16: autocast of the passes (the weights stay float32);
+    epochs, batch_size: how often, and how many images a step.
+    lr: the peak of the learning rate.
+    weight_decay: L2 coefficient, decoupled with adamw.
+    augment: names of `augment.AUGMENTATIONS`, in their order.
+    bf16: autocast of the passes; the weights stay float32.
+    seed: of the initial weights, the order of the images, the augmentation, the objective's draws, torch's generator.
+    objective: what is minimised.
+    optimizer: "sgd" (with Nesterov momentum in one cycle), "adam" or "adamw".
+    schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the other way, from 0.95 to 0.85 and back), "cosine"
+        (from the peak to 0) or "constant" (both with momentum 0.9).
+    around: a sharpness-aware optimizer of `sam` around that one, or a `partial` of it with its options; None for none.
     ema: decay per step of an exponential moving average of weights and statistics, which is then what is validated and
-    kept (0: none); compile: torch.compile; seed: of the initial weights, the order of the images, the augmentation, the
-    objective's own draws and torch's generator; objective: what is minimised.
+        kept; 0 for none.
+    compile: torch.compile.
     Raises TypeError or ValueError for a value that is none of those.
     """
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.surrogate import Normalized
+
 
 def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
     layers = {
@@ -160,12 +162,10 @@ class InUnitsOf(nn.Module):
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.inside = Normalized(net, mean, std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net((x - self.mean) / self.std) * self.std + self.mean
+        return self.inside(x) * self.inside.std + self.inside.mean
 
 
 class Critic(nn.Module):
