@@ -8,8 +8,9 @@ import pytest
 
 from advlib.press import reference, site
 
-PAGES = {room: reference.Reference().page(room) for room in reference.ROOMS}
-ENTRIES = [(module, e) for module, found in reference.Reference().entries.items() for e in found]
+REFERENCE = reference.Reference()
+PAGES = {room: REFERENCE.page(room) for room in reference.ROOMS}
+ENTRIES = [(module, e) for module, found in REFERENCE.entries.items() for e in found]
 METHODS = [module for module, _ in ENTRIES if "." not in module]
 
 
@@ -91,7 +92,7 @@ def test_text_is_no_markup(text):
 
 
 def test_equations_lead_to_their_functions():
-    text = reference.Reference().linked("| `al.norm_penalty` | `al.no_such` | [`al.attack`](#there) |")
+    text = REFERENCE.linked("| `al.norm_penalty` | `al.no_such` | [`al.attack`](#there) |")
     assert (
         text == "| [`al.norm_penalty`](#api-function-gradients-norm-penalty) | `al.no_such` | [`al.attack`](#there) |"
     )
