@@ -24,11 +24,15 @@ from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
 SOURCE = ROOT / "book"
+ABOUT = ("CONTRIBUTING", "CHANGELOG")
+"""Files of the repository that are pages of the book, too."""
 PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
-    "Behind the book": ("results", "equations", "not_reproduced", "instructors", "symbols", "references"),
-    "Reference": tuple(f"api_{room}$" for room in reference.ROOMS),
+    "Behind the book": tuple(
+        ["results", "equations", "not_reproduced", "instructors", "symbols", "references", "contributing", "changelog"]
+    ),
+    "Reference": tuple(f"api_{room}" for room in reference.ROOMS),
 }
 """Captions of the table of contents, and what the names of their pages begin with."""
 
@@ -73,6 +77,8 @@ def _collect(folder: Path, run: Path | None) -> None:
         shutil.copy(chapter.source, folder / "downloads")
         notebook = described(nbformat.read(executed, as_version=4))
         nbformat.write(page(notebook, chapter, known), folder / f"{stem}.ipynb")
+    for name in ABOUT:
+        shutil.copy(ROOT / f"{name}.md", folder / f"{name.lower()}.md")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     reference.write(folder)
@@ -108,7 +114,10 @@ class Targets:
 
 
 def _inside(text: str) -> str:
-    """Links that lead to chapters and pages in the repository, as links inside the site."""
+    """Links that lead to chapters and pages in the repository, as links inside the site; links to sources, as their
+    names."""
+    text = re.sub(r"\[[^]]*\]\(((?:advlib|tests)/[^)]+)\)", r"`\1`", text)
+    text = re.sub(rf"\]\(({'|'.join(ABOUT)})\.md\)", lambda link: link[0].lower(), text)
     return re.sub(r"\]\((?:\.\./)?(?:notebooks|book)/", "](", text)
 
 
