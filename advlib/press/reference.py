@@ -205,7 +205,7 @@ def _split(paragraph: str, parameters: Collection[str]) -> list[tuple[str, str]]
 def _inline(text: str, targets: Mapping[str, str] | None) -> str:
     """Text in which only `code`, *emphasis* and values such as norm="l2" mean something; code that names an entry is a
     link."""
-    text = re.sub(r"""`[^`]+`|(?:\b\w+=)?"[\w.]+\"""", lambda code: f"`{code[0].strip('`')}`", text)
+    text = re.sub(r"""`[^`]+`|(?:\b\w+=)?"[\w./*<>=+-]*\"""", lambda code: f"`{code[0].strip('`')}`", text)
     pieces = re.split(r"(`[^`]+`|(?<!\w)\*\w[\w ]*\w\*(?!\w))", " ".join(text.split()))
     for i, piece in enumerate(pieces):
         if i % 2 == 0:
