@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import TypedDict, TypeVar, Unpack, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from torch import Tensor
 
@@ -34,15 +34,9 @@ from .loop import PLAIN, Elastic, attack
 from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 
-class Options(TypedDict, total=False):
-    """What a named attack takes by keyword. transform, loss, chunk: of `gradient`; kernel: of `smoothed`; wrap: what is
-    done to the gradient function last, such as `norm_penalty`; the others: of `attack`."""
+class LoopOptions(TypedDict, total=False):
+    """What `attack` takes by keyword, besides eps."""
 
-    transform: Transform | Sequence[Transform] | None
-    kernel: int
-    loss: str | Loss
-    wrap: Callable[[Gradient], Gradient] | None
-    chunk: int
     steps: int
     alpha: float | None
     momentum: Elastic
@@ -51,6 +45,17 @@ class Options(TypedDict, total=False):
     target: Tensor | None
     seed: int
     index: Tensor | None
+
+
+class Options(LoopOptions, total=False):
+    """What a named attack takes by keyword. transform, loss, chunk: of `gradient`; kernel: of `smoothed`; wrap: what is
+    done to the gradient function last, such as `norm_penalty`; the others: of `attack`."""
+
+    transform: Transform | Sequence[Transform] | None
+    kernel: int
+    loss: str | Loss
+    wrap: Callable[[Gradient], Gradient] | None
+    chunk: int
 
 
 def _run(
@@ -65,9 +70,9 @@ def _run(
     loss: str | Loss = "cross_entropy",
     wrap: Callable[[Gradient], Gradient] | None = None,
     chunk: int = 1,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Tensor:
-    """behind: the attack's own transforms, which come after those of the caller."""
+    """behind: the attack's own transforms, which come after those of the caller; options: of `attack`."""
     checks.network(model)
     g = gradient(model, (*listed(transform), *behind), loss, chunk)
     return attack(x, y, _wrapped(smoothed(g, kernel), wrap), eps=eps, **options)
@@ -110,6 +115,8 @@ def preset(*fixed: str, **defaults: object) -> Callable[[Preset], Preset]:
     return decorate
 
 
+# No type says "all `Options` but these", so that a preset whose own parameter or constant is one of them needs an
+# ignore[misc] below; its signature, which `preset` makes, has each once.
 ERASURE = RandomErasure()
 MI = Elastic(mu=1.0)
 
@@ -127,7 +134,7 @@ def i_fgsm(model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, **options:
 
 
 @preset("momentum")
-def pgd(
+def pgd(  # type: ignore[misc]
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -207,7 +214,7 @@ def re_fgsm(
 ) -> Tensor:
     """Random erasure on MI-FGSM (thesis sect. 2.2.2, Table 2.2)."""
     checks.function("erasure", erasure, "a transform such as RandomErasure(copies=5)", 3)
-    return _run(model, x, y, eps, transform=erasure, **options)
+    return _run(model, x, y, eps, transform=erasure, **options)  # type: ignore[misc]
 
 
 @preset(momentum=MI, kernel=7)
@@ -236,7 +243,7 @@ def admix(
 
 
 @preset("momentum", loss="logit")
-def taig(
+def taig(  # type: ignore[misc]
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -261,11 +268,11 @@ def rap(
     """RAP on I-FGSM, reverse perturbations of radius eps from step `late` on (Qin et al. 2022; thesis sect. 1.2.3)."""
     checks.whole("late", late, 0)
     reverse = partial(reverse_perturbed, eps=eps, start=late, ascend=options.get("target") is None)
-    return _run(model, x, y, eps, momentum=PLAIN, wrap=reverse, **options)
+    return _run(model, x, y, eps, momentum=PLAIN, wrap=reverse, **options)  # type: ignore[misc]
 
 
 def lgv(
-    checkpoints: Sequence[Model], x: Tensor, y: Tensor, eps: float = 16 / 255, **options: Unpack[Options]
+    checkpoints: Sequence[Model], x: Tensor, y: Tensor, eps: float = 16 / 255, **options: Unpack[LoopOptions]
 ) -> Tensor:
     """LGV: I-FGSM, each step on another network of `checkpoints`, collected along a fine-tuning at a high learning rate
     (Gubri et al. 2022; thesis sect. 1.2.3). options: of `attack`. One network is I-FGSM."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ from .core.checks import Labelled, Model
 from .core.second_order import SecondOrder, graphs
 from .gradients import cross_entropy
 
-Tensors = Sequence[torch.Tensor]
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 Loss = Callable[[], Iterable[torch.Tensor]]
 
 
@@ -164,7 +165,7 @@ class _Hessian:
 
     def __init__(self, loss: Loss, weights: Tensors) -> None:
         self.loss, self.weights = loss, list(weights)
-        self._graph: list[torch.Tensor] | None = None
+        self._graph: Tensors | None = None
         self._values: torch.Tensor | None = None
 
     def __call__(self, vectors: Sequence[Tensors]) -> list[list[torch.Tensor]]:
@@ -177,7 +178,7 @@ class _Hessian:
         self._graph = first if parts == 1 else None
         return totals
 
-    def _gradients(self) -> Iterator[list[torch.Tensor]]:
+    def _gradients(self) -> Iterator[Tensors]:
         """The gradients of the parts, each with its graph."""
         values = []
         for part in _parts(self.loss):
@@ -272,10 +273,11 @@ def _signs(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _dot(a: Tensors, b: Tensors) -> torch.Tensor:
-    return sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True))
+    products = [(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]
+    return sum(products[1:], products[0])
 
 
-def normalized_trace(loss: Loss, weights: Tensors, **options: object) -> Estimate:
+def normalized_trace(loss: Loss, weights: Tensors, **options: Any) -> Estimate:
     """C(w) = Tr H / ||gradient|| (thesis eq. 5.5). options: of `hutchinson_trace`. Raises as that does, and ValueError
     where the gradient is 0, or not finite."""
     weights = _trained(weights)
@@ -312,7 +314,9 @@ class _Lanczos:
     `alpha` on its diagonal and `beta` beside it."""
 
     def __init__(self, hessian: _Hessian, generator: torch.Generator) -> None:
-        self.hessian, self.alpha, self.beta = hessian, [], []
+        self.hessian = hessian
+        self.alpha: list[float] = []
+        self.beta: list[float] = []
         drawn = [torch.randn(w.shape, generator=generator, device=w.device, dtype=w.dtype) for w in hessian.weights]
         self._next = torch.cat([t.flatten() for t in drawn])
         self._next /= self._next.norm()
@@ -423,7 +427,7 @@ def _gains(loss: Loss, weights: Tensors, rho: float, steps: int) -> tuple[float,
     return (one - start).item(), (best - start).item()
 
 
-def _ascent(loss: Loss, weights: Tensors, length: float) -> list[torch.Tensor]:
+def _ascent(loss: Loss, weights: Tensors, length: float) -> Tensors:
     """That long along the gradient; zero where it is."""
     g = gradient(loss, weights)
     return torch._foreach_mul(g, length / norm(g).clamp(min=torch.finfo(g[0].dtype).tiny))

@@ -93,21 +93,23 @@ def gradient(
     loss_of = LOSSES[loss] if isinstance(loss, str) else loss
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        total = None
+        total: torch.Tensor | None = None
         for first in range(0, copies, chunk):
             part = _summed_gradient(model, loss_of, transforms, x, y, draw, range(first, min(first + chunk, copies)))
             total = part if total is None else total.add_(part)
+        assert total is not None  # there is one copy or more
         return total if copies == 1 else total.div_(copies)
 
     return Gradient(function, (model,), copies * members(model))
 
 
-def listed(transform: object) -> tuple[Transform, ...]:
+def listed(transform: Transform | Sequence[Transform] | None) -> tuple[Transform, ...]:
     """One transform, several or None, as a tuple. A text is a sequence too, and no transform."""
     if transform is None:
         return ()
-    several = isinstance(transform, Sequence) and not isinstance(transform, str)
-    return tuple(transform) if several else (transform,)
+    if isinstance(transform, str) or not isinstance(transform, Sequence):
+        return (transform,)
+    return tuple(transform)
 
 
 def _summed_gradient(
@@ -147,8 +149,7 @@ def image_gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Te
         image = x.detach().requires_grad_()
         total = function(image)
         found = torch.autograd.grad(total, image, allow_unused=True)[0] if total.requires_grad else None
-    checks.reached(found is not None)
-    return found
+    return checks.reached(found)
 
 
 def _check_gradient(g: object) -> None:
@@ -286,7 +287,7 @@ def cycled(gradients: Sequence[Gradient]) -> Gradient:
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         order = torch.randperm(len(gradients), generator=torch.Generator().manual_seed(draw.seed))
-        return gradients[order[draw.step % len(gradients)]](x, y, draw)
+        return gradients[int(order[draw.step % len(gradients)])](x, y, draw)
 
     models = tuple(dict.fromkeys(model for g in gradients for model in g.models))
     return Gradient(function, models, max(g.passes for g in gradients), next(iter(meant), None))

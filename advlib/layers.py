@@ -9,9 +9,10 @@ after an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,9 @@ class _Rewired(nn.Module):
         super().__init__()
         self.model = model
 
+    def rewired(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with self.rewired():
             return self.model(x)
@@ -109,21 +113,28 @@ class _LinearReLU(TorchFunctionMode):
     def begin(self, *_: object) -> None:
         self.begun = True
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
         if self.begun and function in _RELUS:
             return _Straight.apply(args[0] if args else kwargs["input"])
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 class _Straight(torch.autograd.Function):
     """max(z, 0) forward, the identity backward."""
 
     @staticmethod
-    def forward(ctx, z: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
         return z.clamp(min=0)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         return grad
 
 
@@ -153,9 +164,9 @@ class _SkipGradient(_Rewired):
 
     @contextmanager
     def rewired(self) -> Iterator[None]:
-        called = []
+        called: list[nn.Module] = []
 
-        def decayed(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        def decayed(layer: nn.Module, inputs: tuple[object, ...], output: torch.Tensor) -> torch.Tensor:
             called.append(layer)
             return torch.lerp(output.detach(), output, self.gamma)
 
@@ -172,6 +183,8 @@ class _SkipGradient(_Rewired):
 
 # --- intermediate levels -------
 
+Trail = list[tuple[torch.Tensor, torch.Tensor]]
+
 
 class _Stop(Exception):
     """Thrown by a layer that was reached: nothing behind it is needed."""
@@ -186,9 +199,9 @@ def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Ten
     module = model.get_submodule(name)
 
     def function(x: torch.Tensor) -> torch.Tensor:
-        seen = []
+        seen: list[torch.Tensor] = []
 
-        def stop(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        def stop(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             seen.append(_flat(output, layer))
             raise _Stop
 
@@ -207,6 +220,7 @@ def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Ten
 def _flat(output: object, layer: str) -> torch.Tensor:
     """What a layer returned, (N, features). Raises TypeError for what is no tensor."""
     checks.instance(f"layer {layer!r}", output, torch.Tensor, "a layer that returns one tensor")
+    assert isinstance(output, torch.Tensor)
     return output.flatten(1)
 
 
@@ -235,8 +249,8 @@ def ila_plus_plus(
     checks.number("ridge", ridge, above=0)
     checks.whole("refine", refine, 1)
     shown = features(model, layer)
-    trail = []
-    options = {"eps": eps, "seed": seed, "index": index}
+    trail: Trail = []
+    options: dict[str, Any] = {"eps": eps, "seed": seed, "index": index}
     last = attack(x, y, _recorded(model, layer, trail), steps=steps, **options)
     with frozen([model]), torch.no_grad():
         start, *path = trail
@@ -262,7 +276,7 @@ def guide(differences: torch.Tensor, losses: torch.Tensor, ridge: float) -> torc
     return nn.functional.normalize((weights[:, None] @ h)[:, 0], dim=1, eps=torch.finfo(torch.float32).tiny)
 
 
-def _recorded(model: nn.Module, layer: str, trail: list) -> Gradient:
+def _recorded(model: nn.Module, layer: str, trail: Trail) -> Gradient:
     """The cross-entropy gradient, which leaves (features, losses) of every point it is asked for in `trail`."""
 
     def function(z: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -280,7 +294,7 @@ def _features_and_loss(
     model: nn.Module, layer: str, z: torch.Tensor, y: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output of `layer`, (N, D), and the cross-entropy, (N,), of one pass."""
-    seen = []
+    seen: list[torch.Tensor] = []
     hook = model.get_submodule(only(model, layer)).register_forward_hook(
         lambda module, inputs, output: seen.append(_flat(output, layer))
     )

@@ -65,8 +65,9 @@ def _point(model: Model, x: torch.Tensor, y: torch.Tensor, curvature: bool) -> P
         loss = _loss(model, leaf.clone(), y)
         if not loss.requires_grad:
             raise ValueError("model: no gradient flows from its logits to the images")
-        options = {"create_graph": curvature, "retain_graph": True, "allow_unused": True}
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf, **options)
+        (gradient,) = torch.autograd.grad(
+            loss.sum(), leaf, create_graph=curvature, retain_graph=True, allow_unused=True
+        )
         if gradient is None:
             raise ValueError("model: no gradient flows from its logits to the images")
     return Point(leaf, loss, gradient, curvature, model, y)
@@ -176,7 +177,7 @@ def lrs_f(
     return lambda1 * first + lambda2 * second
 
 
-def _check_images(model: Model, x: object, y: object) -> None:
+def _check_images(model: Model, x: torch.Tensor, y: torch.Tensor) -> None:
     checks.network(model)
     checks.batch(x)
     checks.class_numbers(y, x)
@@ -185,7 +186,7 @@ def _check_images(model: Model, x: object, y: object) -> None:
         checks.labels(y, x)
 
 
-def _check_step(name: str, h: object, x: torch.Tensor, direction: str, form: str) -> None:
+def _check_step(name: str, h: float, x: torch.Tensor, direction: str, form: str) -> None:
     checks.choice("direction", direction, DIRECTIONS)
     checks.choice("form", form, FORMS)
     checks.number(name, h, above=0)
@@ -195,7 +196,7 @@ def _check_step(name: str, h: object, x: torch.Tensor, direction: str, form: str
         raise ValueError(f"{name}={h}: moves pixels by less than {x.dtype} rounds them; expected at least {least:.1g}")
 
 
-def _same(here: object, model: Model, x: torch.Tensor, y: torch.Tensor) -> Point:
+def _same(here: Point, model: Model, x: torch.Tensor, y: torch.Tensor) -> Point:
     """`here`, if it was made of this model and these images and labels."""
     checks.instance("here", here, Point, "point(model, x, y)")
     if here.model is not model:

@@ -107,7 +107,7 @@ class L2Ball:
         return self.direction(normal) * radius * self.eps
 
 
-BALLS = {"linf": LinfBall, "l2": L2Ball}
+BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Ball}
 
 # --- the loop --------------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,8 @@ def attack(
         clean = x.detach().clone(memory_format=torch.channels_last)
         y, wanted = y.clone(), (y if target is None else target).clone()
         checks.outputs(g.models, clean, y=y, target=wanted)
-        x, sizes = clean.to(torch.promote_types(clean.dtype, torch.float32)), []
+        x = clean.to(torch.promote_types(clean.dtype, torch.float32))
+        sizes: list[torch.Tensor] = []
         g = replace(g, function=_watched(g, clean.dtype, sizes))
         ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
         adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=Stream.NOISE)))

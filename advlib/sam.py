@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,19 +28,17 @@ from torch import nn
 
 from .core import checks
 from .core.batchnorm import unrecorded, unrecorded_anywhere
-from .curvature import filter_normalized, norm, restored
+from .curvature import Tensors, filter_normalized, norm, restored
 
-Tensors = Sequence[torch.Tensor]
+Params = Iterable[Any]  # tensors, groups of them, or pairs of a name and a tensor, as torch takes them
 Closure = Callable[[], torch.Tensor]
-Local = Callable[[], AbstractContextManager]
+Local = Callable[[], AbstractContextManager[object]]
 
 
 # --- the arithmetic --------------------------------------------------------------------------------------------------
 
 
-def sam_perturbation(
-    weights: Tensors, gradients: Tensors, rho: Sequence[float], adaptive: bool = False
-) -> list[torch.Tensor]:
+def sam_perturbation(weights: Tensors, gradients: Tensors, rho: Sequence[float], adaptive: bool = False) -> Tensors:
     """rho g / ||g||, the norm over all tensors together (thesis eq. 5.2); zero where all gradients are.
 
     rho: one for each tensor; adaptive: rho w^2 g / ||w g||, which no rescaling of the weights changes (ASAM, Kwon et
@@ -56,7 +55,7 @@ def sam_perturbation(
     return step
 
 
-def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, beta: float) -> list[torch.Tensor]:
+def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, beta: float) -> Tensors:
     """CR-SAM without logarithms, by the two differences that thesis eq. 5.8 expands:
 
         g+ + alpha (g+ + g- - 2 g0) + beta (g+ - g-),
@@ -70,7 +69,7 @@ def crsam_gradient(g0: Tensors, plus: Tensors, minus: Tensors, *, alpha: float, 
 
 def crsam_gradient_log(
     g0: Tensors, plus: Tensors, minus: Tensors, losses: Tensors, *, alpha: float, beta: float, floor: float = 1e-6
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+) -> tuple[Tensors, torch.Tensor]:
     """CR-SAM as printed (thesis eq. 5.9): the gradient of L+ + alpha log(L+ + L- - 2 L0) + beta log(L+ - L-).
 
         g+ + alpha (g+ + g- - 2 g0) / (L+ + L- - 2 L0) + beta (g+ - g-) / (L+ - L-).
@@ -85,8 +84,8 @@ def crsam_gradient_log(
     brackets = torch.stack([l_plus + l_minus - 2 * l0, l_plus - l_minus])
     below = brackets < floor
     over = torch.where(below, 0.0, brackets.clamp(min=floor).reciprocal())  # log' is 1 over its bracket
-    alpha, beta = alpha * over[0], beta * over[1]
-    return _sum((1 + alpha + beta, plus), (alpha - beta, minus), (-2 * alpha, g0)), below
+    alpha_, beta_ = alpha * over[0], beta * over[1]
+    return _sum((1 + alpha_ + beta_, plus), (alpha_ - beta_, minus), (-2 * alpha_, g0)), below
 
 
 def _matching(**lists: Tensors) -> None:
@@ -99,7 +98,7 @@ def _matching(**lists: Tensors) -> None:
             raise ValueError(f"{other}: expected tensors in the shapes of {name}")
 
 
-def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> list[torch.Tensor]:
+def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> Tensors:
     """factor * tensors, added up over the terms in their order."""
     (factor, tensors), *others = terms
     total = torch._foreach_mul(list(tensors), factor)
@@ -108,7 +107,7 @@ def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> list[torch.Tensor]:
     return total
 
 
-def orthogonal(gradients: Tensors, along: Tensors) -> list[torch.Tensor]:
+def orthogonal(gradients: Tensors, along: Tensors) -> Tensors:
     """The part of `gradients` at right angles to `along`, all tensors together; all of it where `along` is zero. Raises
     ValueError for lists of tensors that do not match."""
     _matching(gradients=gradients, along=along)
@@ -132,14 +131,14 @@ class SharpnessAware(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable,
+        params: Params,
         base: Callable[..., torch.optim.Optimizer],
         own: dict[str, float],
         adaptive: bool,
         same_draws: bool,
         local: Local | None,
         model: nn.Module | None,
-        options: dict[str, object],
+        options: dict[str, Any],
     ) -> None:
         """own: names and values of the subclass' options, numbers of at least 0; options: those of the base."""
         for name, value in (("adaptive", adaptive), ("same_draws", same_draws)):
@@ -166,13 +165,13 @@ class SharpnessAware(torch.optim.Optimizer):
     def _share(self) -> None:
         self.base.param_groups, self.base.state = self.param_groups, self.state
 
-    def add_param_group(self, param_group: dict) -> None:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As of any optimizer. Raises TypeError or ValueError for an option that is not a number of at least 0."""
         super().add_param_group(param_group)
         for name in self._own:
             checks.number(name, self.param_groups[-1][name], 0)
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As of any optimizer; the base goes on from it too. Raises ValueError for the state of another optimizer."""
         checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
         names = (*self._own, *self._kept)
@@ -184,7 +183,9 @@ class SharpnessAware(torch.optim.Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Closure, scaler: torch.amp.GradScaler | None = None) -> torch.Tensor:
+    def step(  # type: ignore[override]  # torch's can do without a closure
+        self, closure: Closure, scaler: torch.amp.GradScaler | None = None
+    ) -> torch.Tensor:
         """All passes, and a step of the base. Returns the loss of the first pass.
 
         closure: zero the gradients, forward, backward, return the loss; with a scaler the backward pass is that of the
@@ -220,7 +221,7 @@ class SharpnessAware(torch.optim.Optimizer):
     def _taken(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The weights with a gradient, and those gradients, which the next pass cannot write over any more."""
         weights = [p for p in self._all() if p.grad is not None]
-        gradients = [p.grad for p in weights]
+        gradients = [p.grad for p in weights if p.grad is not None]
         if not weights:
             raise ValueError("closure: left no gradient in any parameter; expected it to call loss.backward()")
         if any(g.layout != torch.strided for g in gradients):
@@ -245,7 +246,7 @@ class SharpnessAware(torch.optim.Optimizer):
             p.grad = None
         return loss, found
 
-    def _perturbation(self, weights: Tensors, gradients: Tensors) -> list[torch.Tensor]:
+    def _perturbation(self, weights: Tensors, gradients: Tensors) -> Tensors:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         rho = [group_of[id(p)]["rho"] for p in weights]
         return sam_perturbation(weights, gradients, rho, self.adaptive)
@@ -265,14 +266,14 @@ class SAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable,
+        params: Params,
         base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         rho: float = 0.05,
         adaptive: bool = False,
         same_draws: bool = False,
         local: Local | None = None,
         model: nn.Module | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__(params, base, {"rho": rho}, adaptive, same_draws, local, model, options)
 
@@ -299,18 +300,18 @@ class LookSAM(SAM):
 
     def __init__(
         self,
-        params: Iterable,
+        params: Params,
         base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         rho: float = 0.05,
         alpha: float = 0.7,
         every: int = 5,
-        **options: object,
+        **options: Any,
     ) -> None:
         checks.whole("every", every, 1)
         self.every, self.alpha = every, alpha
         super().__init__(params, base, rho, **options)
 
-    def add_param_group(self, param_group: dict) -> None:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As of `SAM`; the weights added have nothing kept before the next look."""
         super().add_param_group(param_group)
         first, group = self.param_groups[0], self.param_groups[-1]
@@ -323,8 +324,8 @@ class LookSAM(SAM):
         weights, g0 = self._taken()
         plain = averaged(g0) if self.local else g0
         look = self.param_groups[0]["steps"] % self.every == 0
-        above = self._above(weights, g0, closure, again) if look else None
         if look:
+            above = self._above(weights, g0, closure, again)
             self._keep(weights, orthogonal(above, plain))
         _set(weights, above if look else self._reused(weights, plain))
         for group in self.param_groups:
@@ -357,11 +358,11 @@ class RandomSAM(SAM):
 
     def __init__(
         self,
-        params: Iterable,
+        params: Params,
         base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         rho: float = 0.05,
         sigma: float = 0.01,
-        **options: object,
+        **options: Any,
     ) -> None:
         checks.number("sigma", sigma, 0)
         super().__init__(params, base, rho, **options)
@@ -386,7 +387,7 @@ class RandomSAM(SAM):
         _set(weights, averaged(gradients) if self.local else gradients)
         return loss
 
-    def _noise(self, weights: Tensors) -> list[torch.Tensor]:
+    def _noise(self, weights: Tensors) -> Tensors:
         return torch._foreach_mul(filter_normalized(weights), self.sigma)
 
 
@@ -403,7 +404,7 @@ class CRSAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable,
+        params: Params,
         base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         rho: float = 0.1,
         alpha: float = 0.1,
@@ -413,7 +414,7 @@ class CRSAM(SharpnessAware):
         same_draws: bool = False,
         local: Local | None = None,
         model: nn.Module | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         checks.choice("form", form, ("linear", "log"))
         own = {"rho": rho, "alpha": alpha, "beta": beta}
@@ -442,16 +443,17 @@ class CRSAM(SharpnessAware):
                 of_group = zip(*(triples[id(p)] for p in members), strict=True)
                 _set(members, self._combined(of_group, losses, group))
 
-    def _combined(self, gradients: Iterable[Tensors], losses: Tensors, group: dict) -> list[torch.Tensor]:
+    def _combined(self, gradients: Iterable[Tensors], losses: Tensors, group: dict[str, Any]) -> Tensors:
+        g0, plus, minus = gradients
         weights = {"alpha": group["alpha"], "beta": group["beta"]}
         if self.form == "linear":
-            return crsam_gradient(*gradients, **weights)
-        combined, below = crsam_gradient_log(*gradients, losses, **weights)
+            return crsam_gradient(g0, plus, minus, **weights)
+        combined, below = crsam_gradient_log(g0, plus, minus, losses, **weights)
         self.floored += below
         return combined
 
 
-def _parameters(params: Iterable) -> list:
+def _parameters(params: Params) -> list[Any]:
     """Tensors, or groups of them, as a list. Raises TypeError or ValueError."""
     if isinstance(params, torch.Tensor | str | dict) or not isinstance(params, Iterable):
         shown = checks.shown(params)

@@ -142,7 +142,7 @@ class RandomErasure:
         erased = self.mask(x.shape[2], x.shape[3], draw, copy)
         fill = (
             draw.at(stream=draw.stream + 1).uniform(*x.shape[1:]).to(x.dtype)
-            if self.fill == "noise"
+            if isinstance(self.fill, str)
             else x.new_full((), self.fill)
         )
         return torch.where(erased, fill, x)
@@ -161,7 +161,7 @@ class RandomErasure:
         self, h: int, w: int, u_area: torch.Tensor, u_aspect: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Height and width in pixels, each (N,), from uniform numbers: H_e = sqrt(S_e r), W_e = sqrt(S_e / r)."""
-        if self.aspect == "random":
+        if isinstance(self.aspect, str):
             share = self.s_h * u_area
             # H_e <= h and W_e <= w, that is s w / h <= r <= h / (s w).
             limit = torch.log(h / (w * share.clamp(min=1e-12)))

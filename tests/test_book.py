@@ -183,7 +183,7 @@ def test_site_has_a_page_for_every_chapter_and_stays_small(built):
     assert {path.stem for path in (built.parent / "slides").glob("*.html")} == {path.stem for path in SOURCES}
 
 
-OTHERS = {"index", "results", "equations", "not_reproduced", "instructors", "symbols", "references", "search"}
+OTHERS = {"index", "search", *site.PARTS["Behind the book"], *site.PARTS["Reference"]}
 PAGES = sorted({p.stem for p in SOURCES} | OTHERS)
 MATHEMATICS = "[...document.querySelectorAll('.math')].filter((e) => !e.querySelector('mjx-container svg')).length"
 NO_TEXT = "[...document.querySelectorAll('img')].filter((e) => !e.alt.trim()).map((e) => e.src.slice(0, 80))"

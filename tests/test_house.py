@@ -104,6 +104,12 @@ def test_lower_bounds_only(line):
     assert {s.operator for s in Requirement(line).specifier} == {">="}
 
 
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert targets and [t for t in targets if "://" not in t and not (ROOT / t).exists()] == []
+
+
 # --- notebooks -------------------------------------------------------------------------------------------------------
 
 

@@ -51,14 +51,14 @@ def unrecorded(model: nn.Module) -> Iterator[None]:
 def unrecorded_anywhere() -> Iterator[None]:
     """`unrecorded` for every BatchNorm that runs inside, whatever model it belongs to. Hooks of modules do not reach
     compiled code: it runs uncompiled inside."""
-    quiet = []
+    quiet: list[_BatchNorm] = []
 
-    def before(layer: nn.Module, inputs: tuple) -> None:
+    def before(layer: nn.Module, inputs: tuple[object, ...]) -> None:
         if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats:
             layer.track_running_stats = False  # in train mode: normalise by the batch and update nothing
             quiet.append(layer)
 
-    def after(layer: nn.Module, inputs: tuple, output: object) -> None:
+    def after(layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if quiet and layer is quiet[-1]:
             quiet.pop().track_running_stats = True
 
@@ -71,7 +71,7 @@ def unrecorded_anywhere() -> Iterator[None]:
                 hook.remove()
 
 
-def uncompiled() -> AbstractContextManager:
+def uncompiled() -> AbstractContextManager[object]:
     """torch.compile does nothing inside. Where its machinery, which takes seconds to import, is not there yet, nothing
     is compiled."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite
 from numbers import Integral, Rational, Real
-from typing import Any, Protocol, runtime_checkable
+from types import UnionType
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import nn
@@ -42,9 +43,13 @@ def shown(value: object) -> str:
     return f"an object of type {type(value).__name__}"
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """int, float or a NumPy scalar: what every operation of torch takes. A Fraction is none, nor is True."""
     return isinstance(value, Integral) or (isinstance(value, Real) and not isinstance(value, Rational))
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _range(low: float, high: float, above: float | None, below: float | None) -> str:
@@ -81,7 +86,7 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     """A whole number with low <= value <= high; True and 2.0 are none. Raises TypeError or ValueError."""
     limits = _range(-inf if low is None else low, inf if high is None else high, None, None)
     expected = " ".join(filter(None, ["a whole number", limits]))
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if not _is_whole(value):
         raise TypeError(f"{name}={shown(value)}: expected {expected}")
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"{name}={shown(value)}: expected {expected}")
@@ -110,7 +115,7 @@ def text(name: str, value: object) -> None:
         raise ValueError(f"{name}='': expected a text that is not empty")
 
 
-def instance(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+def instance(name: str, value: object, kind: type | UnionType | tuple[type, ...], expected: str) -> None:
     """A value of one of these types; `expected` says which in the message. Raises TypeError."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {shown(value)}")
@@ -130,7 +135,7 @@ def function(name: str, value: object, expected: str, arguments: int | None = No
         raise TypeError(f"{name}: expected {expected}, got a function that cannot take {arguments} argument(s)")
 
 
-def _takes(value: Callable, arguments: int) -> bool:
+def _takes(value: Callable[..., object], arguments: int) -> bool:
     try:
         signature = inspect.signature(value.forward if isinstance(value, nn.Module) else value)
     except (TypeError, ValueError):  # some built-in functions have none
@@ -192,13 +197,14 @@ def losses(value: object, n: int, name: str = "loss") -> torch.Tensor:
     return value
 
 
-def reached(images: bool) -> None:
-    """Whether a gradient found its way back to the images. Raises ValueError if not."""
-    if not images:
+def reached(found: torch.Tensor | None) -> torch.Tensor:
+    """`found`, if a gradient found its way back to the images. Raises ValueError if not."""
+    if found is None:
         raise ValueError(
             "model: no gradient reaches the images, since the network, the loss or a transform detaches, rounds to "
             "whole numbers or runs in no_grad"
         )
+    return found
 
 
 def transformed(value: object, x: torch.Tensor, name: str = "transform") -> torch.Tensor:
@@ -231,6 +237,7 @@ def batch(x: object, name: str = "x") -> None:
 def images(x: object, name: str = "x") -> None:
     """Floating point (N, C, H, W) in [0, 1], no dimension empty, no NaN. Raises TypeError or ValueError."""
     batch(x, name)
+    assert isinstance(x, torch.Tensor)
     if x.is_meta:
         raise ValueError(f"{name}: on the device meta, which holds no values")
     low, high = x.aminmax()
@@ -262,6 +269,7 @@ def class_numbers(y: object, x: torch.Tensor, name: str = "y") -> None:
 def labels(y: object, x: torch.Tensor, name: str = "y", classes: int | None = None) -> None:
     """int64 (N,), one for each image of x and on its device, from 0 to classes - 1. Raises TypeError or ValueError."""
     class_numbers(y, x, name)
+    assert isinstance(y, torch.Tensor)
     low, high = y.aminmax()
     if low < 0:
         raise ValueError(f"{name}: class {low.item()} is out of range")

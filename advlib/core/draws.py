@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ class Draw:
     copy: torch.Tensor | int = 0
     stream: int = 0
 
-    def at(self, **changes: object) -> Draw:
+    def at(self, **changes: Any) -> Draw:
         """The same draw at another step, copy or stream."""
         return replace(self, **changes)
 

@@ -57,7 +57,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tupl
         raise ValueError(f"a and b must be bool, shape (N,), N >= 1; not {a.dtype} {a.shape}, {b.dtype} {b.shape}")
     n, k1, k2, both = a.size, int(a.sum()), int(b.sum()), int((a & b).sum())
     # a d - b c of the fourfold table; a positive one is shrunk by n/2, but not below 0, before it becomes phi.
-    product = both * (n - k1 - k2 + both) - (k1 - both) * (k2 - both)
+    product: float = both * (n - k1 - k2 + both) - (k1 - both) * (k2 - both)
     product = max(product - n / 2, 0.0) if product > 0 else product
     margins = k1 * (n - k1) * k2 * (n - k2)
     low, high = _hybrid(k1, n, k2, n, product / sqrt(margins) if margins else 0.0, level)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +35,16 @@ class SecondOrder(TorchFunctionMode):
         super().__exit__(*error)
         self._inside.close()
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        ours = {F.batch_norm: _batch_norm, torch.cat: _cat}.get(function, function)
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        forms: dict[object, Callable[..., object]] = {F.batch_norm: _batch_norm, torch.cat: _cat}
         with _kept():
-            return ours(*args, **(kwargs or {}))
+            return forms.get(function, function)(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -47,11 +54,13 @@ def graphs() -> Iterator[None]:
         yield
 
 
-def _kept() -> saved_tensors_hooks | nullcontext:
+def _kept() -> saved_tensors_hooks | nullcontext[None]:
     """Inside gradient checkpointing, which is a pair of hooks: tensors are saved as without it."""
     hooked = torch._C._autograd._top_saved_tensors_default_hooks(False)  # there is no public way to ask
     return saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if hooked else nullcontext()
 
+
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 # --- BatchNorm -------------------------------------------------------------------------------------------------------
 
@@ -72,6 +81,7 @@ def _batch_norm(
     bias = x.new_zeros(x.shape[1], dtype=exact) if bias is None else bias.to(exact)
     if training:
         return _Normalise.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+    assert running_mean is not None and running_var is not None
     scale = weight * torch.rsqrt(running_var + eps)
     return _combined((x, scale), constant=bias - running_mean * scale)
 
@@ -80,13 +90,22 @@ class _Normalise(torch.autograd.Function):
     """y = w z + b, where z = (x - mean) r is x normalised by its batch, r = (var + eps)^-1/2."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> torch.Tensor:
         y, *ctx.statistics = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
         ctx.save_for_backward(x, weight)
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return *_Backward.apply(dy, *ctx.saved_tensors, *ctx.statistics), None, None, None, None
 
 
@@ -95,7 +114,9 @@ class _Backward(torch.autograd.Function):
     P(u) = u - mean(u) - z mean(u z)."""
 
     @staticmethod
-    def forward(ctx, dy, x, weight, mean, r):
+    def forward(
+        ctx: Any, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, r: torch.Tensor
+    ) -> Three:
         dx, dw, db = _fused(dy, x, weight, mean, r)
         ctx.save_for_backward(dy, x, weight, mean, r, dw, db)
         ctx.set_materialize_grads(False)
@@ -103,7 +124,9 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, u, to_dw, to_db):
+    def backward(
+        ctx: Any, u: torch.Tensor | None, to_dw: torch.Tensor | None, to_db: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
         """Gradients of <u, dx> + to_dw dw + to_db db: P is symmetric, and dz/dx = r P, dr/dx = -r^2 z / m."""
         dy, x, weight, mean, r, dw, db = ctx.saved_tensors
         m = x.numel() / x.shape[1]
@@ -124,7 +147,14 @@ class _Backward(torch.autograd.Function):
         return along, to_x, r * product, None, None
 
 
-def _fused(dy, x, weight, mean, r, wanted=(True, True, True)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _fused(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    r: torch.Tensor,
+    wanted: tuple[bool, bool, bool] = (True, True, True),
+) -> Three:
     """dx, dw and db of `_Backward`, in one or two passes over the data; if dy were laid out otherwise than x, as the
     slice of a concatenation is, in twenty times the time."""
     if dy.stride() != x.stride():
@@ -152,22 +182,22 @@ def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 class _Concatenate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, dim, *tensors):
+    def forward(ctx: Any, dim: int, *tensors: torch.Tensor) -> torch.Tensor:
         ctx.dim, ctx.sizes = dim, [t.shape[dim] for t in tensors]
         return torch.cat(tensors, dim)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return None, *_Split.apply(gradient, ctx.dim, ctx.sizes)
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, whole, dim, sizes):
+    def forward(ctx: Any, whole: torch.Tensor, dim: int, sizes: list[int]) -> tuple[torch.Tensor, ...]:
         ctx.dim = dim
         return tuple(part.clone() for part in whole.split(sizes, dim))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.cat(gradients, ctx.dim), None, None

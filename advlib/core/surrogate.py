@@ -24,6 +24,9 @@ class Normalized(nn.Module):
     resized (bilinear) on the way in. None: any size. Raises TypeError or ValueError for other values.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
         super().__init__()
         checks.instance("net", net, nn.Module, "an nn.Module")

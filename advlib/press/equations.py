@@ -98,12 +98,12 @@ def _shown(cell: str) -> list[str]:
 def owners(package: Mapping[str, str]) -> list[Owner]:
     """All owners in a package. package: the path of a module in it, such as "zoo/nets.py", to its source. What the
     "__init__.py" of a folder takes from a module is called without that module."""
-    exported, found = _exported(package), []
+    exported, found = exports(package), []
     for path, text in package.items():
         module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for name, docstring in _documented(ast.parse(text)):
             first = " ".join(docstring.strip().partition("\n\n")[0].split())
-            called = _called(f"{module}.{name}", exported)
+            called = shortest(f"{module}.{name}", exported)
             found += [Owner(n, f"al.{called}", _sentence(first)) for n in cited(first)]
     return found
 
@@ -123,7 +123,7 @@ def _spelled(kind: str, numbers: str) -> Iterator[str]:
             yield f"{chapter}.{k}" if kind == "eq" else f"Alg. {k}"
 
 
-def _exported(package: Mapping[str, str]) -> dict[str, str]:
+def exports(package: Mapping[str, str]) -> dict[str, str]:
     """What the folders of a package take from their modules: place, "gradients.norm_penalty", to name there."""
     found = {}
     for path, text in package.items():
@@ -135,7 +135,7 @@ def _exported(package: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _called(place: str, exported: Mapping[str, str]) -> str:
+def shortest(place: str, exported: Mapping[str, str]) -> str:
     """The shortest name under which a place can be reached."""
     parts = place.split(".")
     for k in range(len(parts), 0, -1):

@@ -19,15 +19,20 @@ from nbformat import NotebookNode
 
 from ..bench.chapters import UsageError, sources
 from ..files.paths import BUILD, FIGURES, NOTEBOOKS, ROOT, made
-from . import results_page, slides
+from . import reference, results_page, slides
 from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
 SOURCE = ROOT / "book"
+ABOUT = ("CONTRIBUTING", "CHANGELOG")
+"""Files of the repository that are pages of the book, too."""
 PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
-    "Behind the book": ("results", "equations", "not_reproduced", "instructors", "symbols", "references"),
+    "Behind the book": tuple(
+        ["results", "equations", "not_reproduced", "instructors", "symbols", "references", "contributing", "changelog"]
+    ),
+    "Reference": tuple(f"api_{room}" for room in reference.ROOMS),
 }
 """Captions of the table of contents, and what the names of their pages begin with."""
 
@@ -72,8 +77,11 @@ def _collect(folder: Path, run: Path | None) -> None:
         shutil.copy(chapter.source, folder / "downloads")
         notebook = described(nbformat.read(executed, as_version=4))
         nbformat.write(page(notebook, chapter, known), folder / f"{stem}.ipynb")
+    for name in ABOUT:
+        shutil.copy(ROOT / f"{name}.md", folder / f"{name.lower()}.md")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
+    reference.write(folder)
     (folder / "results.md").write_text(results_page.markdown(run), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
@@ -106,7 +114,10 @@ class Targets:
 
 
 def _inside(text: str) -> str:
-    """Links that lead to chapters and pages in the repository, as links inside the site."""
+    """Links that lead to chapters and pages in the repository, as links inside the site; links to sources, as their
+    names."""
+    text = re.sub(r"\[[^]]*\]\(((?:advlib|tests)/[^)]+)\)", r"`\1`", text)
+    text = re.sub(rf"\]\(({'|'.join(ABOUT)})\.md\)", lambda link: link[0].lower(), text)
     return re.sub(r"\]\((?:\.\./)?(?:notebooks|book)/", "](", text)
 
 

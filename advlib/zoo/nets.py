@@ -17,6 +17,7 @@ from torch import nn
 
 
 def conv3x3(c_in: int, c_out: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution of 3 x 3 pixels that keeps the size at stride 1, without bias."""
     return nn.Conv2d(c_in, c_out, 3, stride, 1, groups=groups, bias=False)
 
 
