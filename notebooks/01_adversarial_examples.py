@@ -40,20 +40,24 @@ import pandas as pd
 import torch
 
 import advlib as al
-
-RUN = al.chapters.begin("01", globals())
-
-SETTINGS = {
-    "smoke": dict(n=8, n_path=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
-    "laptop": dict(n=100, n_path=50, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
-    "paper": dict(n=1000, n_path=1000, n_cw=200, cw_steps=500, cw_searches=9, grid=49),
-}[scale]
+from advlib.bench.measures import landscape
 
 # %%
-device = "cuda" if torch.cuda.is_available() else "cpu"
-eps = eps_255 / 255
+SETTINGS = {
+    "smoke": {"n": 8, "n_path": 8, "n_cw": 2, "cw_steps": 20, "cw_searches": 2,
+              "grid": 7},
+    "laptop": {"n": 100, "n_path": 50, "n_cw": 16, "cw_steps": 100, "cw_searches": 4,
+               "grid": 25},
+    "paper": {"n": 1000, "n_path": 1000, "n_cw": 200, "cw_steps": 500, "cw_searches": 9,
+              "grid": 49},
+}  # fmt: skip
+RUN = al.chapters.begin("01", globals(), SETTINGS)
+device, eps = RUN.device, eps_255 / 255
+print(RUN)
+
+# %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
-data = al.datasets.load(source, "test", SETTINGS["n"]).to(device)
+data = al.datasets.load(source, "test", RUN["n"]).to(device)
 models = {name: model.to(device).requires_grad_(False) for name, model in al.models.zoo(dataset).items()}
 surrogate = surrogate or next(iter(models))
 f, targets = models[surrogate], [name for name in models if name != surrogate]
@@ -367,7 +371,7 @@ attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
 # %%
-book = al.experiment.Experiment(RUN, scale, dataset, models, data, [eps_255], seed=seed)
+book = al.experiment.Experiment(RUN, models, data, [eps_255], seed=seed)
 rates = book.measure("1.1", attacks, {surrogate: f})
 asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
 
@@ -417,7 +421,7 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 
 # %%
 kept = data[right]  # right for all networks
-walk = kept[: SETTINGS["n_path"]]
+walk = kept[: RUN["n_path"]]
 draw, ball = al.draws.Draw(seed, walk.index), al.loop.LinfBall.around(walk.x, eps)
 
 
@@ -475,8 +479,8 @@ print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 # length is no longer the difference; and MI-FGSM's own.
 
 # %%
-some = kept[: SETTINGS["n_cw"]]
-budget = dict(steps=SETTINGS["cw_steps"], searches=SETTINGS["cw_searches"])
+some = kept[: RUN["n_cw"]]
+budget = dict(steps=RUN["cw_steps"], searches=RUN["cw_searches"])
 cw = al.carlini_wagner(f, some.x, some.y, **budget)
 mi = al.attacks.mi_fgsm(f, some.x, some.y, eps=eps, steps=steps, seed=seed, index=some.index)
 
@@ -561,20 +565,12 @@ pd.DataFrame([histogram], columns=[f"{k} targets" for k in range(len(targets) + 
 # %%
 along = al.gradient(f)(x1, y1, al.draws.Draw(seed, i1)).sign()
 across = (al.draws.Draw(seed, i1, stream=99).uniform(*x1.shape[1:]) - 0.5).sign()
-axis = torch.linspace(-1.0, 2.0, SETTINGS["grid"], device=device) * eps_255
-cross_entropy = partial(torch.nn.functional.cross_entropy, reduction="none")
-
-
-@torch.no_grad()
-def surface(model):
-    """Loss of one image (rows: across, columns: along)."""
-    steps_along = axis.view(-1, 1, 1, 1) / 255 * along
-    lines = [(x1 + steps_along + level / 255 * across).clamp(0, 1) for level in axis]
-    return torch.stack([cross_entropy(model(line), y1.expand(len(line))) for line in lines]).cpu().numpy()
-
+axis = torch.linspace(-1.0, 2.0, RUN["grid"], device=device) * eps_255
 
 # %%
-surfaces = {f"{surrogate} (white-box)": surface(f), **{name: surface(models[name]) for name in targets[:2]}}
+look = partial(landscape, x=x1, y=y1, along=along, across=across, axis=axis)
+surfaces = {f"{surrogate} (white-box)": look(f)}
+surfaces |= {name: look(models[name]) for name in targets[:2]}
 ticks = axis.cpu().numpy()
 labels = f"along sign of {surrogate}'s gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
 fig = al.plotting.surface(ticks, ticks, surfaces, *labels)

@@ -42,19 +42,18 @@ import torch
 
 import advlib as al
 
-RUN = al.chapters.begin("02", globals())
-
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "steps": 2, "sources": 2, "sigmas": (0, 2), "areas": (0.2, 0.4)},
-    "laptop": {"n": 40, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4), "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
-    "paper": {"n": 1000, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4), "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
-}
-setting = SETTINGS[scale]
-n = n or setting["n"]
+    "laptop": {"n": 40, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4),
+               "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
+    "paper": {"n": 1000, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4),
+              "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
+}  # fmt: skip
+RUN = al.chapters.begin("02", globals(), SETTINGS)
+n, steps, device = *RUN["n", "steps"], RUN.device
 eps_255 = eps_255 or [16.0 if dataset == "imagenet" else 8.0]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+print(RUN)
 
 # %% [markdown]
 # ## The networks and the images
@@ -75,7 +74,7 @@ preferred = [
     for name in ("resnet", "densenet", "resnext", "wrn", "Inc-v3", "Inc-v4", "IncRes-v2", "Res-101")
     if name in models
 ]
-sources = (preferred or list(models))[: setting["sources"]]
+sources = (preferred or list(models))[: RUN["sources"]]
 images = al.datasets.load("imagenet_compatible" if dataset == "imagenet" else dataset, "test", n).to(device)
 print("sources:", ", ".join(sources), "| targets only:", ", ".join(m for m in models if m not in sources))
 
@@ -211,9 +210,7 @@ print(
 # the success rate:
 
 # %%
-book = al.experiment.Experiment(
-    RUN, scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
-)
+book = al.experiment.Experiment(RUN, models, images, eps_255, steps, seed, {"bfloat16": bfloat16})
 norms = {
     "MI-FGSM": al.attacks.mi_fgsm,
     "EM, sum (text)": partial(al.attacks.em_fgsm, normalize="l1"),
@@ -448,8 +445,8 @@ fig
 # fixed $m$ and $p$).
 
 # %%
-ablation = {f"sigma {s}": partial(al.attacks.em_fgsm, sigma=float(s)) for s in setting["sigmas"]}
-ablation |= {f"s_h {a}": partial(al.attacks.re_fgsm, erasure=al.RandomErasure(s_h=a)) for a in setting["areas"]}
+ablation = {f"sigma {s}": partial(al.attacks.em_fgsm, sigma=float(s)) for s in RUN["sigmas"]}
+ablation |= {f"s_h {a}": partial(al.attacks.re_fgsm, erasure=al.RandomErasure(s_h=a)) for a in RUN["areas"]}
 rows = book.measure("2.4", ablation, {sources[0]: f}, stem="figure_2_4")
 
 
@@ -507,10 +504,7 @@ book.verdicts(CLAIMS, tables, cifar)
 assert all(((r.ci_low <= r.value) & (r.value <= r.ci_high)).all() for r in tables.values())
 print(
     "passes per image and network of the ensemble:",
-    {
-        a: int(p // (len(sources) * setting["steps"]))
-        for a, p in table_2_4.groupby("attack", sort=False).passes.first().items()
-    },
+    {a: int(p // (len(sources) * steps)) for a, p in table_2_4.groupby("attack", sort=False).passes.first().items()},
 )
 
 # %% [markdown]

@@ -32,10 +32,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
-from unittest.mock import patch
 
 # %%
 import matplotlib.pyplot as plt
@@ -57,18 +55,18 @@ try:
 except ImportError:
     hessian = None
 
-RUN = al.chapters.begin("A3", globals())
-
 # %%
 SETTINGS = {
-    "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2, "rounds": 1, "deep_rounds": 1},
-    "laptop": {"n": 64, "batch": 128, "deep": 8, "side": 224, "steps": 2, "copies": 3, "rounds": 3, "deep_rounds": 2},
-    "paper": {"n": 1000, "batch": 128, "deep": 8, "side": 224, "steps": 10, "copies": 5, "rounds": 5, "deep_rounds": 5},
-}
-setting = SETTINGS[scale]
-n = n or setting["n"]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+    "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2,
+              "rounds": 1, "deep_rounds": 1},
+    "laptop": {"n": 64, "batch": 128, "deep": 8, "side": 224, "steps": 2, "copies": 3,
+               "rounds": 3, "deep_rounds": 2},
+    "paper": {"n": 1000, "batch": 128, "deep": 8, "side": 224, "steps": 10, "copies": 5,
+              "rounds": 5, "deep_rounds": 5},
+}  # fmt: skip
+RUN = al.chapters.begin("A3", globals(), SETTINGS)
+n, device = RUN["n"], RUN.device
+print(RUN)
 
 # %% [markdown]
 # ## What is measured, and how
@@ -173,12 +171,12 @@ plain50 = torchvision.models.resnet50(weights=None)
 resnet50 = al.Normalized(plain50, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().to(device)
 
 # %%
-images = al.datasets.load(dataset, "test", max(n, setting["batch"])).to(device)
-x, y = images.x[: setting["batch"]], images.y[: setting["batch"]]
-deep_x = F.interpolate(images.x[: setting["deep"]], (setting["side"], setting["side"]), mode="bilinear")
-deep_y = images.y[: setting["deep"]]
-CASES = {"small ResNet": (small, x, y, setting["rounds"]),
-         "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"])}
+images = al.datasets.load(dataset, "test", max(n, RUN["batch"])).to(device)
+x, y = images.x[: RUN["batch"]], images.y[: RUN["batch"]]
+deep_x = F.interpolate(images.x[: RUN["deep"]], (RUN["side"], RUN["side"]), mode="bilinear")
+deep_y = images.y[: RUN["deep"]]
+CASES = {"small ResNet": (small, x, y, RUN["rounds"]),
+         "ResNet-50": (resnet50, deep_x, deep_y, RUN["deep_rounds"])}
 size = {k: sum(p.numel() for p in c[0].parameters()) / 1e6 for k, c in CASES.items()}
 pd.DataFrame({k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
               for k, c in CASES.items()}).T.round(2)
@@ -226,7 +224,7 @@ def per_call(model, x, y):
 # %%
 def overhead(case, model, x, y, rounds):
     """Rows: attack time over the time of its passes, at ten steps."""
-    single = min(setting["steps"], 10)
+    single = min(RUN["steps"], 10)
     steps = {a: max(1, single // 2) if a in COPIES else single for a in ATTACKS}
     frozen, nhwc = prepared(model), x.contiguous(memory_format=NHWC)
     contestants = {a: partial(f, model, x, y, steps=steps[a], seed=seed) for a, f in ATTACKS.items()}
@@ -260,7 +258,7 @@ PENALISED = {"I-FGSM": al.attacks.i_fgsm, "DIM": al.attacks.dim}
 
 def price(case, model, x, y, rounds):
     """Rows: time of an attack with the penalty over that without it, at the same steps."""
-    options = {"steps": setting["steps"], "seed": seed}
+    options = {"steps": RUN["steps"], "seed": seed}
     contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
     contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
     seconds = timed(contestants, rounds)
@@ -305,19 +303,40 @@ def training_step(objective, bf16):
     loss.backward()
 
 
-def with_torchs(objective, bf16):
-    """The same step with torch's own BatchNorm."""
-    with patch.object(al.second_order, "SecondOrder", nullcontext):
-        training_step(objective, bf16)
+# %%
+def loss_and_gradient(model, point, y):
+    """Cross-entropy of images, and its gradient with a graph, in torch's operations."""
+    point = point.detach().requires_grad_()
+    loss = F.cross_entropy(model(point), y, reduction="none")
+    return loss, torch.autograd.grad(loss.sum(), point, create_graph=True)[0]
 
 
+def torchs_lrs2(model, x, y, draw, h=1.5):
+    """What `OBJECTIVES["LRS-2"]` computes."""
+    loss, here = loss_and_gradient(model, x, y)
+    d = al.lipschitz.unit_direction(here, "unit_sign")
+    with al.batchnorm.unrecorded(model):
+        _, there = loss_and_gradient(model, x + h * d, y)
+    turn = torch.linalg.vector_norm((there - here).flatten(1), dim=1)
+    return loss.mean() + 5.0 * (turn / len(x)).mean()
+
+
+# %%
+batch = x.contiguous(memory_format=NHWC)
+draw = al.draws.Draw(seed, images.index[: len(x)])
+values = [f(surrogate, batch, y, draw) for f in (OBJECTIVES["LRS-2"], torchs_lrs2)]
+assert torch.allclose(*values, rtol=1e-3)
+
+
+# %%
 def steps_of_training(bf16):
     """Rows: time of a step with a penalty over that of a plain step."""
-    contestants = {name: partial(training_step, objective, bf16) for name, objective in OBJECTIVES.items()}
-    contestants["LRS-2, torch's"] = partial(with_torchs, OBJECTIVES["LRS-2"], bf16)
-    seconds, form = timed(contestants, setting["deep_rounds"]), "bfloat16" if bf16 else "float32"
-    ratios = {name: seconds[name] / seconds["plain"] for name in contestants if name != "plain"}
-    return {(form, k): record(f"step of {k}, {form}", "small DenseNet", len(x), v) for k, v in ratios.items()}
+    objectives = OBJECTIVES | {"LRS-2, torch's": torchs_lrs2}
+    steps = {k: partial(training_step, f, bf16) for k, f in objectives.items()}
+    seconds, form = timed(steps, RUN["deep_rounds"]), "bfloat16" if bf16 else "float32"
+    ratios = {k: seconds[k] / seconds["plain"] for k in steps if k != "plain"}
+    where = "small DenseNet", len(x)
+    return {(form, k): record(f"step of {k}, {form}", *where, v) for k, v in ratios.items()}
 
 
 # %%
@@ -349,7 +368,7 @@ def image_by_image():
 
 
 same = (together() == image_by_image()).float().mean().item()
-seconds = timed({"together": together, "loop": image_by_image}, setting["rounds"])
+seconds = timed({"together": together, "loop": image_by_image}, RUN["rounds"])
 taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
 print(f"{same:.1%} of the pixels are the same in both")
 tabulate(taig, "model", "attack")
@@ -384,7 +403,7 @@ def step_of(make, bf16):
 
 def prices_of_sam(bf16):
     """Rows: time of a step over that of SGD."""
-    seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * setting["rounds"])
+    seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * RUN["rounds"])
     form = "bfloat16" if bf16 else "float32"
     ratios = {name: seconds[name] / seconds["SGD"] for name in PASSES}
     return {(form, k): record(f"optimizer {k}, {form}", "small ResNet", len(x), v) for k, v in ratios.items()}
@@ -453,7 +472,7 @@ def seconds_of(name):
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(SCRIPT)
         file.flush()
-        command = [sys.executable, *many, file.name, name, str(len(x)), str(3 * setting["rounds"])]
+        command = [sys.executable, *many, file.name, name, str(len(x)), str(3 * RUN["rounds"])]
         environment = os.environ | {"PYTHONPATH": str(al.paths.ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return float(done.stdout.split("seconds ")[1].split()[0])
@@ -474,7 +493,7 @@ tabulate(side, "model", "CR-SAM")
 # many an error of one percent takes.
 
 # %%
-PROBES = 4 * setting["rounds"]
+PROBES = 4 * RUN["rounds"]
 ours_net, theirs_net = (copy.deepcopy(small).eval().requires_grad_(True) for _ in range(2))
 data64 = images[:64]
 loss = al.curvature.mean_loss(ours_net, data64, 64)
@@ -569,7 +588,7 @@ def judged(adv):
 
 def attacked(attack):
     """attack(x, y, index) over all of `data`, in batches, as one tensor."""
-    return torch.cat([attack(b.x, b.y, b.index) for b in data.batches(setting["batch"])])
+    return torch.cat([attack(b.x, b.y, b.index) for b in data.batches(RUN["batch"])])
 
 
 # %%
@@ -632,7 +651,7 @@ print("bfloat16 changes them more:", relative["bfloat16"] > relative["folded"])
 
 # %%
 SAME = {"alpha": EPS / 10, "steps": 10}
-NESTEROV = {"momentum": al.Elastic(mu=1.0, sigma=1.0), "copies": setting["copies"]}
+NESTEROV = {"momentum": al.Elastic(mu=1.0, sigma=1.0), "copies": RUN["copies"]}
 NO_DI = {"diversity_prob": 0.0, "len_kernel": 7}
 PAIRS = {  # name: their options, ours
     "PGD": ({"random_start": False}, partial(al.attacks.pgd, start="none")),
@@ -640,7 +659,7 @@ PAIRS = {  # name: their options, ours
     "NIFGSM": ({"decay": 1.0}, al.attacks.ni_fgsm),
     "TIFGSM": ({"decay": 1.0, **NO_DI}, partial(al.attacks.tim, kernel=7)),
     "DIFGSM": ({"decay": 1.0}, al.attacks.dim),
-    "SINIFGSM": ({"decay": 1.0, "m": setting["copies"]}, partial(al.attacks.sim, **NESTEROV)),
+    "SINIFGSM": ({"decay": 1.0, "m": RUN["copies"]}, partial(al.attacks.sim, **NESTEROV)),
 }
 if torchattacks is None:
     PAIRS = {}
@@ -676,8 +695,8 @@ def bench(name):
     if name != "MIFGSM":
         del made["torchattacks, folded"]  # once is enough
     run = {k: (lambda k=k, f=f: found.update({k: attacked(f)})) for k, f in made.items()}
-    seconds = timed(run, min(2, setting["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
-    batch = min(n, setting["batch"])
+    seconds = timed(run, min(2, RUN["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
+    batch = min(n, RUN["batch"])
     speed = {k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
              for k in run if k != "torchattacks"}
     return speed, {k: judged(adv) for k, adv in found.items()}
