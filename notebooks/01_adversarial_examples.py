@@ -107,10 +107,14 @@ fig
 
 # %%
 boxes = {  # text: place (column, row)
-    "adversarial attack\nsolve eq. 1.1": (2, 3), "white-box\nsees weights and gradients": (0.5, 2),
-    "black-box\nsees answers, or nothing": (3, 2), "gradient\nFGSM, I-FGSM, PGD,\nMI-FGSM, NI-FGSM": (0, 1),
-    "optimisation\nL-BFGS, C&W": (1, 1), "score-based\nsees probabilities": (2, 1),
-    "decision-based\nsees the class": (3, 1), "transfer-based\nsees nothing": (4, 1),
+    "adversarial attack\nsolve eq. 1.1": (2, 3),
+    "white-box\nsees weights and gradients": (0.5, 2),
+    "black-box\nsees answers, or nothing": (3, 2),
+    "gradient\nFGSM, I-FGSM, PGD,\nMI-FGSM, NI-FGSM": (0, 1),
+    "optimisation\nL-BFGS, C&W": (1, 1),
+    "score-based\nsees probabilities": (2, 1),
+    "decision-based\nsees the class": (3, 1),
+    "transfer-based\nsees nothing": (4, 1),
     "a surrogate of one's own": (2, 0),
 }
 names = list(boxes)
@@ -128,7 +132,9 @@ with al.plotting.style():
         look = dict(arrowstyle="-|>", ls="-" if (a, b) in arrows else "--", color="#555555", shrinkA=0, shrinkB=0)
         ax.annotate("", (xb, yb - 0.27 * np.sign(yb - ya)), (xa, ya + 0.2 * np.sign(yb - ya)), arrowprops=look)
     for text, place in boxes.items():
-        frame = dict(boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white")
+        frame = dict(
+            boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white"
+        )
         ax.annotate(text, place, ha="center", va="center", fontsize=8, bbox=frame)
 
 # %%
@@ -202,6 +208,7 @@ for budget in (0.05, 0.1):
 #
 # $$x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)), \qquad
 # x_0^{adv} = x, \quad \alpha = \epsilon / T \tag{1.2}$$
+
 
 # %%
 def equation_1_2(model, x, y, eps, T):
@@ -358,6 +365,7 @@ print(f"shortest {shortest:.3f}, found {distance:.3f}; foot {[round(v, 2) for v 
 # All of them on the surrogate, and each result shown to every network. The first row is the control: a change
 # of the same size, $\pm\epsilon$ in every pixel, with random signs.
 
+
 # %%
 def random_signs(model, x, y, eps, seed=0, index=None):
     """x + eps times signs drawn per pixel."""
@@ -445,8 +453,10 @@ paths = {"FGSM": [torch.lerp(walk.x, fgsm_end, t / steps) for t in range(steps +
 rules = {"I-FGSM": al.Elastic(mu=0.0), "MI-FGSM": al.Elastic(mu=1.0), "NI-FGSM": nesterov}
 paths |= {name: list(path(rule)) for name, rule in rules.items()}
 look_at = {f"{surrogate} (white-box)": f, **{name: models[name] for name in targets[:2]}}
-losses = {title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
-          for title, model in look_at.items()}
+losses = {
+    title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
+    for title, model in look_at.items()
+}
 
 # %%
 fig = al.plotting.curves(losses, xlabel="step t", ylabel="mean cross-entropy (nats)", yscale="log")
@@ -468,8 +478,10 @@ fig
 # %% tags=["nbval-check-output"]
 own_loss, other_loss = (losses[title]["MI-FGSM"][1] for title in list(losses)[:2])
 assert all(abs(line[1][0] - own_loss[0]) < 1e-6 for line in losses[f"{surrogate} (white-box)"].values())
-print(f"MI-FGSM raises the surrogate's loss: {own_loss[-1] > own_loss[0]}, "
-      f"the first target's: {other_loss[-1] > other_loss[0]}")
+print(
+    f"MI-FGSM raises the surrogate's loss: {own_loss[-1] > own_loss[0]}, "
+    f"the first target's: {other_loss[-1] > other_loss[0]}"
+)
 print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 
 # %% [markdown]
@@ -535,8 +547,10 @@ for name in targets:
     both_wrong = (answer != kept.y) & (wrong_class != kept.y)
     agree = int((both_wrong & (answer == wrong_class)).sum())
     lines[name] = {"both wrong": int(both_wrong.sum()), "in the same class": agree}
-print(f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} scale, {dataset}; "
-      f"by chance one in {len(data.classes) - 1} would agree")
+print(
+    f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} scale, {dataset}; "
+    f"by chance one in {len(data.classes) - 1} would agree"
+)
 pd.DataFrame(lines).T
 
 # %% [markdown]
@@ -592,8 +606,10 @@ fig
 # %% tags=["nbval-check-output"]
 own_surface, zero = surfaces[f"{surrogate} (white-box)"], int(np.abs(ticks).argmin())
 rise, drift = own_surface[zero, -1] - own_surface[zero, zero], own_surface[-1, zero] - own_surface[zero, zero]
-print(f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on the surrogate the gradient's direction "
-      f"climbs higher than the random one: {rise > drift}")
+print(
+    f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on the surrogate the gradient's direction "
+    f"climbs higher than the random one: {rise > drift}"
+)
 
 # %% [markdown]
 # ## Pitfalls
@@ -601,6 +617,7 @@ print(f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on t
 # **Input range.** The commonest mistake is to attack images that were normalised beforehand or run from 0 to
 # 255, or to give $\epsilon$ as 8. Nothing crashes then; the budget is wrong, and so is every number. `advlib`
 # refuses, and says which argument it refuses:
+
 
 # %% tags=["nbval-check-output"]
 def refused(**changes):
@@ -625,10 +642,14 @@ refused(y=y2 + 2)
 # %%
 name = targets[0]
 clean_errors = int((al.evaluation.predictions(models[name], data) != y).sum())
-pair = {metric: rates[(rates.attack == "FGSM") & (rates.target == name) & (rates.metric == metric)].iloc[0]
-        for metric in ("asr", "asr_all")}
-print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made on {surrogate}, the same run: "
-      + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items()))
+pair = {
+    metric: rates[(rates.attack == "FGSM") & (rates.target == name) & (rates.metric == metric)].iloc[0]
+    for metric in ("asr", "asr_all")
+}
+print(
+    f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made on {surrogate}, the same run: "
+    + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items())
+)
 
 # %% [markdown]
 # **Eight bits.** An attack works with real numbers, an image file holds 256 levels. Cutting off the digits,
@@ -638,8 +659,11 @@ print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made 
 # %% tags=["nbval-check-output"]
 uneven = (eps_255 + 0.5) / 255
 real = al.attacks.fgsm(f, some.x, some.y, eps=uneven)
-in_levels = {"digits cut off": (real * 255).to(torch.uint8), "rounded": (real * 255).round().to(torch.uint8),
-             "towards the clean image": al.pictures.to_uint8(real, some.x, uneven)}
+in_levels = {
+    "digits cut off": (real * 255).to(torch.uint8),
+    "rounded": (real * 255).round().to(torch.uint8),
+    "towards the clean image": al.pictures.to_uint8(real, some.x, uneven),
+}
 for name, saved in in_levels.items():
     far = (saved.int() - some.images.int()).abs().max().item()
     print(f"{name}: up to {far} levels from the clean image; allowed are {255 * uneven:g}")

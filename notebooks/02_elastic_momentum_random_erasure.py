@@ -210,7 +210,8 @@ print(
 # the success rate:
 
 # %%
-book = al.experiment.Experiment(RUN, models, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, models, images, eps_255, steps, seed, config)
 norms = {
     "MI-FGSM": al.attacks.mi_fgsm,
     "EM, sum (text)": partial(al.attacks.em_fgsm, normalize="l1"),

@@ -36,6 +36,7 @@ checkpoints: str = ""  # folder with the authors' files for Table 3.3, paper sca
 # %%
 import inspect
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -363,7 +364,8 @@ for loss in ("cross_entropy", "margin"):
                 grid[f"{loss}, {unit}, r {r:g}{', rescaled' if rescale else ''}"] = partial(
                     al.attacks.i_fgsm, loss=loss, wrap=wrap
                 )
-search = al.experiment.Experiment(RUN, models, val, [8.0], steps, seed, {"bfloat16": bfloat16, "split": "validation"})
+on_val = {"bfloat16": bfloat16, "split": "validation"}
+search = al.experiment.Experiment(RUN, models, val, [8.0], steps, seed, on_val)
 found = search.measure("3.0", grid, {source: f}, stem="choice_on_validation_images")
 
 # %%
@@ -405,16 +407,18 @@ PENALTIES = {
 
 def with_and_without(steps):
     """I-FGSM alone and with each penalty, each in `steps` steps."""
-    return {
-        name: partial(al.attacks.i_fgsm, steps=steps, **options) for name, options in {"none": {}, **PENALTIES}.items()
-    }
+    forms = {"none": {}, **PENALTIES}
+    return {k: partial(al.attacks.i_fgsm, steps=steps, **o) for k, o in forms.items()}
 
 
-probe = al.experiment.Experiment(RUN, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"})
+# %%
+probe = al.experiment.Experiment(RUN, models, val, [8.0], None, seed, on_val)
 others = {name: al.accelerate(models[name], dtype=dtype) for name in [*models][1:n_sources]}
 places = {source: f, f"{source}, logits / 10": Tempered(f), **others}
-found = {"": probe.measure("3.0", with_and_without(steps), places, stem="other_networks")}
-found[f", T = {long_steps}"] = probe.measure("3.0", with_and_without(long_steps), {source: f}, stem="longer")
+short, long = with_and_without(steps), with_and_without(long_steps)
+found = {"": probe.measure("3.0", short, places, stem="other_networks")}
+longer = probe.measure("3.0", long, {source: f}, stem="longer")
+found[f", T = {long_steps}"] = longer
 
 # %%
 rows, least = {}, min(table.n.min() for table in found.values())
@@ -443,7 +447,8 @@ pd.DataFrame(rows).T
 # GNP costs. A success is an image that the target gets wrong, among the images that all models get right.
 
 # %%
-book = al.experiment.Experiment(RUN, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, models, images, eps_255, None, seed, config)
 FORMS = {"": {}, "+GNP": al.GNP, "+look-ahead": {"wrap": partial(al.norm_penalty, beta=-0.8)}, "+GNP, chosen": CHOSEN}
 
 
@@ -490,7 +495,7 @@ cifar_3_2 = book.committed("3.2")
 
 # %%
 if secured:
-    guarded = al.experiment.Experiment(RUN, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
+    guarded = replace(book, models=secured)
     table_3_3 = guarded.measure("3.3", rows_of("DIM+TIM", partial(al.attacks.dim, kernel=7)), {source: f})
     guarded.show(table_3_3)
     guarded.beside("3.3", table_3_3)
@@ -518,10 +523,11 @@ shown[shown.pop("amiss")]
 
 # %%
 budget = sorted(eps_255)[len(eps_255) // 2]
-plain, flat = (partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed, **o) for o in ({}, CHOSEN))
+attack = partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed)
 few = images[:100]
 pair = {
-    name: attack(f, few.x, few.y, index=few.index) for name, attack in {"I-FGSM": plain, "I-FGSM+GNP": flat}.items()
+    name: attack(f, few.x, few.y, index=few.index, **options)
+    for name, options in {"I-FGSM": {}, "I-FGSM+GNP": CHOSEN}.items()
 }
 fooled = torch.stack([(f(adv).argmax(1) != few.y) for adv in pair.values()]).all(0)
 i = int(fooled.float().argmax())
@@ -589,7 +595,7 @@ for unit, choices in RUN["r"].items():
             ablation[f"{unit} {r:g} {b:g}"] = partial(
                 al.attacks.i_fgsm, wrap=partial(al.norm_penalty, r=r, beta=b, unit=unit)
             )
-middle = al.experiment.Experiment(RUN, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
+middle = replace(book, eps_255=[budget], steps=steps)
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 

@@ -215,7 +215,10 @@ with al.batchnorm.unrecorded(f):
         for direction in al.lipschitz.DIRECTIONS
     }
 f.eval()
-terms = pd.Series(rows, name="5 times the penalty").rename_axis(["penalty", "form", "direction"]).to_frame()
+
+# %%
+terms = pd.Series(rows, name="5 times the penalty").to_frame()
+terms = terms.rename_axis(["penalty", "form", "direction"])
 terms["times the loss"] = terms / here.loss.mean().item()
 display(
     Markdown(
@@ -275,18 +278,23 @@ def after(objective):
     return net
 
 
+# %%
 def kept(net):
     """Accuracy (%) on validation images."""
     return 100 * al.training.accuracy(net, check)
 
 
+# %%
 TEXT = (5.0, 0.05, 0.005, 0.0005)
 trials = {("none", "0", "train"): LRS(0.0, 0.0)}
 trials |= {("LRS-1, reference", "5", mode): LRS(5.0, 0.0, batchnorm=mode) for mode in ("train", "eval")}
 trials |= {("LRS-2, reference", "5", mode): LRS(0.0, 5.0, batchnorm=mode) for mode in ("train", "eval")}
 trials |= {("LRS-1, text", f"{value:g}", "train"): LRS(value, 0.0, form="text") for value in TEXT}
 trials |= {("LRS-2, text", f"{value:g}", "train"): LRS(0.0, value, form="text") for value in TEXT}
-accuracy = pd.Series({key: kept(after(objective)) for key, objective in trials.items()}, name="accuracy (%)")
+
+# %%
+accuracy = {key: kept(after(objective)) for key, objective in trials.items()}
+accuracy = pd.Series(accuracy, name="accuracy (%)")
 size = f"{batches} steps of {RUN['batch']} images"
 display(Markdown(f"*{dataset}, {scale} scale, {size}, n = {len(check)} validation images*"))
 accuracy.rename_axis(["penalty", "lambda", "BatchNorm"]).round(1).to_frame()
@@ -493,6 +501,7 @@ def taig(model, x, y, eps, **options):
     return al.attacks.taig(model, x, y, eps, noise=eps, chunk=5, **options)
 
 
+# %%
 OTHERS = {
     "TIM": partial(pgd, kernel=7),
     "SIM": partial(pgd, transform=al.ScaleCopies(5)),
@@ -501,6 +510,8 @@ OTHERS = {
     "TAIG": partial(pgd, attack=taig, points=RUN["points"]),
     "ILA++": al.evaluation.OnNetwork(pushed[best["ILA++"]], f),
 }
+
+# %%
 attacks = {"PGD": pgd, **OTHERS, **on_each("PGD", pgd)}
 fewer = replace(book, images=images[: n_others or n])
 table_4_2 = replace(fewer, eps_255=[large]).measure("4.2", attacks, {source: fast})

@@ -78,6 +78,7 @@ few = {"train": train[: RUN["few"]], "test": test[: RUN["few"]]}
 classes = al.registry.DATASETS[dataset].classes
 
 
+# %%
 def network(seed):
     """Untrained."""
     if scale == "paper":
@@ -88,6 +89,7 @@ def network(seed):
     return al.Normalized(net, al.registry.DATASETS[dataset].mean, al.registry.DATASETS[dataset].std).to(device)
 
 
+# %%
 size = sum(p.numel() for p in network(0).parameters())
 print(f"{size:,} weights, {len(train):,} training images, {len(val):,} to validate, {len(test):,} to test")
 
@@ -330,6 +332,7 @@ if scale != "paper":
     plain = replace(plain, batch_size=RUN["batch"], lr=RUN["lr"], weight_decay=5e-4)
 
 
+# %%
 def recipe(around=None, seed=0, times=1.0, **changes):
     """Of the runs below; around: the sharpness-aware optimizer, times: the epochs."""
     length = max(1, round(times * epochs))
@@ -587,7 +590,10 @@ for name in ("SGD", "SAM", "CR-SAM"):
     panels[name] = al.curvature.loss_surface(
         al.curvature.mean_loss(net, few["test"], 128), w, across, ahead, axis
     ).numpy()
-fig = al.plotting.surface(axis.numpy(), axis.numpy(), panels, "direction 1", "direction 2", "cross-entropy (nats)")
+
+# %%
+ticks, labels = axis.numpy(), ("direction 1", "direction 2", "cross-entropy (nats)")
+fig = al.plotting.surface(ticks, ticks, panels, *labels)
 al.plotting.save(fig, f"fig_5_4_landscapes_{dataset}", RUN)
 fig
 

@@ -123,11 +123,14 @@ print(len(every(single)), "attacks:", ", ".join(every(single)))
 # ## Tables 6.1 and 6.2: all of them, from one surrogate and from two
 
 # %%
-book = al.experiment.Experiment(RUN, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, targets, images, [eps_255], None, seed, config)
 table_6_1 = book.measure("6.1", every(single), {"densenet": single[False]})
-table_6_2 = book.measure("6.2", every(both), {al.results.ensemble_name(["densenet", "resnet"]): both[False]})
+ensemble = al.results.ensemble_name(["densenet", "resnet"])
+table_6_2 = book.measure("6.2", every(both), {ensemble: both[False]})
 
 
+# %%
 def kind_of(target):
     """A witness has another name on each data set, and nobody defended it."""
     return next((kind for kind, nets in KINDS.items() if target in nets), "undefended")
@@ -143,6 +146,7 @@ def summary(rows):
     return parts
 
 
+# %%
 def by_kind(parts):
     """Success with its interval, and success per pass, of each kind of target."""
     cells = {}
@@ -271,7 +275,8 @@ surrogates = {name: al.models.load(f"{dataset}/{net}").to(device) for name, net 
 more = al.datasets.load(dataset, "test", n_flat).to(device)
 others = {name: net for name, net in undefended.items() if name != "resnet"}
 budgets = [eps_255 / 2, eps_255]
-judges = al.experiment.Experiment(RUN, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
+options = {"models": others, "images": more, "eps_255": budgets, "steps": steps}
+judges = replace(book, **options)
 fast = {name: al.accelerate(net, dtype=dtype) for name, net in surrogates.items()}
 attacks = {k: al.evaluation.OnNetwork(al.attacks.mi_fgsm, net) for k, net in fast.items()}
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})

@@ -158,7 +158,9 @@ pd.DataFrame(rows).T
 nine = {name: guard.to(device) for name, guard in al.secured.nine(dataset, seed, checkpoints).items()}
 rows = {name: {"kind": guard.defence.kind, "gradients": guard.defence.gradients} for name, guard in nine.items()}
 if left_out := [name for name in al.secured.NINE if name not in nine]:
-    display(Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/defenses/authors.py`)"))
+    display(
+        Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/defenses/authors.py`)")
+    )
 pd.DataFrame(rows).T
 
 # %% [markdown]
@@ -185,9 +187,11 @@ fig
 # %%
 clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
-book = al.experiment.Experiment(RUN, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, targets, images, eps_255, steps, seed, config)
 
 
+# %%
 def costs(rows):
     """Rows of clean accuracy, a line for each network."""
     hits, silent = (rows[rows.metric == m].set_index("target") for m in ("accuracy", al.evaluation.ABSTAINED))
@@ -201,6 +205,7 @@ def costs(rows):
     )
 
 
+# %%
 cost = costs(book.accuracy("A2.1", clean))
 display(Markdown(f"**This run**: {dataset}, n = {len(clean)} test images"))
 cost
@@ -314,10 +319,7 @@ if "RS" in nine:
 # %%
 guards = {
     "JPEG": ("straight through", nine["JPEG"]),
-    "R&P": (
-        f"mean of {RUN['draws']} draws",
-        al.defenses.RandomResizePad(RUN["draws"])(nine["R&P"].model, seed + 1),
-    ),
+    "R&P": (f"mean of {RUN['draws']} draws", al.defenses.RandomResizePad(RUN["draws"])(nine["R&P"].model, seed + 1)),
     "HGD": ("exact gradient", nine.get("HGD")),
 }
 honest = {}

@@ -46,6 +46,8 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
+
+# %%
 try:
     import torchattacks
 except ImportError:
@@ -77,7 +79,7 @@ print(RUN)
 
 # %%
 def native_bfloat16():
-    """"yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
+    """ "yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
@@ -175,11 +177,14 @@ images = al.datasets.load(dataset, "test", max(n, RUN["batch"])).to(device)
 x, y = images.x[: RUN["batch"]], images.y[: RUN["batch"]]
 deep_x = F.interpolate(images.x[: RUN["deep"]], (RUN["side"], RUN["side"]), mode="bilinear")
 deep_y = images.y[: RUN["deep"]]
-CASES = {"small ResNet": (small, x, y, RUN["rounds"]),
-         "ResNet-50": (resnet50, deep_x, deep_y, RUN["deep_rounds"])}
+CASES = {"small ResNet": (small, x, y, RUN["rounds"]), "ResNet-50": (resnet50, deep_x, deep_y, RUN["deep_rounds"])}
 size = {k: sum(p.numel() for p in c[0].parameters()) / 1e6 for k, c in CASES.items()}
-pd.DataFrame({k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
-              for k, c in CASES.items()}).T.round(2)
+pd.DataFrame(
+    {
+        k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
+        for k, c in CASES.items()
+    }
+).T.round(2)
 
 # %% [markdown]
 # ## Loop overhead
@@ -210,8 +215,13 @@ def prepared(model):
 # $$\frac{t_{attack} - t_{call}\,(1 - T/10)}{\text{passes} \times t_{bare}}$$
 
 # %%
-ATTACKS = {"MI": al.attacks.mi_fgsm, "EM": al.attacks.em_fgsm, "DIM": al.attacks.dim,
-           "RE": al.attacks.re_fgsm, "SIM": al.attacks.sim}
+ATTACKS = {
+    "MI": al.attacks.mi_fgsm,
+    "EM": al.attacks.em_fgsm,
+    "DIM": al.attacks.dim,
+    "RE": al.attacks.re_fgsm,
+    "SIM": al.attacks.sim,
+}
 COPIES = {"RE": 5, "SIM": 5}
 
 
@@ -262,7 +272,9 @@ def price(case, model, x, y, rounds):
     contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
     contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
     seconds = timed(contestants, rounds)
-    return {(case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED}
+    return {
+        (case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED
+    }
 
 
 # %%
@@ -357,7 +369,9 @@ table.assign(expected=[EXPECTED.get(name.partition(",")[0]) for _, name in table
 
 # %%
 BATCH, POINTS = min(32, len(x)), 20
-alone = [partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)]
+alone = [
+    partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)
+]
 options = {"eps": 8 / 255, "steps": 1, "points": POINTS, "seed": seed}
 together = partial(al.attacks.taig, small, x[:BATCH], y[:BATCH], index=images.index[:BATCH], **options)
 
@@ -367,9 +381,14 @@ def image_by_image():
     return torch.cat([one(chunk=POINTS, **options) for one in alone])
 
 
+# %%
 same = (together() == image_by_image()).float().mean().item()
 seconds = timed({"together": together, "loop": image_by_image}, RUN["rounds"])
-taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
+taig = {
+    ("small ResNet", "TAIG"): record(
+        "TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"]
+    )
+}
 print(f"{same:.1%} of the pixels are the same in both")
 tabulate(taig, "model", "attack")
 
@@ -385,6 +404,7 @@ MAKES = {"SGD": torch.optim.SGD, "SAM": al.sam.SAM, "CR-SAM": al.sam.CRSAM}
 PASSES = {"SAM": 2, "CR-SAM": 3}
 
 
+# %%
 def step_of(make, bf16):
     """A function that takes one step of training with an optimizer, in place, at a rate that changes next to nothing."""
     net = copy.deepcopy(small).train().requires_grad_(True).to(memory_format=NHWC)
@@ -401,6 +421,7 @@ def step_of(make, bf16):
     return lambda: optimizer.step(closure)
 
 
+# %%
 def prices_of_sam(bf16):
     """Rows: time of a step over that of SGD."""
     seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * RUN["rounds"])
@@ -424,8 +445,10 @@ if device.type == "cuda":
         peaks[name] = torch.cuda.max_memory_allocated() / 2**20
     display(pd.Series(peaks, name="peak GPU memory (MiB)").round(0).to_frame())
 else:
-    kept = {"SAM": "two copies of the weights: the old ones and the step",
-            "CR-SAM": "five: the old ones, the step and three gradients"}
+    kept = {
+        "SAM": "two copies of the weights: the old ones and the step",
+        "CR-SAM": "five: the old ones, the step and three gradients",
+    }
     display(Markdown("*Peak memory is measured on GPUs only. Beyond SGD's, by construction:*"))
     display(pd.Series(kept, name="").to_frame())
 
@@ -466,6 +489,7 @@ if not dist.is_initialized() or dist.get_rank() == 0:
 """
 
 
+# %%
 def seconds_of(name):
     """The median of the steps of a process, or of two, that run the script."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if name == "side by side" else []
@@ -478,9 +502,14 @@ def seconds_of(name):
     return float(done.stdout.split("seconds ")[1].split()[0])
 
 
+# %%
 found = pd.DataFrame([{name: seconds_of(name) for name in ("SGD", "CR-SAM", "side by side")} for _ in range(2)])
-side = {("small ResNet", name): record(f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"])
-        for name in ("CR-SAM", "side by side")}
+side = {
+    ("small ResNet", name): record(
+        f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"]
+    )
+    for name in ("CR-SAM", "side by side")
+}
 tabulate(side, "model", "CR-SAM")
 
 # %% [markdown]
@@ -499,12 +528,19 @@ data64 = images[:64]
 loss = al.curvature.mean_loss(ours_net, data64, 64)
 
 
+# %%
 def to_one_percent(estimate, error, seconds, probes, before=0.0):
     """What it takes to a standard error of 1 %, if `probes` took `seconds` beyond the `before` that is spent once."""
     needed = probes * (error / (0.01 * abs(estimate))) ** 2
-    return {"trace": estimate, "standard error": error, "probes to 1 %": needed, "seconds": before + seconds * needed / probes}
+    return {
+        "trace": estimate,
+        "standard error": error,
+        "probes to 1 %": needed,
+        "seconds": before + seconds * needed / probes,
+    }
 
 
+# %%
 def ours(deflate):
     """Ten Lanczos vectors are the time of no probe less; both are timed."""
     start = perf_counter()
@@ -515,6 +551,7 @@ def ours(deflate):
     return to_one_percent(found.value, found.standard_error, perf_counter() - start - once, PROBES - 1, once)
 
 
+# %%
 traces = {"this book": ours(10), "this book, deflate=0": ours(0)}
 if hessian is None:
     display(Markdown("*PyHessian is not installed (`pip install -e '.[bench]'`): no comparison.*"))
@@ -529,7 +566,10 @@ else:
     found = np.array(setup.trace(maxIter=PROBES, tol=0))
     error = found.std(ddof=1) / len(found) ** 0.5
     traces["PyHessian"] = to_one_percent(found.mean(), error, perf_counter() - start, len(found), once)
-    apart = abs(traces["this book"]["trace"] - found.mean()) / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    apart = (
+        abs(traces["this book"]["trace"] - found.mean())
+        / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    )
     faster = traces["PyHessian"]["seconds"] / traces["this book"]["seconds"]
     record("trace to 1 %, over PyHessian", "small ResNet", 64, pd.Series([faster]))
     print(f"{apart:.1f} standard errors apart; {faster:.0f} times as fast to the same standard error")
@@ -545,13 +585,18 @@ pd.DataFrame(traces).T.round(2)
 # significant bits of each number.
 
 # %%
-VARIANTS = {"plain": lambda f: f, "channels_last": prepared, "folded": al.accelerate,
-            "bfloat16": partial(al.accelerate, dtype=torch.bfloat16)}
+VARIANTS = {
+    "plain": lambda f: f,
+    "channels_last": prepared,
+    "folded": al.accelerate,
+    "bfloat16": partial(al.accelerate, dtype=torch.bfloat16),
+}
 if compile:
     VARIANTS["folded, compiled"] = partial(al.accelerate, compile=True)
     VARIANTS["bfloat16, compiled"] = partial(al.accelerate, dtype=torch.bfloat16, compile=True)
 
 
+# %%
 def faster(case, model, x, y, rounds):
     """Rows: time of one input-gradient pass of the plain network over that of each copy."""
     nets = {name: make(copy.deepcopy(model).requires_grad_(False)) for name, make in VARIANTS.items()}
@@ -599,14 +644,22 @@ def mi(model, x, y, index):
 predicted = {name: judged(attacked(partial(mi, model))) for name, model in copies.items()}
 
 
+# %%
 def compared(ours, base):
     """Success of two attacks on the same images by one judge: rates, paired difference, changed predictions."""
     truth = data.y.cpu()
     difference, low, high = al.intervals.paired_difference((ours != truth).numpy(), (base != truth).numpy())
     rates = [100 * (p != truth).float().mean().item() for p in (base, ours)]
     changed = 100 * (ours != base).float().mean().item()
-    return {"base ASR (%)": rates[0], "ASR (%)": rates[1], "difference (points)": difference, "95 % low": low,
-            "95 % high": high, "other prediction (%)": changed, "n": len(truth)}
+    return {
+        "base ASR (%)": rates[0],
+        "ASR (%)": rates[1],
+        "difference (points)": difference,
+        "95 % low": low,
+        "95 % high": high,
+        "other prediction (%)": changed,
+        "n": len(truth),
+    }
 
 
 # %%
@@ -697,11 +750,15 @@ def bench(name):
     run = {k: (lambda k=k, f=f: found.update({k: attacked(f)})) for k, f in made.items()}
     seconds = timed(run, min(2, RUN["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
     batch = min(n, RUN["batch"])
-    speed = {k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
-             for k in run if k != "torchattacks"}
+    speed = {
+        k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
+        for k in run
+        if k != "torchattacks"
+    }
     return speed, {k: judged(adv) for k, adv in found.items()}
 
 
+# %%
 benches = {name: bench(name) for name in PAIRS}
 
 # %%
@@ -718,8 +775,12 @@ if benches:
 
 # %%
 if benches:
-    table = {(name, k, j): compared(p[k][j], p["torchattacks"][j]) for name, (_, p) in benches.items()
-             for k in ("ours", "ours, bfloat16") for j in judges}
+    table = {
+        (name, k, j): compared(p[k][j], p["torchattacks"][j])
+        for name, (_, p) in benches.items()
+        for k in ("ours", "ours, bfloat16")
+        for j in judges
+    }
     table = tabulate(table, "attack", "contestant", "judge").rename(columns={"base ASR (%)": "torchattacks ASR (%)"})
     near = (table["difference (points)"].abs() <= 1).map({True: "yes", False: "no"})
     display(table.round(1).assign(**{"within 1 point": near}))
@@ -785,8 +846,9 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
-               ball=al.loop.LinfBall.around(some_x, EPS))
+step = partial(
+    al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10, ball=al.loop.LinfBall.around(some_x, EPS)
+)
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")
@@ -819,7 +881,9 @@ print(f"{len(frame)} rows in {os.path.relpath(file, al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True)
+    short = part.what.str.replace(
+        r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True
+    )
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
