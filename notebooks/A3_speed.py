@@ -46,7 +46,6 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
-
 # %%
 try:
     import torchattacks
