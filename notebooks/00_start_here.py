@@ -70,10 +70,15 @@ print(RUN)
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
 data = al.datasets.load(source, "test", RUN["n"]).to(device)
-models = {name: model.to(device) for name, model in list(al.models.zoo(dataset).items())[:5]}
+zoo = list(al.models.zoo(dataset).items())[:5]
+models = {name: model.to(device) for name, model in zoo}
 x, y = data.x, data.y
-accuracy = {name: (al.evaluation.predictions(f, data) == y).float().mean().item() for name, f in models.items()}
-print(f"{scale} scale, {dataset}: accuracy on {len(data)} test images that no network was trained on")
+
+# %%
+hits = {name: al.evaluation.predictions(f, data) == y for name, f in models.items()}
+accuracy = {name: right.float().mean().item() for name, right in hits.items()}
+said = f"{scale} scale, {dataset}: accuracy on {len(data)} test images"
+print(f"{said} that no network was trained on")
 print(", ".join(f"{name} {100 * a:.0f} %" for name, a in accuracy.items()))
 
 # %% [markdown]
@@ -111,7 +116,8 @@ show = right.nonzero()[: RUN["shown"], 0]
 def answers(images):
     """One note for each image: what the two networks see."""
     pairs = zip(f(images).argmax(1).tolist(), h(images).argmax(1).tolist(), strict=True)
-    return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
+    named = [(data.classes[a], data.classes[b]) for a, b in pairs]
+    return [f"{surrogate}: {a}\n{target}: {b}" for a, b in named]
 
 
 # %%

@@ -58,11 +58,13 @@ print(RUN)
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
 data = al.datasets.load(source, "test", RUN["n"]).to(device)
-models = {name: model.to(device).requires_grad_(False) for name, model in al.models.zoo(dataset).items()}
+models = al.models.zoo(dataset)
+models = {k: net.to(device).requires_grad_(False) for k, net in models.items()}
 surrogate = surrogate or next(iter(models))
 f, targets = models[surrogate], [name for name in models if name != surrogate]
 x, y, index = data.x, data.y, data.index
-print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate}. Targets: {', '.join(targets)}.")
+print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate}.")
+print(f"Targets: {', '.join(targets)}.")
 
 # %% [markdown]
 # ## One picture
@@ -438,7 +440,7 @@ def path(rule):
     adv, g, m = walk.x, al.gradient(f), torch.zeros_like(walk.x)
     yield adv
     for t in range(steps):
-        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
+        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, eps / steps)
         yield adv
 
 
@@ -494,7 +496,8 @@ print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 some = kept[: RUN["n_cw"]]
 budget = dict(steps=RUN["cw_steps"], searches=RUN["cw_searches"])
 cw = al.carlini_wagner(f, some.x, some.y, **budget)
-mi = al.attacks.mi_fgsm(f, some.x, some.y, eps=eps, steps=steps, seed=seed, index=some.index)
+mi = partial(al.attacks.mi_fgsm, eps=eps, steps=steps, seed=seed, index=some.index)
+mi = mi(f, some.x, some.y)
 
 
 def lengths(adv):
@@ -586,8 +589,9 @@ look = partial(landscape, x=x1, y=y1, along=along, across=across, axis=axis)
 surfaces = {f"{surrogate} (white-box)": look(f)}
 surfaces |= {name: look(models[name]) for name in targets[:2]}
 ticks = axis.cpu().numpy()
-labels = f"along sign of {surrogate}'s gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
-fig = al.plotting.surface(ticks, ticks, surfaces, *labels)
+xlabel = f"along sign of {surrogate}'s gradient (1/255)"
+ylabel, label = "random signs (1/255)", "cross-entropy (nats)"
+fig = al.plotting.surface(ticks, ticks, surfaces, xlabel, ylabel, label)
 al.plotting.save(fig, f"fig_1_4_loss_surface_{dataset}", RUN)
 fig
 

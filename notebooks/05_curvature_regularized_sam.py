@@ -72,10 +72,11 @@ print(RUN)
 
 # %%
 load = al.datasets.load
-train = load(dataset, "train", min(n_train, 49_000) if dataset != "shapes" else n_train).to(device)
+n_train = n_train if dataset == "shapes" else min(n_train, 49_000)
+train = load(dataset, "train", n_train).to(device)
 val, test = load(dataset, "val").to(device), load(dataset, "test", n_test).to(device)
 few = {"train": train[: RUN["few"]], "test": test[: RUN["few"]]}
-classes = al.registry.DATASETS[dataset].classes
+known = al.registry.DATASETS[dataset]
 
 
 # %%
@@ -84,14 +85,15 @@ def network(seed):
     if scale == "paper":
         return al.models.create("resnet", "full", dataset, seed).to(device)
     torch.manual_seed(seed)
-    net = al.nets.resnet(classes, stem=16, blocks=1, widths=(16, 32, 64))
+    net = al.nets.resnet(known.classes, stem=16, blocks=1, widths=(16, 32, 64))
     net.conv1.stride = (2, 2)
-    return al.Normalized(net, al.registry.DATASETS[dataset].mean, al.registry.DATASETS[dataset].std).to(device)
+    return al.Normalized(net, known.mean, known.std).to(device)
 
 
 # %%
 size = sum(p.numel() for p in network(0).parameters())
-print(f"{size:,} weights, {len(train):,} training images, {len(val):,} to validate, {len(test):,} to test")
+counts = f"{len(train):,} training images, {len(val):,} to validate"
+print(f"{size:,} weights, {counts}, {len(test):,} to test")
 
 # %% [markdown]
 # ## 5.1 What SAM does
@@ -164,7 +166,9 @@ print(f"C = {c_of(1, 1):.2f}; loss times 10: {c_of(10, 1):.2f}; weights in tenth
 # Table 5.5 prints $C$ beside the trace and the norm. It is not their quotient:
 
 # %%
-printed = al.published.table("5.5").pivot(index="optimizer", columns="metric", values="value")
+printed = printed = al.published.table("5.5")
+printed = printed.pivot(index="optimizer", columns="metric", values="value")
+printed.loc[["SGD", "SAM", "CR-SAM"]]
 printed = printed.loc[["SGD", "SAM", "CR-SAM"], ["gradient_norm", "trace", "normalized_trace", "accuracy"]]
 printed.assign(quotient=(printed["trace"] / printed["gradient_norm"]).round(2))
 
@@ -178,14 +182,12 @@ printed.assign(quotient=(printed["trace"] / printed["gradient_norm"]).round(2))
 # every trained network has; `deflate` takes the span of some Lanczos vectors out and adds its trace exactly.
 
 # %%
-known = al.models.load(f"{dataset}/resnet").to(device)
-loss_known = al.curvature.mean_loss(known, few["test"][:64], 64)
+ready = al.models.load(f"{dataset}/resnet").to(device)
+ready_loss = al.curvature.mean_loss(ready, few["test"][:64], 64)
+trace = partial(al.curvature.hutchinson_trace, ready_loss, al.curvature.weights(ready))
 rows = {
-    f"deflate = {k}": vars(
-        al.curvature.hutchinson_trace(loss_known, al.curvature.weights(known), probes=RUN["probes"], deflate=k)
-    )
-    for k in (0, 10)
-}
+    f"deflate = {k}": vars(trace(probes=RUN["probes"], deflate=k)) for k in (0, 10)
+}  # fmt: skip
 display(Markdown(f"*The committed ResNet, {dataset}, 64 test images*"))
 pd.DataFrame(rows).T.assign(products=lambda d: d.probes + [0, 10]).round(2)
 
@@ -219,7 +221,7 @@ few_images = few["test"][:16].to("cpu")
 torch.manual_seed(0)
 NETWORKS = {
     "tanh": torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(3072, 16), torch.nn.Tanh(), torch.nn.Linear(16, classes)
+        torch.nn.Flatten(), torch.nn.Linear(3072, 16), torch.nn.Tanh(), torch.nn.Linear(16, known.classes)
     ),
     "ResNet": al.models.load(f"{dataset}/resnet").eval(),
 }
@@ -325,7 +327,8 @@ for table in ("5.1", "5.3"):
 
 # %%
 printed_for = "CIFAR-100" if dataset == "cifar100" else "CIFAR-10"
-THESIS = {name: al.recipes.thesis("5.1", "ResNet-18", printed_for, name) for name in ("SGD", "SAM", "CR-SAM")}
+row = partial(al.recipes.thesis, "5.1", "ResNet-18", printed_for)
+THESIS = {name: row(name) for name in ("SGD", "SAM", "CR-SAM")}
 SAM, CRSAM = THESIS["SAM"].around, THESIS["CR-SAM"].around
 plain = THESIS["SGD"]
 if scale != "paper":
@@ -336,11 +339,13 @@ if scale != "paper":
 def recipe(around=None, seed=0, times=1.0, **changes):
     """Of the runs below; around: the sharpness-aware optimizer, times: the epochs."""
     length = max(1, round(times * epochs))
-    return replace(plain, epochs=length, augment=augment, bf16=bfloat16, seed=seed, around=around, **changes)
+    changes |= {"augment": augment, "bf16": bfloat16}
+    return replace(plain, epochs=length, seed=seed, around=around, **changes)
 
 
 display(Markdown(f"*Constants of ResNet-18 on {printed_for}*"))
-pd.DataFrame({name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}).T.astype(object).fillna("")
+constants = {name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}
+pd.DataFrame(constants).T.astype(object).fillna("")
 
 # %% [markdown]
 # A weight decay of 0.005 is ten times what published SAM code takes for CIFAR. What does it do here? SGD, one seed,
@@ -543,7 +548,8 @@ geometric = {
 }
 display(
     Markdown(
-        f"**Ours**, {dataset}, {scale} scale, n = {RUN['few']} test images ({len(test)} for the accuracy), means of {seeds} seeds"
+        f"**Ours**, {dataset}, {scale} scale, n = {RUN['few']} test images "
+        f"({len(test)} for the accuracy), means of {seeds} seeds"
     )
 )
 display(pd.DataFrame(geometric).round(2))
