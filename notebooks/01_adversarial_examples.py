@@ -496,8 +496,8 @@ print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 some = kept[: RUN["n_cw"]]
 budget = dict(steps=RUN["cw_steps"], searches=RUN["cw_searches"])
 cw = al.carlini_wagner(f, some.x, some.y, **budget)
-mi = partial(al.attacks.mi_fgsm, eps=eps, steps=steps, seed=seed, index=some.index)
-mi = mi(f, some.x, some.y)
+attack = partial(al.attacks.mi_fgsm, eps=eps, steps=steps, seed=seed)
+mi = attack(f, some.x, some.y, index=some.index)
 
 
 def lengths(adv):
