@@ -36,21 +36,25 @@ eps_255: float = 8.0  # budget: the largest change of a pixel, in 1/255; from 0 
 steps: int = 10  # gradient steps of the attack; at least 1
 seed: int = 0  # where all randomness comes from; at least 0
 
-# %% [markdown]
-# A *scale* is a set of numbers and nothing else: the code below is the same for a test of a few seconds and
-# for a run on a large machine.
-
 # %%
 import pandas as pd
-import torch
 
 import advlib as al
 
-RUN = al.chapters.begin("00", globals())
+# %% [markdown]
+# A *scale* is a set of numbers and nothing else: the code below is the same for a test of a few seconds and
+# for a run on a large machine. `RUN` holds the numbers of the scale that was chosen, and says how far what it
+# measures can be compared with the thesis.
 
-SETTINGS = {"smoke": dict(n=8, shown=4), "laptop": dict(n=100, shown=6), "paper": dict(n=1000, shown=6)}[scale]
-device = "cuda" if torch.cuda.is_available() else "cpu"
-eps = eps_255 / 255
+# %%
+SETTINGS = {
+    "smoke": {"n": 8, "shown": 4},
+    "laptop": {"n": 100, "shown": 6},
+    "paper": {"n": 1000, "shown": 6},
+}  # fmt: skip
+RUN = al.chapters.begin("00", globals(), SETTINGS)
+device, eps = RUN.device, eps_255 / 255
+print(RUN)
 
 # %% [markdown]
 # ## Load
@@ -65,11 +69,16 @@ eps = eps_255 / 255
 
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
-data = al.datasets.load(source, "test", SETTINGS["n"]).to(device)
-models = {name: model.to(device) for name, model in list(al.models.zoo(dataset).items())[:5]}
+data = al.datasets.load(source, "test", RUN["n"]).to(device)
+zoo = list(al.models.zoo(dataset).items())[:5]
+models = {name: model.to(device) for name, model in zoo}
 x, y = data.x, data.y
-accuracy = {name: (al.evaluation.predictions(f, data) == y).float().mean().item() for name, f in models.items()}
-print(f"{scale} scale, {dataset}: accuracy on {len(data)} test images that no network was trained on")
+
+# %%
+hits = {name: al.evaluation.predictions(f, data) == y for name, f in models.items()}
+accuracy = {name: right.float().mean().item() for name, right in hits.items()}
+said = f"{scale} scale, {dataset}: accuracy on {len(data)} test images"
+print(f"{said} that no network was trained on")
 print(", ".join(f"{name} {100 * a:.0f} %" for name, a in accuracy.items()))
 
 # %% [markdown]
@@ -101,13 +110,14 @@ print("same shape, values in [0, 1], no pixel further than eps from the clean im
 
 # %%
 right = (f(x).argmax(1) == y) & (h(x).argmax(1) == y)
-show = right.nonzero()[: SETTINGS["shown"], 0]
+show = right.nonzero()[: RUN["shown"], 0]
 
 
 def answers(images):
     """One note for each image: what the two networks see."""
     pairs = zip(f(images).argmax(1).tolist(), h(images).argmax(1).tolist(), strict=True)
-    return [f"{surrogate}: {data.classes[a]}\n{target}: {data.classes[b]}" for a, b in pairs]
+    named = [(data.classes[a], data.classes[b]) for a, b in pairs]
+    return [f"{surrogate}: {a}\n{target}: {b}" for a, b in named]
 
 
 # %%
@@ -132,7 +142,7 @@ fig
 # table as they are finished, so that a run that was stopped goes on where it was.
 
 # %%
-book = al.experiment.Experiment(RUN, scale, dataset, models, data, [eps_255], steps, seed)
+book = al.experiment.Experiment(RUN, models, data, [eps_255], steps, seed)
 rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
 # %%
@@ -271,7 +281,7 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # on it is a result of the thesis, or says anything about one.
 
 # %%
-print(al.results.conditions(scale, dataset))
+print(RUN)
 
 # %% [markdown]
 # ## Summary

@@ -40,25 +40,31 @@ import pandas as pd
 import torch
 
 import advlib as al
-
-RUN = al.chapters.begin("01", globals())
-
-SETTINGS = {
-    "smoke": dict(n=8, n_path=8, n_cw=2, cw_steps=20, cw_searches=2, grid=7),
-    "laptop": dict(n=100, n_path=50, n_cw=16, cw_steps=100, cw_searches=4, grid=25),
-    "paper": dict(n=1000, n_path=1000, n_cw=200, cw_steps=500, cw_searches=9, grid=49),
-}[scale]
+from advlib.bench.measures import landscape
 
 # %%
-device = "cuda" if torch.cuda.is_available() else "cpu"
-eps = eps_255 / 255
+SETTINGS = {
+    "smoke": {"n": 8, "n_path": 8, "n_cw": 2, "cw_steps": 20, "cw_searches": 2,
+              "grid": 7},
+    "laptop": {"n": 100, "n_path": 50, "n_cw": 16, "cw_steps": 100, "cw_searches": 4,
+               "grid": 25},
+    "paper": {"n": 1000, "n_path": 1000, "n_cw": 200, "cw_steps": 500, "cw_searches": 9,
+              "grid": 49},
+}  # fmt: skip
+RUN = al.chapters.begin("01", globals(), SETTINGS)
+device, eps = RUN.device, eps_255 / 255
+print(RUN)
+
+# %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
-data = al.datasets.load(source, "test", SETTINGS["n"]).to(device)
-models = {name: model.to(device).requires_grad_(False) for name, model in al.models.zoo(dataset).items()}
+data = al.datasets.load(source, "test", RUN["n"]).to(device)
+models = al.models.zoo(dataset)
+models = {k: net.to(device).requires_grad_(False) for k, net in models.items()}
 surrogate = surrogate or next(iter(models))
 f, targets = models[surrogate], [name for name in models if name != surrogate]
 x, y, index = data.x, data.y, data.index
-print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate}. Targets: {', '.join(targets)}.")
+print(f"{scale} scale, {dataset}, {len(data)} test images. Surrogate: {surrogate}.")
+print(f"Targets: {', '.join(targets)}.")
 
 # %% [markdown]
 # ## One picture
@@ -103,10 +109,14 @@ fig
 
 # %%
 boxes = {  # text: place (column, row)
-    "adversarial attack\nsolve eq. 1.1": (2, 3), "white-box\nsees weights and gradients": (0.5, 2),
-    "black-box\nsees answers, or nothing": (3, 2), "gradient\nFGSM, I-FGSM, PGD,\nMI-FGSM, NI-FGSM": (0, 1),
-    "optimisation\nL-BFGS, C&W": (1, 1), "score-based\nsees probabilities": (2, 1),
-    "decision-based\nsees the class": (3, 1), "transfer-based\nsees nothing": (4, 1),
+    "adversarial attack\nsolve eq. 1.1": (2, 3),
+    "white-box\nsees weights and gradients": (0.5, 2),
+    "black-box\nsees answers, or nothing": (3, 2),
+    "gradient\nFGSM, I-FGSM, PGD,\nMI-FGSM, NI-FGSM": (0, 1),
+    "optimisation\nL-BFGS, C&W": (1, 1),
+    "score-based\nsees probabilities": (2, 1),
+    "decision-based\nsees the class": (3, 1),
+    "transfer-based\nsees nothing": (4, 1),
     "a surrogate of one's own": (2, 0),
 }
 names = list(boxes)
@@ -124,7 +134,9 @@ with al.plotting.style():
         look = dict(arrowstyle="-|>", ls="-" if (a, b) in arrows else "--", color="#555555", shrinkA=0, shrinkB=0)
         ax.annotate("", (xb, yb - 0.27 * np.sign(yb - ya)), (xa, ya + 0.2 * np.sign(yb - ya)), arrowprops=look)
     for text, place in boxes.items():
-        frame = dict(boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white")
+        frame = dict(
+            boxstyle="round", ec="#555555", fc="#dddddd" if text.startswith(("transfer", "a surr")) else "white"
+        )
         ax.annotate(text, place, ha="center", va="center", fontsize=8, bbox=frame)
 
 # %%
@@ -198,6 +210,7 @@ for budget in (0.05, 0.1):
 #
 # $$x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)), \qquad
 # x_0^{adv} = x, \quad \alpha = \epsilon / T \tag{1.2}$$
+
 
 # %%
 def equation_1_2(model, x, y, eps, T):
@@ -354,6 +367,7 @@ print(f"shortest {shortest:.3f}, found {distance:.3f}; foot {[round(v, 2) for v 
 # All of them on the surrogate, and each result shown to every network. The first row is the control: a change
 # of the same size, $\pm\epsilon$ in every pixel, with random signs.
 
+
 # %%
 def random_signs(model, x, y, eps, seed=0, index=None):
     """x + eps times signs drawn per pixel."""
@@ -367,7 +381,7 @@ attacks = {"random signs": random_signs, "FGSM": al.attacks.fgsm}
 attacks |= {name: partial(attack, steps=steps) for name, attack in iterative.items()}
 
 # %%
-book = al.experiment.Experiment(RUN, scale, dataset, models, data, [eps_255], seed=seed)
+book = al.experiment.Experiment(RUN, models, data, [eps_255], seed=seed)
 rates = book.measure("1.1", attacks, {surrogate: f})
 asr, asr_all = (rates[rates.metric == metric] for metric in ("asr", "asr_all"))
 
@@ -417,7 +431,7 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 
 # %%
 kept = data[right]  # right for all networks
-walk = kept[: SETTINGS["n_path"]]
+walk = kept[: RUN["n_path"]]
 draw, ball = al.draws.Draw(seed, walk.index), al.loop.LinfBall.around(walk.x, eps)
 
 
@@ -426,7 +440,7 @@ def path(rule):
     adv, g, m = walk.x, al.gradient(f), torch.zeros_like(walk.x)
     yield adv
     for t in range(steps):
-        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, alpha=eps / steps)
+        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, eps / steps)
         yield adv
 
 
@@ -441,8 +455,10 @@ paths = {"FGSM": [torch.lerp(walk.x, fgsm_end, t / steps) for t in range(steps +
 rules = {"I-FGSM": al.Elastic(mu=0.0), "MI-FGSM": al.Elastic(mu=1.0), "NI-FGSM": nesterov}
 paths |= {name: list(path(rule)) for name, rule in rules.items()}
 look_at = {f"{surrogate} (white-box)": f, **{name: models[name] for name in targets[:2]}}
-losses = {title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
-          for title, model in look_at.items()}
+losses = {
+    title: {name: (range(steps + 1), [mean_loss(model, p) for p in images]) for name, images in paths.items()}
+    for title, model in look_at.items()
+}
 
 # %%
 fig = al.plotting.curves(losses, xlabel="step t", ylabel="mean cross-entropy (nats)", yscale="log")
@@ -464,8 +480,10 @@ fig
 # %% tags=["nbval-check-output"]
 own_loss, other_loss = (losses[title]["MI-FGSM"][1] for title in list(losses)[:2])
 assert all(abs(line[1][0] - own_loss[0]) < 1e-6 for line in losses[f"{surrogate} (white-box)"].values())
-print(f"MI-FGSM raises the surrogate's loss: {own_loss[-1] > own_loss[0]}, "
-      f"the first target's: {other_loss[-1] > other_loss[0]}")
+print(
+    f"MI-FGSM raises the surrogate's loss: {own_loss[-1] > own_loss[0]}, "
+    f"the first target's: {other_loss[-1] > other_loss[0]}"
+)
 print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 
 # %% [markdown]
@@ -475,10 +493,11 @@ print(f"it raises the surrogate's more: {own_loss[-1] > other_loss[-1]}")
 # length is no longer the difference; and MI-FGSM's own.
 
 # %%
-some = kept[: SETTINGS["n_cw"]]
-budget = dict(steps=SETTINGS["cw_steps"], searches=SETTINGS["cw_searches"])
+some = kept[: RUN["n_cw"]]
+budget = dict(steps=RUN["cw_steps"], searches=RUN["cw_searches"])
 cw = al.carlini_wagner(f, some.x, some.y, **budget)
-mi = al.attacks.mi_fgsm(f, some.x, some.y, eps=eps, steps=steps, seed=seed, index=some.index)
+attack = partial(al.attacks.mi_fgsm, eps=eps, steps=steps, seed=seed)
+mi = attack(f, some.x, some.y, index=some.index)
 
 
 def lengths(adv):
@@ -531,8 +550,10 @@ for name in targets:
     both_wrong = (answer != kept.y) & (wrong_class != kept.y)
     agree = int((both_wrong & (answer == wrong_class)).sum())
     lines[name] = {"both wrong": int(both_wrong.sum()), "in the same class": agree}
-print(f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} scale, {dataset}; "
-      f"by chance one in {len(data.classes) - 1} would agree")
+print(
+    f"MI-FGSM on {surrogate}, eps {eps_255:g}/255, n = {len(kept)}; {scale} scale, {dataset}; "
+    f"by chance one in {len(data.classes) - 1} would agree"
+)
 pd.DataFrame(lines).T
 
 # %% [markdown]
@@ -561,23 +582,16 @@ pd.DataFrame([histogram], columns=[f"{k} targets" for k in range(len(targets) + 
 # %%
 along = al.gradient(f)(x1, y1, al.draws.Draw(seed, i1)).sign()
 across = (al.draws.Draw(seed, i1, stream=99).uniform(*x1.shape[1:]) - 0.5).sign()
-axis = torch.linspace(-1.0, 2.0, SETTINGS["grid"], device=device) * eps_255
-cross_entropy = partial(torch.nn.functional.cross_entropy, reduction="none")
-
-
-@torch.no_grad()
-def surface(model):
-    """Loss of one image (rows: across, columns: along)."""
-    steps_along = axis.view(-1, 1, 1, 1) / 255 * along
-    lines = [(x1 + steps_along + level / 255 * across).clamp(0, 1) for level in axis]
-    return torch.stack([cross_entropy(model(line), y1.expand(len(line))) for line in lines]).cpu().numpy()
-
+axis = torch.linspace(-1.0, 2.0, RUN["grid"], device=device) * eps_255
 
 # %%
-surfaces = {f"{surrogate} (white-box)": surface(f), **{name: surface(models[name]) for name in targets[:2]}}
+look = partial(landscape, x=x1, y=y1, along=along, across=across, axis=axis)
+surfaces = {f"{surrogate} (white-box)": look(f)}
+surfaces |= {name: look(models[name]) for name in targets[:2]}
 ticks = axis.cpu().numpy()
-labels = f"along sign of {surrogate}'s gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
-fig = al.plotting.surface(ticks, ticks, surfaces, *labels)
+xlabel = f"along sign of {surrogate}'s gradient (1/255)"
+ylabel, label = "random signs (1/255)", "cross-entropy (nats)"
+fig = al.plotting.surface(ticks, ticks, surfaces, xlabel, ylabel, label)
 al.plotting.save(fig, f"fig_1_4_loss_surface_{dataset}", RUN)
 fig
 
@@ -596,8 +610,10 @@ fig
 # %% tags=["nbval-check-output"]
 own_surface, zero = surfaces[f"{surrogate} (white-box)"], int(np.abs(ticks).argmin())
 rise, drift = own_surface[zero, -1] - own_surface[zero, zero], own_surface[-1, zero] - own_surface[zero, zero]
-print(f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on the surrogate the gradient's direction "
-      f"climbs higher than the random one: {rise > drift}")
+print(
+    f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on the surrogate the gradient's direction "
+    f"climbs higher than the random one: {rise > drift}"
+)
 
 # %% [markdown]
 # ## Pitfalls
@@ -605,6 +621,7 @@ print(f"surfaces of {own_surface.shape[0]} x {own_surface.shape[1]} points; on t
 # **Input range.** The commonest mistake is to attack images that were normalised beforehand or run from 0 to
 # 255, or to give $\epsilon$ as 8. Nothing crashes then; the budget is wrong, and so is every number. `advlib`
 # refuses, and says which argument it refuses:
+
 
 # %% tags=["nbval-check-output"]
 def refused(**changes):
@@ -629,10 +646,14 @@ refused(y=y2 + 2)
 # %%
 name = targets[0]
 clean_errors = int((al.evaluation.predictions(models[name], data) != y).sum())
-pair = {metric: rates[(rates.attack == "FGSM") & (rates.target == name) & (rates.metric == metric)].iloc[0]
-        for metric in ("asr", "asr_all")}
-print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made on {surrogate}, the same run: "
-      + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items()))
+pair = {
+    metric: rates[(rates.attack == "FGSM") & (rates.target == name) & (rates.metric == metric)].iloc[0]
+    for metric in ("asr", "asr_all")
+}
+print(
+    f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made on {surrogate}, the same run: "
+    + ", ".join(f"{metric} {r.value:.0f} % of n = {r.n}" for metric, r in pair.items())
+)
 
 # %% [markdown]
 # **Eight bits.** An attack works with real numbers, an image file holds 256 levels. Cutting off the digits,
@@ -642,8 +663,11 @@ print(f"{name} gets {clean_errors} of {len(data)} clean images wrong. FGSM made 
 # %% tags=["nbval-check-output"]
 uneven = (eps_255 + 0.5) / 255
 real = al.attacks.fgsm(f, some.x, some.y, eps=uneven)
-in_levels = {"digits cut off": (real * 255).to(torch.uint8), "rounded": (real * 255).round().to(torch.uint8),
-             "towards the clean image": al.pictures.to_uint8(real, some.x, uneven)}
+in_levels = {
+    "digits cut off": (real * 255).to(torch.uint8),
+    "rounded": (real * 255).round().to(torch.uint8),
+    "towards the clean image": al.pictures.to_uint8(real, some.x, uneven),
+}
 for name, saved in in_levels.items():
     far = (saved.int() - some.images.int()).abs().max().item()
     print(f"{name}: up to {far} levels from the clean image; allowed are {255 * uneven:g}")

@@ -42,19 +42,18 @@ import torch
 
 import advlib as al
 
-RUN = al.chapters.begin("02", globals())
-
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "steps": 2, "sources": 2, "sigmas": (0, 2), "areas": (0.2, 0.4)},
-    "laptop": {"n": 40, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4), "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
-    "paper": {"n": 1000, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4), "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
-}
-setting = SETTINGS[scale]
-n = n or setting["n"]
+    "laptop": {"n": 40, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4),
+               "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
+    "paper": {"n": 1000, "steps": 10, "sources": 4, "sigmas": (0, 1, 2, 3, 4),
+              "areas": (0.1, 0.2, 0.3, 0.4, 0.5)},
+}  # fmt: skip
+RUN = al.chapters.begin("02", globals(), SETTINGS)
+n, steps, device = *RUN["n", "steps"], RUN.device
 eps_255 = eps_255 or [16.0 if dataset == "imagenet" else 8.0]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+print(RUN)
 
 # %% [markdown]
 # ## The networks and the images
@@ -70,14 +69,16 @@ if dataset == "imagenet" and scale == "paper":
 else:
     models = al.models.zoo(dataset)
 models = {name: model.to(device) for name, model in models.items()}
-preferred = [
-    name
-    for name in ("resnet", "densenet", "resnext", "wrn", "Inc-v3", "Inc-v4", "IncRes-v2", "Res-101")
-    if name in models
-]
-sources = (preferred or list(models))[: setting["sources"]]
-images = al.datasets.load("imagenet_compatible" if dataset == "imagenet" else dataset, "test", n).to(device)
-print("sources:", ", ".join(sources), "| targets only:", ", ".join(m for m in models if m not in sources))
+
+# %%
+ours = ["resnet", "densenet", "resnext", "wrn"]
+PREFERRED = [*ours, "Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"]
+preferred = [name for name in PREFERRED if name in models]
+sources = (preferred or list(models))[: RUN["sources"]]
+others = [name for name in models if name not in sources]
+name = "imagenet_compatible" if dataset == "imagenet" else dataset
+images = al.datasets.load(name, "test", n).to(device)
+print("sources:", ", ".join(sources), "| targets only:", ", ".join(others))
 
 # %%
 accuracy = {
@@ -211,9 +212,8 @@ print(
 # the success rate:
 
 # %%
-book = al.experiment.Experiment(
-    RUN, scale, dataset, models, images, eps_255, setting["steps"], seed, {"bfloat16": bfloat16}
-)
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, models, images, eps_255, steps, seed, config)
 norms = {
     "MI-FGSM": al.attacks.mi_fgsm,
     "EM, sum (text)": partial(al.attacks.em_fgsm, normalize="l1"),
@@ -448,8 +448,10 @@ fig
 # fixed $m$ and $p$).
 
 # %%
-ablation = {f"sigma {s}": partial(al.attacks.em_fgsm, sigma=float(s)) for s in setting["sigmas"]}
-ablation |= {f"s_h {a}": partial(al.attacks.re_fgsm, erasure=al.RandomErasure(s_h=a)) for a in setting["areas"]}
+em, re = al.attacks.em_fgsm, al.attacks.re_fgsm
+erasures = {a: al.RandomErasure(s_h=a) for a in RUN["areas"]}
+ablation = {f"sigma {s}": partial(em, sigma=float(s)) for s in RUN["sigmas"]}
+ablation |= {f"s_h {a}": partial(re, erasure=e) for a, e in erasures.items()}
 rows = book.measure("2.4", ablation, {sources[0]: f}, stem="figure_2_4")
 
 
@@ -504,14 +506,10 @@ cifar = {"2.1": cifar_2_1, "2.2": cifar_2_2, "2.3": cifar_2_3, "2.4": cifar_2_4}
 book.verdicts(CLAIMS, tables, cifar)
 
 # %% tags=["nbval-check-output"]
-assert all(((r.ci_low <= r.value) & (r.value <= r.ci_high)).all() for r in tables.values())
-print(
-    "passes per image and network of the ensemble:",
-    {
-        a: int(p // (len(sources) * setting["steps"]))
-        for a, p in table_2_4.groupby("attack", sort=False).passes.first().items()
-    },
-)
+for rows in tables.values():
+    assert ((rows.ci_low <= rows.value) & (rows.value <= rows.ci_high)).all()
+passes = table_2_4.groupby("attack", sort=False).passes.first() // (len(sources) * steps)
+print("passes per image and network of the ensemble:", passes.astype(int).to_dict())
 
 # %% [markdown]
 # *Where it disagrees.* On the page you read, executed on `shapes` at laptop scale, the mean black-box success of the

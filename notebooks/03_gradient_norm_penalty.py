@@ -36,6 +36,7 @@ checkpoints: str = ""  # folder with the authors' files for Table 3.3, paper sca
 # %%
 import inspect
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -44,45 +45,24 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 
 import advlib as al
-
-RUN = al.chapters.begin("03", globals())
+from advlib.bench.measures import landscape
+from advlib.bench.printed import averages
 
 # %%
 SETTINGS = {
-    "smoke": {
-        "n": 6,
-        "n_val": 6,
-        "steps": 2,
-        "r": {"l2": (0.01,), "mean": (0.01,)},
-        "grid": 5,
-        "n_sources": 2,
-        "long": 4,
-    },
-    "laptop": {
-        "n": 40,
-        "n_val": 40,
-        "steps": 10,
-        "r": {"l2": (0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)},
-        "grid": 21,
-        "n_sources": 3,
-        "long": 30,
-    },
-    "paper": {
-        "n": 5000,
-        "n_val": 500,
-        "steps": 100,
-        "r": {"l2": (0.001, 0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)},
-        "grid": 41,
-        "n_sources": 4,
-        "long": 100,
-    },
-}
+    "smoke": {"n": 6, "n_val": 6, "steps": 2, "long_steps": 4, "n_sources": 2, "grid": 5,
+              "r": {"l2": (0.01,), "mean": (0.01,)}},
+    "laptop": {"n": 40, "n_val": 40, "steps": 10, "long_steps": 30, "n_sources": 3,
+               "grid": 21, "r": {"l2": (0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)}},
+    "paper": {"n": 5000, "n_val": 500, "steps": 100, "long_steps": 100, "n_sources": 4,
+              "grid": 41,
+              "r": {"l2": (0.001, 0.01, 0.1, 1.0), "mean": (0.001, 0.01, 0.1)}},
+}  # fmt: skip
+RUN = al.chapters.begin("03", globals(), SETTINGS)
+n, n_val, steps = RUN["n", "n_val", "steps"]
+long_steps, n_sources, device = *RUN["long_steps", "n_sources"], RUN.device
 BETAS = (0.2, 0.4, 0.6, 0.8, 1.2, 1.6)
-setting = SETTINGS[scale]
-n, n_val, steps = n or setting["n"], n_val or setting["n_val"], steps or setting["steps"]
-long_steps, n_sources = long_steps or setting["long"], n_sources or setting["n_sources"]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+print(RUN)
 
 # %% [markdown]
 # ## The networks and the images
@@ -377,16 +357,15 @@ print("with g2 rescaled to the length of g1 no step points downhill:", bool(((he
 grid = {}
 for loss in ("cross_entropy", "margin"):
     grid[f"{loss}, none"] = partial(al.attacks.i_fgsm, loss=loss)
-    for unit, choices in setting["r"].items():
+    for unit, choices in RUN["r"].items():
         for r in choices:
             for rescale in (False, True):
                 wrap = partial(al.norm_penalty, r=r, unit=unit, rescale=rescale)
                 grid[f"{loss}, {unit}, r {r:g}{', rescaled' if rescale else ''}"] = partial(
                     al.attacks.i_fgsm, loss=loss, wrap=wrap
                 )
-search = al.experiment.Experiment(
-    RUN, scale, dataset, models, val, [8.0], steps, seed, {"bfloat16": bfloat16, "split": "validation"}
-)
+on_val = {"bfloat16": bfloat16, "split": "validation"}
+search = al.experiment.Experiment(RUN, models, val, [8.0], steps, seed, on_val)
 found = search.measure("3.0", grid, {source: f}, stem="choice_on_validation_images")
 
 # %%
@@ -428,18 +407,18 @@ PENALTIES = {
 
 def with_and_without(steps):
     """I-FGSM alone and with each penalty, each in `steps` steps."""
-    return {
-        name: partial(al.attacks.i_fgsm, steps=steps, **options) for name, options in {"none": {}, **PENALTIES}.items()
-    }
+    forms = {"none": {}, **PENALTIES}
+    return {k: partial(al.attacks.i_fgsm, steps=steps, **o) for k, o in forms.items()}
 
 
-probe = al.experiment.Experiment(
-    RUN, scale, dataset, models, val, [8.0], None, seed, {"bfloat16": bfloat16, "split": "validation"}
-)
+# %%
+probe = al.experiment.Experiment(RUN, models, val, [8.0], None, seed, on_val)
 others = {name: al.accelerate(models[name], dtype=dtype) for name in [*models][1:n_sources]}
 places = {source: f, f"{source}, logits / 10": Tempered(f), **others}
-found = {"": probe.measure("3.0", with_and_without(steps), places, stem="other_networks")}
-found[f", T = {long_steps}"] = probe.measure("3.0", with_and_without(long_steps), {source: f}, stem="longer")
+short, long = with_and_without(steps), with_and_without(long_steps)
+found = {"": probe.measure("3.0", short, places, stem="other_networks")}
+longer = probe.measure("3.0", long, {source: f}, stem="longer")
+found[f", T = {long_steps}"] = longer
 
 # %%
 rows, least = {}, min(table.n.min() for table in found.values())
@@ -468,7 +447,8 @@ pd.DataFrame(rows).T
 # GNP costs. A success is an image that the target gets wrong, among the images that all models get right.
 
 # %%
-book = al.experiment.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, models, images, eps_255, None, seed, config)
 FORMS = {"": {}, "+GNP": al.GNP, "+look-ahead": {"wrap": partial(al.norm_penalty, beta=-0.8)}, "+GNP, chosen": CHOSEN}
 
 
@@ -515,7 +495,7 @@ cifar_3_2 = book.committed("3.2")
 
 # %%
 if secured:
-    guarded = al.experiment.Experiment(RUN, scale, dataset, secured, images, eps_255, None, seed, {"bfloat16": bfloat16})
+    guarded = replace(book, models=secured)
     table_3_3 = guarded.measure("3.3", rows_of("DIM+TIM", partial(al.attacks.dim, kernel=7)), {source: f})
     guarded.show(table_3_3)
     guarded.beside("3.3", table_3_3)
@@ -531,11 +511,8 @@ cifar_3_3 = book.committed("3.3", whole=True)
 # The thesis prints an average over its ten targets beside each row. Thirteen of the 24 are not the mean of their row.
 
 # %%
-printed = pd.concat([al.published.table(t) for t in ("3.1", "3.2")])
-wide = printed[~printed.white_box].pivot(index=["table", "attack", "eps_255"], columns="target", values="value")
-of_row = wide.drop(columns=al.published.AVERAGE).mean(axis=1)
-shown = pd.DataFrame({"printed": wide[al.published.AVERAGE], "of the row": of_row.round(2)})
-shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["printed"] - d["of the row"]).round(2))
+shown = averages("3.1", "3.2")
+shown[shown.pop("amiss")]
 
 # %% [markdown]
 # ## Figure 3.1: a sharp and a flat maximum?
@@ -546,43 +523,32 @@ shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["
 
 # %%
 budget = sorted(eps_255)[len(eps_255) // 2]
-plain, flat = (partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed, **o) for o in ({}, CHOSEN))
+attack = partial(al.attacks.i_fgsm, steps=steps, eps=budget / 255, seed=seed)
 few = images[:100]
 pair = {
-    name: attack(f, few.x, few.y, index=few.index) for name, attack in {"I-FGSM": plain, "I-FGSM+GNP": flat}.items()
+    name: attack(f, few.x, few.y, index=few.index, **options)
+    for name, options in {"I-FGSM": {}, "I-FGSM+GNP": CHOSEN}.items()
 }
 fooled = torch.stack([(f(adv).argmax(1) != few.y) for adv in pair.values()]).all(0)
 i = int(fooled.float().argmax())
-across = (al.draws.Draw(seed, few.index[i : i + 1], stream=99).uniform(*few.x.shape[1:]) - 0.5).sign()
-axis = torch.linspace(-budget, budget, setting["grid"], device=device)
 
-
-@torch.no_grad()
-def surface(model, adv, along):
-    """Cross-entropy around `adv` (rows: across, columns: along)."""
-    lines = [(adv + axis.view(-1, 1, 1, 1) / 255 * along + level / 255 * across).clamp(0, 1) for level in axis]
-    return (
-        torch.stack([al.gradients.cross_entropy(model(line), few.y[i : i + 1].expand(len(line))) for line in lines])
-        .cpu()
-        .numpy()
-    )
-
-
+# %%
+label, draw = few.y[i : i + 1], al.draws.Draw(seed, few.index[i : i + 1])
+across = (draw.at(stream=99).uniform(*few.x.shape[1:]) - 0.5).sign()
+axis = torch.linspace(-budget, budget, RUN["grid"], device=device)
 target = next(name for name in models if name != source)
 panels = {}
 for name, adv in pair.items():
     one = adv[i : i + 1]
-    along = al.gradient(models[source])(one, few.y[i : i + 1], al.draws.Draw(seed, few.index[i : i + 1])).sign()
+    along = al.gradient(models[source])(one, label, draw).sign()
     for seen in (source, target):
-        panels[f"{name}, seen by {seen}"] = surface(models[seen], one, along)
-fig = al.plotting.surface(
-    axis.cpu().numpy(),
-    axis.cpu().numpy(),
-    panels,
-    "along the gradient (1/255)",
-    "random signs (1/255)",
-    "cross-entropy (nats)",
-)
+        loss = landscape(models[seen], one, label, along, across, axis)
+        panels[f"{name}, seen by {seen}"] = loss
+
+# %%
+ticks = axis.cpu().numpy()
+labels = "along the gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
+fig = al.plotting.surface(ticks, ticks, panels, *labels)
 al.plotting.save(fig, f"fig_3_1_maxima_{dataset}", RUN)
 fig
 
@@ -623,19 +589,19 @@ pd.DataFrame(rows).T.round(2)
 
 # %%
 ablation = {"beta 0": al.attacks.i_fgsm}
-for unit, choices in setting["r"].items():
+for unit, choices in RUN["r"].items():
     for r in choices:
         for b in BETAS if scale != "smoke" else BETAS[3:4]:
             ablation[f"{unit} {r:g} {b:g}"] = partial(
                 al.attacks.i_fgsm, wrap=partial(al.norm_penalty, r=r, beta=b, unit=unit)
             )
-middle = al.experiment.Experiment(RUN, scale, dataset, models, images, [budget], steps, seed, {"bfloat16": bfloat16})
+middle = replace(book, eps_255=[budget], steps=steps)
 rows = middle.measure("3.2", ablation, {source: f}, stem="figure_3_2")
 mean = al.results.black_box(rows[rows.metric == "asr"])
 
 # %%
 panels, bands = {}, {}
-for unit, choices in setting["r"].items():
+for unit, choices in RUN["r"].items():
     panels[f"unit {unit}"], bands[f"unit {unit}"] = {}, {}
     for r in choices:
         names = ["beta 0", *(name for name in ablation if name.startswith(f"{unit} {r:g} "))]

@@ -52,30 +52,22 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
-
-RUN = al.chapters.begin("04", globals())
+from advlib.bench.measures import landscape, local_lipschitz
+from advlib.bench.printed import averages
 
 # %%
 SETTINGS = {
-    "smoke": {"n": 6, "n_val": 6, "steps": 2, "points": 2, "grid": 5, "few": 6, "batches": 1, "batch": 8},
-    "laptop": {"n": 32, "n_val": 32, "steps": 10, "points": 10, "grid": 21, "few": 300, "batches": 10, "batch": 32},
-    "paper": {
-        "n": 10000,
-        "n_val": 500,
-        "steps": 50,
-        "points": 20,
-        "grid": 41,
-        "few": 10000,
-        "batches": 391,
-        "batch": 128,
-    },
-}
-setting = SETTINGS[scale]
-n, n_val = n or setting["n"], n_val or setting["n_val"]
-steps, batches = steps or setting["steps"], batches or setting["batches"]
-small, large = min(eps_255), max(eps_255)
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+    "smoke": {"n": 6, "n_val": 6, "steps": 2, "batches": 1, "batch": 8, "few": 6,
+              "points": 2, "grid": 5},
+    "laptop": {"n": 32, "n_val": 32, "steps": 10, "batches": 10, "batch": 32, "few": 300,
+               "points": 10, "grid": 21},
+    "paper": {"n": 10000, "n_val": 500, "steps": 50, "batches": 391, "batch": 128,
+              "few": 10000, "points": 20, "grid": 41},
+}  # fmt: skip
+RUN = al.chapters.begin("04", globals(), SETTINGS)
+n, n_val, steps, batches = RUN["n", "n_val", "steps", "batches"]
+small, large, device = min(eps_255), max(eps_255), RUN.device
+print(RUN)
 
 # %% [markdown]
 # ## The networks and the images
@@ -92,7 +84,7 @@ models = {source: models.pop(source), **models}
 f = models[source]
 images = al.datasets.load(dataset, "test", n).to(device)
 val = al.datasets.load(dataset, "val", n_val).to(device)
-part = images[: setting["few"]]
+part = images[: RUN["few"]]
 dtype = torch.bfloat16 if bfloat16 else None
 print("source:", source, "| targets:", ", ".join(m for m in models if m != source))
 
@@ -212,7 +204,7 @@ fig
 # divided by $h^2$.
 
 # %%
-batch = al.datasets.load(dataset, "train", 4 * setting["batch"]).to(device)
+batch = al.datasets.load(dataset, "train", 4 * RUN["batch"]).to(device)
 f.train()
 with al.batchnorm.unrecorded(f):
     here = al.lipschitz.point(f, batch.x, batch.y, curvature=True)
@@ -223,7 +215,10 @@ with al.batchnorm.unrecorded(f):
         for direction in al.lipschitz.DIRECTIONS
     }
 f.eval()
-terms = pd.Series(rows, name="5 times the penalty").rename_axis(["penalty", "form", "direction"]).to_frame()
+
+# %%
+terms = pd.Series(rows, name="5 times the penalty").to_frame()
+terms = terms.rename_axis(["penalty", "form", "direction"])
 terms["times the loss"] = terms / here.loss.mean().item()
 display(
     Markdown(
@@ -271,31 +266,36 @@ pd.DataFrame(rows).T.rename_axis("h").round(4)
 
 # %%
 LRS = al.objectives.LipschitzRegularized
-check = al.datasets.load(dataset, "val", setting["few"]).to(device)
-lesson = al.datasets.load(dataset, "train", setting["batch"] * batches).to(device)
+check = al.datasets.load(dataset, "val", RUN["few"]).to(device)
+lesson = al.datasets.load(dataset, "train", RUN["batch"] * batches).to(device)
 
 
 @cache
 def after(objective):
     """A copy of the surrogate after a few steps of fine-tuning with an objective."""
     net = deepcopy(f)
-    al.training.fine_tune(net, lesson, check, objective, epochs=1, batch_size=setting["batch"], seed=seed, bf16=False)
+    al.training.fine_tune(net, lesson, check, objective, epochs=1, batch_size=RUN["batch"], seed=seed, bf16=False)
     return net
 
 
+# %%
 def kept(net):
     """Accuracy (%) on validation images."""
     return 100 * al.training.accuracy(net, check)
 
 
+# %%
 TEXT = (5.0, 0.05, 0.005, 0.0005)
 trials = {("none", "0", "train"): LRS(0.0, 0.0)}
 trials |= {("LRS-1, reference", "5", mode): LRS(5.0, 0.0, batchnorm=mode) for mode in ("train", "eval")}
 trials |= {("LRS-2, reference", "5", mode): LRS(0.0, 5.0, batchnorm=mode) for mode in ("train", "eval")}
 trials |= {("LRS-1, text", f"{value:g}", "train"): LRS(value, 0.0, form="text") for value in TEXT}
 trials |= {("LRS-2, text", f"{value:g}", "train"): LRS(0.0, value, form="text") for value in TEXT}
-accuracy = pd.Series({key: kept(after(objective)) for key, objective in trials.items()}, name="accuracy (%)")
-size = f"{batches} steps of {setting['batch']} images"
+
+# %%
+accuracy = {key: kept(after(objective)) for key, objective in trials.items()}
+accuracy = pd.Series(accuracy, name="accuracy (%)")
+size = f"{batches} steps of {RUN['batch']} images"
 display(Markdown(f"*{dataset}, {scale} scale, {size}, n = {len(check)} validation images*"))
 accuracy.rename_axis(["penalty", "lambda", "BatchNorm"]).round(1).to_frame()
 
@@ -401,11 +401,6 @@ fig
 networks = {"original": f, **tuned}
 
 
-def constant(net, batch, radius):
-    """Eq. 4.11 before the mean."""
-    return al.lipschitz.local_lipschitz(net, batch.x, radius, seed=seed, index=batch.index)
-
-
 def by_radius(rows):
     """A table of networks by radius, and how often the constant of each goes into that of the original."""
     wide = rows.pivot(index="attack", columns="eps_255", values="value").loc[rows.attack.unique()]
@@ -413,10 +408,19 @@ def by_radius(rows):
     return wide.assign(**{"original over it": wide.iloc[0, -1] / wide.iloc[:, -1]}).rename_axis(None)
 
 
-book = al.experiment.Experiment(RUN, scale, dataset, models, images, eps_255, None, seed, {"bfloat16": bfloat16})
-table_4_5 = replace(book, images=part, eps_255=[1.0, 8.0]).means("4.5", "local_lipschitz", constant, networks)
-printed = al.published.table("4.5").pivot(index="attack", columns="target", values="value").add_prefix("paper: ")
-display(Markdown(f"**Ours**, {dataset}, {scale} scale, n = {len(part)} test images, 20 steps, **beside the paper**"))
+# %%
+options = None, seed, {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, models, images, eps_255, *options)
+balls = replace(book, images=part, eps_255=[1.0, 8.0])
+constant = partial(local_lipschitz, seed=seed)
+table_4_5 = balls.means("4.5", "local_lipschitz", constant, networks)
+
+# %%
+printed = al.published.table("4.5")
+printed = printed.pivot(index="attack", columns="target", values="value")
+printed = printed.add_prefix("paper: ")
+said = f"{dataset}, {scale} scale, n = {len(part)} test images, 20 steps"
+display(Markdown(f"**Ours**, {said}, **beside the paper**"))
 by_radius(table_4_5).join(printed).round(2).astype(object).fillna("")
 
 # %%
@@ -497,14 +501,17 @@ def taig(model, x, y, eps, **options):
     return al.attacks.taig(model, x, y, eps, noise=eps, chunk=5, **options)
 
 
+# %%
 OTHERS = {
     "TIM": partial(pgd, kernel=7),
     "SIM": partial(pgd, transform=al.ScaleCopies(5)),
     "LinBP": linear[best["LinBP"]],
     "Admix": partial(pgd, transform=[al.MixedImages(pool), al.ScaleCopies(5)]),
-    "TAIG": partial(pgd, attack=taig, points=setting["points"]),
+    "TAIG": partial(pgd, attack=taig, points=RUN["points"]),
     "ILA++": al.evaluation.OnNetwork(pushed[best["ILA++"]], f),
 }
+
+# %%
 attacks = {"PGD": pgd, **OTHERS, **on_each("PGD", pgd)}
 fewer = replace(book, images=images[: n_others or n])
 table_4_2 = replace(fewer, eps_255=[large]).measure("4.2", attacks, {source: fast})
@@ -554,12 +561,9 @@ cifar_4_4 = book.committed("4.4", whole=True)
 # Eleven of the 38 averages that the thesis prints in Tables 4.1 to 4.4 are not the mean of their row:
 
 # %%
-printed = pd.concat([al.published.table(t) for t in ("4.1", "4.2", "4.3", "4.4")])
-wide = printed[~printed.white_box].pivot(index=["table", "attack", "eps_255"], columns="target", values="value")
-of_row = wide.drop(columns=al.published.AVERAGE).mean(axis=1)
-shown = pd.DataFrame({"printed": wide[al.published.AVERAGE], "of the row": of_row.round(2)})
+shown = averages("4.1", "4.2", "4.3", "4.4")
 print(len(shown), "averages")
-shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["printed"] - d["of the row"]).round(2))
+shown[shown.pop("amiss")]
 
 # %% [markdown]
 # ## Figure 4.1: the loss over the input, before and after
@@ -569,19 +573,14 @@ shown[(shown["printed"] - of_row).abs() > 0.05].assign(difference=lambda d: (d["
 
 # %%
 one, label = images.x[:1], images.y[:1]
-axis = torch.linspace(-16, 16, setting["grid"], device=device)
+axis = torch.linspace(-16, 16, RUN["grid"], device=device)
 ahead = al.lipschitz.point(f, one, label).gradient.sign()
-across = (al.draws.Draw(seed, images.index[:1], stream=99).uniform(*one.shape[1:]) - 0.5).sign()
+random = al.draws.Draw(seed, images.index[:1], stream=99).uniform(*one.shape[1:])
+across = (random - 0.5).sign()
 
-
-@torch.no_grad()
-def surface(net):
-    """Cross-entropy around the image (rows: across, columns: ahead)."""
-    rows = [(one + axis.view(-1, 1, 1, 1) / 255 * ahead + level / 255 * across).clamp(0, 1) for level in axis]
-    return torch.stack([al.gradients.cross_entropy(net(row), label.expand(len(row))) for row in rows]).cpu().numpy()
-
-
-panels = {name: surface(net) for name, net in networks.items()}
+# %%
+look = partial(landscape, x=one, y=label, along=ahead, across=across, axis=axis)
+panels = {name: look(net) for name, net in networks.items()}
 ticks = axis.cpu().numpy()
 labels = "along the gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"
 fig = al.plotting.surface(ticks, ticks, panels, *labels)

@@ -46,8 +46,7 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
-
-RUN = al.chapters.begin("06", globals())
+from advlib.bench.measures import local_lipschitz
 
 # %%
 SETTINGS = {
@@ -55,12 +54,10 @@ SETTINGS = {
     "laptop": {"n": 24, "n_flat": 200, "steps": 10, "copies": 3, "few": 200},
     "paper": {"n": 10000, "n_flat": 10000, "steps": 50, "copies": 5, "few": 1000},
 }
-setting = SETTINGS[scale]
-n, n_flat = n or setting["n"], n_flat or setting["n_flat"]
-steps, copies = steps or setting["steps"], copies or setting["copies"]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-dtype = torch.bfloat16 if bfloat16 else None
-print(al.results.conditions(scale, dataset))
+RUN = al.chapters.begin("06", globals(), SETTINGS)
+n, n_flat, steps, copies = RUN["n", "n_flat", "steps", "copies"]
+device, dtype = RUN.device, torch.bfloat16 if bfloat16 else None
+print(RUN)
 
 # %% [markdown]
 # ## The networks
@@ -126,11 +123,14 @@ print(len(every(single)), "attacks:", ", ".join(every(single)))
 # ## Tables 6.1 and 6.2: all of them, from one surrogate and from two
 
 # %%
-book = al.experiment.Experiment(RUN, scale, dataset, targets, images, [eps_255], None, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, targets, images, [eps_255], None, seed, config)
 table_6_1 = book.measure("6.1", every(single), {"densenet": single[False]})
-table_6_2 = book.measure("6.2", every(both), {al.results.ensemble_name(["densenet", "resnet"]): both[False]})
+ensemble = al.results.ensemble_name(["densenet", "resnet"])
+table_6_2 = book.measure("6.2", every(both), {ensemble: both[False]})
 
 
+# %%
 def kind_of(target):
     """A witness has another name on each data set, and nobody defended it."""
     return next((kind for kind, nets in KINDS.items() if target in nets), "undefended")
@@ -146,6 +146,7 @@ def summary(rows):
     return parts
 
 
+# %%
 def by_kind(parts):
     """Success with its interval, and success per pass, of each kind of target."""
     cells = {}
@@ -274,18 +275,16 @@ surrogates = {name: al.models.load(f"{dataset}/{net}").to(device) for name, net 
 more = al.datasets.load(dataset, "test", n_flat).to(device)
 others = {name: net for name, net in undefended.items() if name != "resnet"}
 budgets = [eps_255 / 2, eps_255]
-judges = al.experiment.Experiment(RUN, scale, dataset, others, more, budgets, steps, seed, {"bfloat16": bfloat16})
+options = {"models": others, "images": more, "eps_255": budgets, "steps": steps}
+judges = replace(book, **options)
 fast = {name: al.accelerate(net, dtype=dtype) for name, net in surrogates.items()}
 attacks = {k: al.evaluation.OnNetwork(al.attacks.mi_fgsm, net) for k, net in fast.items()}
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})
 
-
-def constant(net, images, eps):
-    """Eq. 4.11 before the mean."""
-    return al.lipschitz.local_lipschitz(net, images.x, eps, seed=seed, index=images.index)
-
-
-table_6_4 = replace(book, images=more[: setting["few"]]).means("6.4", "local_lipschitz", constant, surrogates)
+# %%
+constant = partial(local_lipschitz, seed=seed)
+fewer = replace(book, images=more[: RUN["few"]])
+table_6_4 = fewer.means("6.4", "local_lipschitz", constant, surrogates)
 
 # %%
 CLAIMS = [("SAM", "SGD"), ("CR-SAM", "SGD"), ("CR-SAM", "SAM")]

@@ -37,14 +37,13 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
-RUN = al.chapters.begin("A1", globals())
-
 # %%
 SETTINGS = {"smoke": {"n": 50}, "laptop": {"n": 2000}, "paper": {"n": 10_000}}
-setting = SETTINGS[scale]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RUN = al.chapters.begin("A1", globals(), SETTINGS)
+n, device = RUN["n"], RUN.device
 nets = [family + ("-full" if size == "full" else "") for family in families]
 names = [f"{dataset}/{net}" for net in nets]
+print(RUN)
 
 # %% [markdown]
 # ## The data
@@ -142,7 +141,7 @@ fig
 # The manifest's accuracies, measured again on this machine from the half-precision weights in `data/weights`:
 
 # %%
-test = al.datasets.load(dataset, "test", min(setting["n"], 2000 if dataset == "shapes" else 10_000)).to(device)
+test = al.datasets.load(dataset, "test", min(n, 2000 if dataset == "shapes" else 10_000)).to(device)
 again = {}
 for name, entry in entries.items():
     if entry == al.weights.manifest().get(name):  # not those that stay in the folder of the run

@@ -41,23 +41,24 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
-RUN = al.chapters.begin("A2", globals())
-
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "n_clean": 50, "steps": 2, "draws": 2, "few": 4, "copies": 100},
-    "laptop": {"n": 40, "n_clean": 200, "steps": 10, "draws": 5, "few": 200, "copies": 200},
-    "paper": {"n": 1000, "n_clean": 5000, "steps": 10, "draws": 30, "few": 1000, "copies": 10_000},
-}
-setting = SETTINGS[scale]
-n, n_clean, steps = n or setting["n"], n_clean or setting["n_clean"], setting["steps"]
+    "laptop": {"n": 40, "n_clean": 200, "steps": 10, "draws": 5, "few": 200,
+               "copies": 200},
+    "paper": {"n": 1000, "n_clean": 5000, "steps": 10, "draws": 30, "few": 1000,
+              "copies": 10_000},
+}  # fmt: skip
+RUN = al.chapters.begin("A2", globals(), SETTINGS)
+n, n_clean, steps, device = *RUN["n", "n_clean", "steps"], RUN.device
+print(RUN)
+
+# %%
 ours = dataset != "imagenet"
 if not ours and scale != "paper":
     raise ValueError("dataset='imagenet': its defended networks are to be had at paper scale only")
 eps_255 = eps_255 or [8.0 if ours else 16.0]
 eps = eps_255[0] / 255
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
 
 # %% [markdown]
 # ## Two ways to defend
@@ -157,7 +158,9 @@ pd.DataFrame(rows).T
 nine = {name: guard.to(device) for name, guard in al.secured.nine(dataset, seed, checkpoints).items()}
 rows = {name: {"kind": guard.defence.kind, "gradients": guard.defence.gradients} for name, guard in nine.items()}
 if left_out := [name for name in al.secured.NINE if name not in nine]:
-    display(Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/defenses/authors.py`)"))
+    display(
+        Markdown(f"**Left out, for want of the authors' files**: {', '.join(left_out)} (`advlib/defenses/authors.py`)")
+    )
 pd.DataFrame(rows).T
 
 # %% [markdown]
@@ -184,9 +187,11 @@ fig
 # %%
 clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
-book = al.experiment.Experiment(RUN, scale, dataset, targets, images, eps_255, steps, seed, {"bfloat16": bfloat16})
+config = {"bfloat16": bfloat16}
+book = al.experiment.Experiment(RUN, targets, images, eps_255, steps, seed, config)
 
 
+# %%
 def costs(rows):
     """Rows of clean accuracy, a line for each network."""
     hits, silent = (rows[rows.metric == m].set_index("target") for m in ("accuracy", al.evaluation.ABSTAINED))
@@ -200,6 +205,7 @@ def costs(rows):
     )
 
 
+# %%
 cost = costs(book.accuracy("A2.1", clean))
 display(Markdown(f"**This run**: {dataset}, n = {len(clean)} test images"))
 cost
@@ -291,14 +297,14 @@ book.verdicts(CLAIMS, {"2.5": table_2_5}, {"2.5": committed})
 # in $L_2$, changes the answer. `certify` finds it from a vote, with probability $1 - \alpha$.
 
 # %%
-few = images[: setting["few"]]
+few = images[: RUN["few"]]
 if "RS" in nine:
     smoothing, network = nine["RS"].defence, nine["RS"].model
-    found = [(b.y, *smoothing.certify(network, b.x, setting["copies"], seed)) for b in few.batches(100)]
+    found = [(b.y, *smoothing.certify(network, b.x, RUN["copies"], seed)) for b in few.batches(100)]
     y, answers, radii = (torch.cat(parts) for parts in zip(*found, strict=True))
     share = {r: 100 * ((answers == y) & (radii >= r)).float().mean().item() for r in (0.0, 0.1, 0.25, 0.5)}
     found = ", ".join(f"{v:.0f} % at {r:g}" for r, v in share.items())
-    conditions = f"{dataset}, n = {len(few)}, {setting['copies']} noisy copies of each image"
+    conditions = f"{dataset}, n = {len(few)}, {RUN['copies']} noisy copies of each image"
     display(Markdown(f"*{conditions}.* Right, and certified to be within a radius: {found}."))
     longest = eps * few.x[0].numel() ** 0.5
     display(Markdown(f"A perturbation within {eps_255[0]:g}/255 of every pixel is up to {longest:.2f} long."))
@@ -313,10 +319,7 @@ if "RS" in nine:
 # %%
 guards = {
     "JPEG": ("straight through", nine["JPEG"]),
-    "R&P": (
-        f"mean of {setting['draws']} draws",
-        al.defenses.RandomResizePad(setting["draws"])(nine["R&P"].model, seed + 1),
-    ),
+    "R&P": (f"mean of {RUN['draws']} draws", al.defenses.RandomResizePad(RUN["draws"])(nine["R&P"].model, seed + 1)),
     "HGD": ("exact gradient", nine.get("HGD")),
 }
 honest = {}

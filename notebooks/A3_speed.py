@@ -32,10 +32,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
-from unittest.mock import patch
 
 # %%
 import matplotlib.pyplot as plt
@@ -48,6 +46,7 @@ from IPython.display import Markdown, display
 
 import advlib as al
 
+# %%
 try:
     import torchattacks
 except ImportError:
@@ -57,18 +56,18 @@ try:
 except ImportError:
     hessian = None
 
-RUN = al.chapters.begin("A3", globals())
-
 # %%
 SETTINGS = {
-    "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2, "rounds": 1, "deep_rounds": 1},
-    "laptop": {"n": 64, "batch": 128, "deep": 8, "side": 224, "steps": 2, "copies": 3, "rounds": 3, "deep_rounds": 2},
-    "paper": {"n": 1000, "batch": 128, "deep": 8, "side": 224, "steps": 10, "copies": 5, "rounds": 5, "deep_rounds": 5},
-}
-setting = SETTINGS[scale]
-n = n or setting["n"]
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(al.results.conditions(scale, dataset))
+    "smoke": {"n": 4, "batch": 8, "deep": 2, "side": 64, "steps": 2, "copies": 2,
+              "rounds": 1, "deep_rounds": 1},
+    "laptop": {"n": 64, "batch": 128, "deep": 8, "side": 224, "steps": 2, "copies": 3,
+               "rounds": 3, "deep_rounds": 2},
+    "paper": {"n": 1000, "batch": 128, "deep": 8, "side": 224, "steps": 10, "copies": 5,
+              "rounds": 5, "deep_rounds": 5},
+}  # fmt: skip
+RUN = al.chapters.begin("A3", globals(), SETTINGS)
+n, device = RUN["n"], RUN.device
+print(RUN)
 
 # %% [markdown]
 # ## What is measured, and how
@@ -79,7 +78,7 @@ print(al.results.conditions(scale, dataset))
 
 # %%
 def native_bfloat16():
-    """"yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
+    """ "yes", "no", or "unknown": whether this device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
@@ -173,15 +172,18 @@ plain50 = torchvision.models.resnet50(weights=None)
 resnet50 = al.Normalized(plain50, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().to(device)
 
 # %%
-images = al.datasets.load(dataset, "test", max(n, setting["batch"])).to(device)
-x, y = images.x[: setting["batch"]], images.y[: setting["batch"]]
-deep_x = F.interpolate(images.x[: setting["deep"]], (setting["side"], setting["side"]), mode="bilinear")
-deep_y = images.y[: setting["deep"]]
-CASES = {"small ResNet": (small, x, y, setting["rounds"]),
-         "ResNet-50": (resnet50, deep_x, deep_y, setting["deep_rounds"])}
+images = al.datasets.load(dataset, "test", max(n, RUN["batch"])).to(device)
+x, y = images.x[: RUN["batch"]], images.y[: RUN["batch"]]
+deep_x = F.interpolate(images.x[: RUN["deep"]], (RUN["side"], RUN["side"]), mode="bilinear")
+deep_y = images.y[: RUN["deep"]]
+CASES = {"small ResNet": (small, x, y, RUN["rounds"]), "ResNet-50": (resnet50, deep_x, deep_y, RUN["deep_rounds"])}
 size = {k: sum(p.numel() for p in c[0].parameters()) / 1e6 for k, c in CASES.items()}
-pd.DataFrame({k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
-              for k, c in CASES.items()}).T.round(2)
+pd.DataFrame(
+    {
+        k: {"batch": len(c[1]), "side (pixels)": c[1].shape[2], "rounds": c[3], "parameters (M)": size[k]}
+        for k, c in CASES.items()
+    }
+).T.round(2)
 
 # %% [markdown]
 # ## Loop overhead
@@ -212,8 +214,13 @@ def prepared(model):
 # $$\frac{t_{attack} - t_{call}\,(1 - T/10)}{\text{passes} \times t_{bare}}$$
 
 # %%
-ATTACKS = {"MI": al.attacks.mi_fgsm, "EM": al.attacks.em_fgsm, "DIM": al.attacks.dim,
-           "RE": al.attacks.re_fgsm, "SIM": al.attacks.sim}
+ATTACKS = {
+    "MI": al.attacks.mi_fgsm,
+    "EM": al.attacks.em_fgsm,
+    "DIM": al.attacks.dim,
+    "RE": al.attacks.re_fgsm,
+    "SIM": al.attacks.sim,
+}
 COPIES = {"RE": 5, "SIM": 5}
 
 
@@ -226,7 +233,7 @@ def per_call(model, x, y):
 # %%
 def overhead(case, model, x, y, rounds):
     """Rows: attack time over the time of its passes, at ten steps."""
-    single = min(setting["steps"], 10)
+    single = min(RUN["steps"], 10)
     steps = {a: max(1, single // 2) if a in COPIES else single for a in ATTACKS}
     frozen, nhwc = prepared(model), x.contiguous(memory_format=NHWC)
     contestants = {a: partial(f, model, x, y, steps=steps[a], seed=seed) for a, f in ATTACKS.items()}
@@ -260,11 +267,13 @@ PENALISED = {"I-FGSM": al.attacks.i_fgsm, "DIM": al.attacks.dim}
 
 def price(case, model, x, y, rounds):
     """Rows: time of an attack with the penalty over that without it, at the same steps."""
-    options = {"steps": setting["steps"], "seed": seed}
+    options = {"steps": RUN["steps"], "seed": seed}
     contestants = {a: partial(f, model, x, y, **options) for a, f in PENALISED.items()}
     contestants |= {f"{a}+GNP": partial(f, model, x, y, **options, **al.GNP) for a, f in PENALISED.items()}
     seconds = timed(contestants, rounds)
-    return {(case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED}
+    return {
+        (case, a): record(f"price of GNP on {a}", case, len(x), seconds[f"{a}+GNP"] / seconds[a]) for a in PENALISED
+    }
 
 
 # %%
@@ -288,7 +297,7 @@ tabulate(prices, "model", "attack")
 #
 # A DenseNet has a BatchNorm for each convolution, and torch puts its second derivative together from two dozen
 # passes over the features. `advlib.core.second_order` has it in closed form; *LRS-2, torch's* is the same step
-# without it.
+# without it, in the few lines of `torchs_lrs2`.
 
 # %%
 NONE, LRS = (0.0, 0.0), al.objectives.LipschitzRegularized
@@ -305,19 +314,40 @@ def training_step(objective, bf16):
     loss.backward()
 
 
-def with_torchs(objective, bf16):
-    """The same step with torch's own BatchNorm."""
-    with patch.object(al.second_order, "SecondOrder", nullcontext):
-        training_step(objective, bf16)
+# %%
+def loss_and_gradient(model, point, y):
+    """Cross-entropy of images, and its gradient with a graph, in torch's operations."""
+    point = point.detach().requires_grad_()
+    loss = F.cross_entropy(model(point), y, reduction="none")
+    return loss, torch.autograd.grad(loss.sum(), point, create_graph=True)[0]
 
 
+def torchs_lrs2(model, x, y, draw, h=1.5):
+    """What `OBJECTIVES["LRS-2"]` computes."""
+    loss, here = loss_and_gradient(model, x, y)
+    d = al.lipschitz.unit_direction(here, "unit_sign")
+    with al.batchnorm.unrecorded(model):
+        _, there = loss_and_gradient(model, x + h * d, y)
+    turn = torch.linalg.vector_norm((there - here).flatten(1), dim=1)
+    return loss.mean() + 5.0 * (turn / len(x)).mean()
+
+
+# %%
+batch = x.contiguous(memory_format=NHWC)
+draw = al.draws.Draw(seed, images.index[: len(x)])
+values = [f(surrogate, batch, y, draw) for f in (OBJECTIVES["LRS-2"], torchs_lrs2)]
+assert torch.allclose(*values, rtol=1e-3)
+
+
+# %%
 def steps_of_training(bf16):
     """Rows: time of a step with a penalty over that of a plain step."""
-    contestants = {name: partial(training_step, objective, bf16) for name, objective in OBJECTIVES.items()}
-    contestants["LRS-2, torch's"] = partial(with_torchs, OBJECTIVES["LRS-2"], bf16)
-    seconds, form = timed(contestants, setting["deep_rounds"]), "bfloat16" if bf16 else "float32"
-    ratios = {name: seconds[name] / seconds["plain"] for name in contestants if name != "plain"}
-    return {(form, k): record(f"step of {k}, {form}", "small DenseNet", len(x), v) for k, v in ratios.items()}
+    objectives = OBJECTIVES | {"LRS-2, torch's": torchs_lrs2}
+    steps = {k: partial(training_step, f, bf16) for k, f in objectives.items()}
+    seconds, form = timed(steps, RUN["deep_rounds"]), "bfloat16" if bf16 else "float32"
+    ratios = {k: seconds[k] / seconds["plain"] for k in steps if k != "plain"}
+    where = "small DenseNet", len(x)
+    return {(form, k): record(f"step of {k}, {form}", *where, v) for k, v in ratios.items()}
 
 
 # %%
@@ -338,7 +368,9 @@ table.assign(expected=[EXPECTED.get(name.partition(",")[0]) for _, name in table
 
 # %%
 BATCH, POINTS = min(32, len(x)), 20
-alone = [partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)]
+alone = [
+    partial(al.attacks.taig, small, x[i : i + 1], y[i : i + 1], index=images.index[i : i + 1]) for i in range(BATCH)
+]
 options = {"eps": 8 / 255, "steps": 1, "points": POINTS, "seed": seed}
 together = partial(al.attacks.taig, small, x[:BATCH], y[:BATCH], index=images.index[:BATCH], **options)
 
@@ -348,9 +380,14 @@ def image_by_image():
     return torch.cat([one(chunk=POINTS, **options) for one in alone])
 
 
+# %%
 same = (together() == image_by_image()).float().mean().item()
-seconds = timed({"together": together, "loop": image_by_image}, setting["rounds"])
-taig = {("small ResNet", "TAIG"): record("TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"])}
+seconds = timed({"together": together, "loop": image_by_image}, RUN["rounds"])
+taig = {
+    ("small ResNet", "TAIG"): record(
+        "TAIG in a batch, over a loop", "small ResNet", BATCH, seconds["loop"] / seconds["together"]
+    )
+}
 print(f"{same:.1%} of the pixels are the same in both")
 tabulate(taig, "model", "attack")
 
@@ -366,6 +403,7 @@ MAKES = {"SGD": torch.optim.SGD, "SAM": al.sam.SAM, "CR-SAM": al.sam.CRSAM}
 PASSES = {"SAM": 2, "CR-SAM": 3}
 
 
+# %%
 def step_of(make, bf16):
     """A function that takes one step of training with an optimizer, in place, at a rate that changes next to nothing."""
     net = copy.deepcopy(small).train().requires_grad_(True).to(memory_format=NHWC)
@@ -382,9 +420,10 @@ def step_of(make, bf16):
     return lambda: optimizer.step(closure)
 
 
+# %%
 def prices_of_sam(bf16):
     """Rows: time of a step over that of SGD."""
-    seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * setting["rounds"])
+    seconds = timed({name: step_of(make, bf16) for name, make in MAKES.items()}, 3 * RUN["rounds"])
     form = "bfloat16" if bf16 else "float32"
     ratios = {name: seconds[name] / seconds["SGD"] for name in PASSES}
     return {(form, k): record(f"optimizer {k}, {form}", "small ResNet", len(x), v) for k, v in ratios.items()}
@@ -405,8 +444,10 @@ if device.type == "cuda":
         peaks[name] = torch.cuda.max_memory_allocated() / 2**20
     display(pd.Series(peaks, name="peak GPU memory (MiB)").round(0).to_frame())
 else:
-    kept = {"SAM": "two copies of the weights: the old ones and the step",
-            "CR-SAM": "five: the old ones, the step and three gradients"}
+    kept = {
+        "SAM": "two copies of the weights: the old ones and the step",
+        "CR-SAM": "five: the old ones, the step and three gradients",
+    }
     display(Markdown("*Peak memory is measured on GPUs only. Beyond SGD's, by construction:*"))
     display(pd.Series(kept, name="").to_frame())
 
@@ -447,21 +488,27 @@ if not dist.is_initialized() or dist.get_rank() == 0:
 """
 
 
+# %%
 def seconds_of(name):
     """The median of the steps of a process, or of two, that run the script."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if name == "side by side" else []
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(SCRIPT)
         file.flush()
-        command = [sys.executable, *many, file.name, name, str(len(x)), str(3 * setting["rounds"])]
+        command = [sys.executable, *many, file.name, name, str(len(x)), str(3 * RUN["rounds"])]
         environment = os.environ | {"PYTHONPATH": str(al.paths.ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return float(done.stdout.split("seconds ")[1].split()[0])
 
 
+# %%
 found = pd.DataFrame([{name: seconds_of(name) for name in ("SGD", "CR-SAM", "side by side")} for _ in range(2)])
-side = {("small ResNet", name): record(f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"])
-        for name in ("CR-SAM", "side by side")}
+side = {
+    ("small ResNet", name): record(
+        f"optimizer {name}, one thread a process", "small ResNet", len(x), found[name] / found["SGD"]
+    )
+    for name in ("CR-SAM", "side by side")
+}
 tabulate(side, "model", "CR-SAM")
 
 # %% [markdown]
@@ -474,18 +521,25 @@ tabulate(side, "model", "CR-SAM")
 # many an error of one percent takes.
 
 # %%
-PROBES = 4 * setting["rounds"]
+PROBES = 4 * RUN["rounds"]
 ours_net, theirs_net = (copy.deepcopy(small).eval().requires_grad_(True) for _ in range(2))
 data64 = images[:64]
 loss = al.curvature.mean_loss(ours_net, data64, 64)
 
 
+# %%
 def to_one_percent(estimate, error, seconds, probes, before=0.0):
     """What it takes to a standard error of 1 %, if `probes` took `seconds` beyond the `before` that is spent once."""
     needed = probes * (error / (0.01 * abs(estimate))) ** 2
-    return {"trace": estimate, "standard error": error, "probes to 1 %": needed, "seconds": before + seconds * needed / probes}
+    return {
+        "trace": estimate,
+        "standard error": error,
+        "probes to 1 %": needed,
+        "seconds": before + seconds * needed / probes,
+    }
 
 
+# %%
 def ours(deflate):
     """Ten Lanczos vectors are the time of no probe less; both are timed."""
     start = perf_counter()
@@ -496,6 +550,7 @@ def ours(deflate):
     return to_one_percent(found.value, found.standard_error, perf_counter() - start - once, PROBES - 1, once)
 
 
+# %%
 traces = {"this book": ours(10), "this book, deflate=0": ours(0)}
 if hessian is None:
     display(Markdown("*PyHessian is not installed (`pip install -e '.[bench]'`): no comparison.*"))
@@ -510,7 +565,10 @@ else:
     found = np.array(setup.trace(maxIter=PROBES, tol=0))
     error = found.std(ddof=1) / len(found) ** 0.5
     traces["PyHessian"] = to_one_percent(found.mean(), error, perf_counter() - start, len(found), once)
-    apart = abs(traces["this book"]["trace"] - found.mean()) / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    apart = (
+        abs(traces["this book"]["trace"] - found.mean())
+        / (error**2 + traces["this book"]["standard error"] ** 2) ** 0.5
+    )
     faster = traces["PyHessian"]["seconds"] / traces["this book"]["seconds"]
     record("trace to 1 %, over PyHessian", "small ResNet", 64, pd.Series([faster]))
     print(f"{apart:.1f} standard errors apart; {faster:.0f} times as fast to the same standard error")
@@ -526,13 +584,18 @@ pd.DataFrame(traces).T.round(2)
 # significant bits of each number.
 
 # %%
-VARIANTS = {"plain": lambda f: f, "channels_last": prepared, "folded": al.accelerate,
-            "bfloat16": partial(al.accelerate, dtype=torch.bfloat16)}
+VARIANTS = {
+    "plain": lambda f: f,
+    "channels_last": prepared,
+    "folded": al.accelerate,
+    "bfloat16": partial(al.accelerate, dtype=torch.bfloat16),
+}
 if compile:
     VARIANTS["folded, compiled"] = partial(al.accelerate, compile=True)
     VARIANTS["bfloat16, compiled"] = partial(al.accelerate, dtype=torch.bfloat16, compile=True)
 
 
+# %%
 def faster(case, model, x, y, rounds):
     """Rows: time of one input-gradient pass of the plain network over that of each copy."""
     nets = {name: make(copy.deepcopy(model).requires_grad_(False)) for name, make in VARIANTS.items()}
@@ -569,7 +632,7 @@ def judged(adv):
 
 def attacked(attack):
     """attack(x, y, index) over all of `data`, in batches, as one tensor."""
-    return torch.cat([attack(b.x, b.y, b.index) for b in data.batches(setting["batch"])])
+    return torch.cat([attack(b.x, b.y, b.index) for b in data.batches(RUN["batch"])])
 
 
 # %%
@@ -580,14 +643,22 @@ def mi(model, x, y, index):
 predicted = {name: judged(attacked(partial(mi, model))) for name, model in copies.items()}
 
 
+# %%
 def compared(ours, base):
     """Success of two attacks on the same images by one judge: rates, paired difference, changed predictions."""
     truth = data.y.cpu()
     difference, low, high = al.intervals.paired_difference((ours != truth).numpy(), (base != truth).numpy())
     rates = [100 * (p != truth).float().mean().item() for p in (base, ours)]
     changed = 100 * (ours != base).float().mean().item()
-    return {"base ASR (%)": rates[0], "ASR (%)": rates[1], "difference (points)": difference, "95 % low": low,
-            "95 % high": high, "other prediction (%)": changed, "n": len(truth)}
+    return {
+        "base ASR (%)": rates[0],
+        "ASR (%)": rates[1],
+        "difference (points)": difference,
+        "95 % low": low,
+        "95 % high": high,
+        "other prediction (%)": changed,
+        "n": len(truth),
+    }
 
 
 # %%
@@ -632,7 +703,7 @@ print("bfloat16 changes them more:", relative["bfloat16"] > relative["folded"])
 
 # %%
 SAME = {"alpha": EPS / 10, "steps": 10}
-NESTEROV = {"momentum": al.Elastic(mu=1.0, sigma=1.0), "copies": setting["copies"]}
+NESTEROV = {"momentum": al.Elastic(mu=1.0, sigma=1.0), "copies": RUN["copies"]}
 NO_DI = {"diversity_prob": 0.0, "len_kernel": 7}
 PAIRS = {  # name: their options, ours
     "PGD": ({"random_start": False}, partial(al.attacks.pgd, start="none")),
@@ -640,7 +711,7 @@ PAIRS = {  # name: their options, ours
     "NIFGSM": ({"decay": 1.0}, al.attacks.ni_fgsm),
     "TIFGSM": ({"decay": 1.0, **NO_DI}, partial(al.attacks.tim, kernel=7)),
     "DIFGSM": ({"decay": 1.0}, al.attacks.dim),
-    "SINIFGSM": ({"decay": 1.0, "m": setting["copies"]}, partial(al.attacks.sim, **NESTEROV)),
+    "SINIFGSM": ({"decay": 1.0, "m": RUN["copies"]}, partial(al.attacks.sim, **NESTEROV)),
 }
 if torchattacks is None:
     PAIRS = {}
@@ -676,13 +747,17 @@ def bench(name):
     if name != "MIFGSM":
         del made["torchattacks, folded"]  # once is enough
     run = {k: (lambda k=k, f=f: found.update({k: attacked(f)})) for k, f in made.items()}
-    seconds = timed(run, min(2, setting["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
-    batch = min(n, setting["batch"])
-    speed = {k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
-             for k in run if k != "torchattacks"}
+    seconds = timed(run, min(2, RUN["rounds"]), warm=lambda: al.attacks.fgsm(small, data.x, data.y))
+    batch = min(n, RUN["batch"])
+    speed = {
+        k: record(f"{name}: {k} / torchattacks", "small ResNet", batch, seconds["torchattacks"] / seconds[k])
+        for k in run
+        if k != "torchattacks"
+    }
     return speed, {k: judged(adv) for k, adv in found.items()}
 
 
+# %%
 benches = {name: bench(name) for name in PAIRS}
 
 # %%
@@ -699,8 +774,12 @@ if benches:
 
 # %%
 if benches:
-    table = {(name, k, j): compared(p[k][j], p["torchattacks"][j]) for name, (_, p) in benches.items()
-             for k in ("ours", "ours, bfloat16") for j in judges}
+    table = {
+        (name, k, j): compared(p[k][j], p["torchattacks"][j])
+        for name, (_, p) in benches.items()
+        for k in ("ours", "ours, bfloat16")
+        for j in judges
+    }
     table = tabulate(table, "attack", "contestant", "judge").rename(columns={"base ASR (%)": "torchattacks ASR (%)"})
     near = (table["difference (points)"].abs() <= 1).map({True: "yes", False: "no"})
     display(table.round(1).assign(**{"within 1 point": near}))
@@ -766,8 +845,9 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10,
-               ball=al.loop.LinfBall.around(some_x, EPS))
+step = partial(
+    al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10, ball=al.loop.LinfBall.around(some_x, EPS)
+)
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")
@@ -800,7 +880,9 @@ print(f"{len(frame)} rows in {os.path.relpath(file, al.paths.ROOT)}")
 # %%
 def bars(ax, part, mark, title):
     """Horizontal bars of ratios with their range, a line at `mark`."""
-    short = part.what.str.replace(r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True)
+    short = part.what.str.replace(
+        r"^(loop overhead|price of|step of|pass,|optimizer) | / torchattacks$", "", regex=True
+    )
     labels = short + (", " + part.model if part.model.nunique() > 1 else "")
     error = [part.ratio - part.low, part.high - part.ratio]
     ax.barh(range(len(part)), part.ratio, xerr=error, color=al.plotting.COLOURS[4], capsize=2, height=0.7)
