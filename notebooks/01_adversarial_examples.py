@@ -412,7 +412,7 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 # - *White-box, steps help.* One pass takes FGSM most of the way; ten passes take any of the others further.
 # - *Black-box, everything is lower.* The order of the attacks need not be that of the white-box column: what
 #   fits the surrogate best does not always carry over best. Before you call one attack better than another,
-#   look whether their intervals overlap; chapter 2 uses more images for that reason.
+#   look whether the interval of their *difference* leaves out 0.
 # - *Momentum costs nothing*: MI- and NI-FGSM need as many passes as I-FGSM. On ImageNet Dong et al. (2018)
 #   gain a lot by it. In the committed run of this page (shapes, laptop scale) it gains nothing, so do not
 #   take it for a law; chapter 2 asks again, on real images.

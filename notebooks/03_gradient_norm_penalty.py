@@ -668,8 +668,8 @@ print("passes with GNP over passes without:", ratios)
 # 3.1 to 3.3 holds.
 #
 # - *The thesis' form, undefended targets.* GNP is behind its own baseline in 61 of 84 cases, and ahead in 8. It is behind
-#   the baseline with twice the steps in 72, and ahead in 1. Three of these are clear (the intervals do not meet), all
-#   against it. What it loses is little: up to 3.5 points on average at 4/255, less than one at 8 and 16/255.
+#   the baseline with twice the steps in 72, and ahead in 1. Three of these are clear (the 95 % interval of
+#   the difference leaves out 0), all against it. What it loses is little: up to 3.5 points on average at 4/255, less than one at 8 and 16/255.
 # - *The thesis' form, secured targets.* GNP is behind its baseline in 12 of 18 cases, and ahead in 3.
 # - *The other sign.* Look-ahead is ahead of the baseline in 46 of the 84 undefended cases, and behind it in 21. Of the 18
 #   secured cases it is ahead in 9, and behind in 4. None of them is clear, and twice the steps give more for the same

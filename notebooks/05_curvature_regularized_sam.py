@@ -329,22 +329,22 @@ for table in ("5.1", "5.3"):
 printed_for = "CIFAR-100" if dataset == "cifar100" else "CIFAR-10"
 row = partial(al.recipes.thesis, "5.1", "ResNet-18", printed_for)
 THESIS = {name: row(name) for name in ("SGD", "SAM", "CR-SAM")}
-SAM, CRSAM = THESIS["SAM"].around, THESIS["CR-SAM"].around
+SAM, CRSAM = THESIS["SAM"].wrapper, THESIS["CR-SAM"].wrapper
 plain = THESIS["SGD"]
 if scale != "paper":
     plain = replace(plain, batch_size=RUN["batch"], lr=RUN["lr"], weight_decay=5e-4)
 
 
 # %%
-def recipe(around=None, seed=0, times=1.0, **changes):
-    """Of the runs below; around: the sharpness-aware optimizer, times: the epochs."""
+def recipe(wrapper=None, seed=0, times=1.0, **changes):
+    """Of the runs below; wrapper: the sharpness-aware optimizer, times: the epochs."""
     length = max(1, round(times * epochs))
     changes |= {"augment": augment, "bf16": bfloat16}
-    return replace(plain, epochs=length, seed=seed, around=around, **changes)
+    return replace(plain, epochs=length, seed=seed, wrapper=wrapper, **changes)
 
 
 display(Markdown(f"*Constants of ResNet-18 on {printed_for}*"))
-constants = {name: THESIS[name].around.keywords for name in ("SAM", "CR-SAM")}
+constants = {name: THESIS[name].wrapper.keywords for name in ("SAM", "CR-SAM")}
 pd.DataFrame(constants).T.astype(object).fillna("")
 
 # %% [markdown]

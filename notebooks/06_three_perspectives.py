@@ -353,8 +353,8 @@ else:
 # 6. *A flat minimum does transfer a little better.* The same ResNet trained with SAM and CR-SAM is as accurate (86.6
 #    and 86.0 %, SGD 86.4; 10,000 test images), its local Lipschitz constant is lower (37.4 and 33.5, from 44.5; n =
 #    200), and its images fool more: at 4/255 69.0 and 71.0 % beside 67.3, at 8/255 95.7 and 95.9 beside 94.1. The
-#    intervals of the means overlap, but the direction is the same for all seven targets at both budgets, and clear for
-#    three of them with CR-SAM. One network of each: another seed was not trained. The half budget was added when the
+#    direction is the same for all seven targets at both budgets, and clear for three of them with CR-SAM, by Newcombe's
+#    interval of the difference. One network of each: another seed was not trained. The half budget was added when the
 #    whole one had been seen to saturate.
 #
 # **On this page**, `shapes` at laptop scale, 19 images count in Tables 6.1 and 6.2 and 190 in Table 6.3, and no effect

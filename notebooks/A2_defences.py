@@ -365,7 +365,7 @@ print("whoever knows the defence does at least as well against each:", bool((kno
 # accuracy, n = 1,500 for the wrong answers, and the n = 718 of them that every network gets right for Table 2.5).*
 #
 # 5. *The orders of Table 2.5 hold, its sizes do not.* EM-RE-Composite is ahead of MI-Composite in 18 of 18 cases, 14 of
-#    them clear (the intervals do not meet), and ahead of NI-Composite in 18 of 18, 6 of them clear; in the print both
+#    them clear (the 95 % interval of the difference leaves out 0), and ahead of NI-Composite in 18 of 18, 6 of them clear; in the print both
 #    are 18 of 18, with 8 and 15 clear. One order turns round: NI-Composite is behind MI-Composite in 13 of the 18
 #    printed cases, and ahead of it in 17 of ours. All stand far below the print (42 against 72.5 % for
 #    EM-RE-Composite, at half the budget and on other networks).

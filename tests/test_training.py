@@ -46,9 +46,9 @@ def equal(a, b):
     "change",
     [
         {},
-        {"around": sam.SAM, "schedule": "cosine"},
-        {"around": partial(sam.RandomSAM, sigma=0.1)},
-        {"around": partial(sam.CRSAM, rho=0.2), "optimizer": "adamw", "lr": 1e-3},
+        {"wrapper": sam.SAM, "schedule": "cosine"},
+        {"wrapper": partial(sam.RandomSAM, sigma=0.1)},
+        {"wrapper": partial(sam.CRSAM, rho=0.2), "optimizer": "adamw", "lr": 1e-3},
         {"ema": 0.5},
     ],
     ids=str,
@@ -166,7 +166,7 @@ def test_weights_that_are_not_finite_at_the_end_of_an_epoch_end_training(data, t
             self.param_groups[0]["params"][0].data.fill_(torch.inf)
             return loss
 
-    recipe = replace(SHORT, batch_size=48, around=lambda params, base, **options: Overflowing(params, **options))
+    recipe = replace(SHORT, batch_size=48, wrapper=lambda params, base, **options: Overflowing(params, **options))
     with pytest.raises(FloatingPointError, match="epoch 1: the weights are not finite after 1 steps"):
         fit(tiny_model(), *data, recipe, tmp_path / "net.pt")
     assert not (tmp_path / "net.pt").exists()
@@ -189,9 +189,9 @@ def test_training_twice_gives_the_same_weights(data):
         {"schedule": "cosine"},
         {"optimizer": "adam"},
         {"optimizer": "adamw"},
-        {"around": sam.SAM},
-        {"around": sam.RandomSAM},
-        {"around": sam.CRSAM},
+        {"wrapper": sam.SAM},
+        {"wrapper": sam.RandomSAM},
+        {"wrapper": sam.CRSAM},
         {"ema": 0.9},
     ],
     ids=str,
@@ -237,26 +237,26 @@ def test_cosine_schedule_goes_from_the_peak_to_nothing(data):
     ids=["SAM without a radius is SGD", "CR-SAM without penalties is SAM", "Random SAM without noise is SAM"],
 )
 def test_limits_of_the_optimizers(data, around, plain):
-    assert equal(trained(data, replace(SHORT, around=around)), trained(data, replace(SHORT, around=plain)))
+    assert equal(trained(data, replace(SHORT, wrapper=around)), trained(data, replace(SHORT, wrapper=plain)))
 
 
 def test_facts_of_a_recipe_are_plain_values():
-    recipe = Recipe(around=partial(sam.CRSAM, rho=0.2))
-    assert recipe.facts()["around"] == {"name": "CRSAM", "rho": 0.2}
-    assert Recipe(around=sam.SAM).facts()["around"] == {"name": "SAM"} and Recipe().facts()["around"] is None
+    recipe = Recipe(wrapper=partial(sam.CRSAM, rho=0.2))
+    assert recipe.facts()["wrapper"] == {"name": "CRSAM", "rho": 0.2}
+    assert Recipe(wrapper=sam.SAM).facts()["wrapper"] == {"name": "SAM"} and Recipe().facts()["wrapper"] is None
     assert json.loads(json.dumps(recipe.facts()))["objective"] == "Classification()"
 
 
 def test_recipes_of_the_thesis_are_those_printed():
     recipe = recipes.thesis("5.1", "WRN-28-10", "CIFAR-100", "CR-SAM")
-    assert recipe.facts()["around"] == {"name": "CRSAM", "rho": 0.15, "alpha": 0.5, "beta": 0.1}
+    assert recipe.facts()["wrapper"] == {"name": "CRSAM", "rho": 0.15, "alpha": 0.5, "beta": 0.1}
     assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (200, 128, 0.05, 1e-3)
-    assert recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SGD").around is None
+    assert recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SGD").wrapper is None
     vit = recipes.thesis("5.3", "ViT-S/32", "ImageNet", "SAM")
-    assert vit.optimizer == "adamw" and vit.facts()["around"] == {"name": "SAM", "rho": 0.05} and vit.lr == 3e-3
+    assert vit.optimizer == "adamw" and vit.facts()["wrapper"] == {"name": "SAM", "rho": 0.05} and vit.lr == 3e-3
     with pytest.raises(ValueError, match="beta: not legible"):
         recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM")
-    assert recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM", beta=0.01).facts()["around"]["alpha"] == 0.05
+    assert recipes.thesis("5.3", "ViT-S/32", "ImageNet", "CR-SAM", beta=0.01).facts()["wrapper"]["alpha"] == 0.05
     with pytest.raises(ValueError, match="alpha: SAM has rho"):
         recipes.thesis("5.1", "ResNet-18", "CIFAR-10", "SAM", alpha=0.1)
     with pytest.raises(ValueError, match="Table 5.1 has no 'ResNet-50'"):
@@ -278,7 +278,7 @@ def test_moving_average_is_that_of_the_weights_after_each_step(data):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize("around", [None, partial(sam.CRSAM, rho=0.2)], ids=["SGD", "CR-SAM"])
 def test_compiled_training_ends_at_the_same_weights_and_statistics_up_to_rounding(data, around):
-    recipe = replace(SHORT, epochs=1, around=around)
+    recipe = replace(SHORT, epochs=1, wrapper=around)
     compiled, plain = trained(data, replace(recipe, compile=True)), trained(data, recipe)
     assert all(torch.allclose(compiled[k].float(), plain[k].float(), atol=1e-4) for k in plain)
     assert compiled["net.1.num_batches_tracked"] == plain["net.1.num_batches_tracked"] == 3
@@ -288,7 +288,7 @@ def test_training_leaves_the_generator_of_torch_alone(data):
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    trained(data, replace(SHORT, around=sam.RandomSAM))
+    trained(data, replace(SHORT, wrapper=sam.RandomSAM))
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -353,7 +353,7 @@ NAN, INF = float("nan"), float("inf")
         ("bf16", [1], TypeError),
         ("compile", [None], TypeError),
         ("objective", [None, LipschitzRegularized, lambda model: 0], TypeError),
-        ("around", ["sam"], TypeError),
+        ("wrapper", ["sam"], TypeError),
     ],
 )
 def test_bad_recipe_is_refused_by_name(name, values, error):
@@ -438,7 +438,7 @@ def test_a_flat_net_has_the_recipe_of_its_data_set_with_an_optimizer_around(monk
         with pytest.raises(weights.WeightsError, match="run 06 --dataset shapes"):
             models.load(f"shapes/resnet-{variant}")
         found = recipe_for(f"shapes/resnet-{variant}")
-        assert found.around.func is around and replace(found, around=None) == recipe_for("shapes/resnet")
+        assert found.wrapper.func is around and replace(found, wrapper=None) == recipe_for("shapes/resnet")
 
 
 @pytest.mark.skipif(

@@ -257,9 +257,9 @@ def _optimizer(model: nn.Module, recipe: Recipe, more: dict[str, object]) -> tor
     if recipe.optimizer == "sgd":
         momentum, nesterov = (0.95, True) if recipe.schedule == "one_cycle" else (0.9, False)
         options |= {"momentum": momentum, "nesterov": nesterov}
-    if recipe.around is None:
+    if recipe.wrapper is None:
         return base(params, **options)
-    optimizer = recipe.around(params, base, **options, **more)
+    optimizer = recipe.wrapper(params, base, **options, **more)
     if recipe.compile and isinstance(optimizer, SharpnessAware):
         optimizer.model = model
     return optimizer

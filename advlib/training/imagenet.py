@@ -56,7 +56,7 @@ def recipe(model: str, optimizer: str, **given: float) -> Recipe:
     if optimizer != "R-SAM":
         return thesis("5.3", model, "ImageNet", optimizer, **given)
     like = thesis("5.3", model, "ImageNet", "SAM", **given)
-    return replace(like, around=partial(sam.RandomSAM, **like.around.keywords))
+    return replace(like, wrapper=partial(sam.RandomSAM, **like.wrapper.keywords))
 
 
 def create(model: str, classes: int, size: int) -> nn.Module:
@@ -140,7 +140,7 @@ def fit(
     if not len(train):
         raise ValueError(f"batch_size={plan.batch_size}: larger than {data / 'train'}")
     run = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    more = {"local": run.no_sync} if local and world > 1 and plan.around else {}
+    more = {"local": run.no_sync} if local and world > 1 and plan.wrapper else {}
     made_of = {"size": size, "processes": world, "local": local}
     made_of |= {"training data": _listed(to_train), "validation data": _listed(to_validate)}
     state = State(net, plan, len(train) * plan.epochs + 1, made_of, **more)

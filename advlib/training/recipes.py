@@ -47,7 +47,7 @@ class Recipe:
     optimizer: "sgd" (with Nesterov momentum in one cycle), "adam" or "adamw".
     schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the other way, from 0.95 to 0.85 and back), "cosine"
         (from the peak to 0) or "constant" (both with momentum 0.9).
-    around: a sharpness-aware optimizer of `sam` around that one, or a `partial` of it with its options; None for none.
+    wrapper: a sharpness-aware optimizer of `sam` around that one, or a `partial` of it with its options; None for none.
     ema: decay per step of an exponential moving average of weights and statistics, which is then what is validated and
         kept; 0 for none.
     compile: torch.compile.
@@ -64,7 +64,7 @@ class Recipe:
     objective: Objective = Classification()
     optimizer: str = "sgd"
     schedule: str = "one_cycle"
-    around: Callable[..., torch.optim.Optimizer] | None = None
+    wrapper: Callable[..., torch.optim.Optimizer] | None = None
     ema: float = 0.0
     compile: bool = False
 
@@ -83,9 +83,9 @@ class Recipe:
         for name in self.augment:
             checks.choice("augment", name, AUGMENTATIONS)
         checks.function("objective", self.objective, "a function (model, x, y, draw) -> loss", 4)
-        if self.around is not None and not callable(self.around):
+        if self.wrapper is not None and not callable(self.wrapper):
             raise TypeError(
-                f"around: expected an optimizer of sam, or a partial of one, got {checks.shown(self.around)}"
+                f"wrapper: expected an optimizer of sam, or a partial of one, got {checks.shown(self.wrapper)}"
             )
 
     def facts(self) -> dict[str, object]:
@@ -93,12 +93,12 @@ class Recipe:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         # A function's own repr has its address, which is another one in the next process.
         named = f"{self.objective.__module__}.{self.objective.__qualname__}" if isfunction(self.objective) else None
-        return {**plain, "objective": named or repr(self.objective), "around": self._around()}
+        return {**plain, "objective": named or repr(self.objective), "wrapper": self._wrapper()}
 
-    def _around(self) -> dict[str, object] | None:
-        if self.around is None:
+    def _wrapper(self) -> dict[str, object] | None:
+        if self.wrapper is None:
             return None
-        return {"name": getattr(self.around, "func", self.around).__name__, **getattr(self.around, "keywords", {})}
+        return {"name": getattr(self.wrapper, "func", self.wrapper).__name__, **getattr(self.wrapper, "keywords", {})}
 
 
 # One recipe for each data set, at the small size; nothing in it was chosen on test images.
@@ -144,7 +144,7 @@ def recipe_for(name: str) -> Recipe:
         objectives = {**_TUNING, "adv": Adversarial(radius, steps=3, alpha=radius / 2)}
         return replace(FINE_TUNING, epochs=epochs, augment=base.augment, objective=objectives[variant])
     if variant in FLAT:
-        return replace(base, around=_FLAT[variant])
+        return replace(base, wrapper=_FLAT[variant])
     if variant not in HARDENED:
         return base
     pools = {
@@ -187,5 +187,5 @@ def thesis(table: str, model: str, dataset: str, optimizer: str, **given: float)
         weight_decay=float(printed["weight_decay"]),
         optimizer="adamw" if model.startswith("ViT") else "sgd",
         schedule=printed["schedule"].lower(),
-        around=around and partial(around, **known),
+        wrapper=around and partial(around, **known),
     )
