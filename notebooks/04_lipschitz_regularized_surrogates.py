@@ -214,9 +214,9 @@ with al.batchnorm.unrecorded(f):
         for form in al.lipschitz.FORMS
         for direction in al.lipschitz.DIRECTIONS
     }
-f.eval()
 
 # %%
+f.eval()
 terms = pd.Series(rows, name="5 times the penalty").to_frame()
 terms = terms.rename_axis(["penalty", "form", "direction"])
 terms["times the loss"] = terms / here.loss.mean().item()
