@@ -94,5 +94,5 @@ check: $(STAMP) ## ruff, codespell and mypy
 	$(PY) -m mypy
 
 clean: ## remove _build and caches; .venv and data/cache stay
-	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	rm -rf _build build .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -33,7 +33,19 @@ if TYPE_CHECKING:
         zoo,
     )
     from .attacks import EM_RE, GNP
-    from .bench import chapters, claims, evaluation, experiment, plotting, results, trainees
+    from .bench import (
+        chapters,
+        claims,
+        differences,
+        evaluation,
+        experiment,
+        measures,
+        plotting,
+        printed,
+        results,
+        seeds,
+        trainees,
+    )
     from .core import batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
@@ -51,7 +63,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "": "attacks curvature gradients layers lipschitz loop sam transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
-    "bench": "chapters claims evaluation experiment plotting results trainees",
+    "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner",
     "core": "batchnorm checks draws intervals norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",

@@ -40,7 +40,6 @@ import pandas as pd
 import torch
 
 import advlib as al
-from advlib.bench.measures import landscape
 
 # %%
 SETTINGS = {
@@ -585,7 +584,7 @@ across = (al.draws.Draw(seed, i1, stream=99).uniform(*x1.shape[1:]) - 0.5).sign(
 axis = torch.linspace(-1.0, 2.0, RUN["grid"], device=device) * eps_255
 
 # %%
-look = partial(landscape, x=x1, y=y1, along=along, across=across, axis=axis)
+look = partial(al.measures.landscape, x=x1, y=y1, along=along, across=across, axis=axis)
 surfaces = {f"{surrogate} (white-box)": look(f)}
 surfaces |= {name: look(models[name]) for name in targets[:2]}
 ticks = axis.cpu().numpy()

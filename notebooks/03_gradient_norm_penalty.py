@@ -45,8 +45,6 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 
 import advlib as al
-from advlib.bench.measures import landscape
-from advlib.bench.printed import averages
 
 # %%
 SETTINGS = {
@@ -511,7 +509,7 @@ cifar_3_3 = book.committed("3.3", whole=True)
 # The thesis prints an average over its ten targets beside each row. Thirteen of the 24 are not the mean of their row.
 
 # %%
-shown = averages("3.1", "3.2")
+shown = al.printed.averages("3.1", "3.2")
 shown[shown.pop("amiss")]
 
 # %% [markdown]
@@ -542,7 +540,7 @@ for name, adv in pair.items():
     one = adv[i : i + 1]
     along = al.gradient(models[source])(one, label, draw).sign()
     for seen in (source, target):
-        loss = landscape(models[seen], one, label, along, across, axis)
+        loss = al.measures.landscape(models[seen], one, label, along, across, axis)
         panels[f"{name}, seen by {seen}"] = loss
 
 # %%

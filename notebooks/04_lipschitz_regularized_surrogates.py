@@ -52,8 +52,6 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
-from advlib.bench.measures import landscape, local_lipschitz
-from advlib.bench.printed import averages
 
 # %%
 SETTINGS = {
@@ -412,7 +410,7 @@ def by_radius(rows):
 options = None, seed, {"bfloat16": bfloat16}
 book = al.experiment.Experiment(RUN, models, images, eps_255, *options)
 balls = replace(book, images=part, eps_255=[1.0, 8.0])
-constant = partial(local_lipschitz, seed=seed)
+constant = partial(al.measures.local_lipschitz, seed=seed)
 table_4_5 = balls.means("4.5", "local_lipschitz", constant, networks)
 
 # %%
@@ -561,7 +559,7 @@ cifar_4_4 = book.committed("4.4", whole=True)
 # Eleven of the 38 averages that the thesis prints in Tables 4.1 to 4.4 are not the mean of their row:
 
 # %%
-shown = averages("4.1", "4.2", "4.3", "4.4")
+shown = al.printed.averages("4.1", "4.2", "4.3", "4.4")
 print(len(shown), "averages")
 shown[shown.pop("amiss")]
 
@@ -579,7 +577,7 @@ random = al.draws.Draw(seed, images.index[:1], stream=99).uniform(*one.shape[1:]
 across = (random - 0.5).sign()
 
 # %%
-look = partial(landscape, x=one, y=label, along=ahead, across=across, axis=axis)
+look = partial(al.measures.landscape, x=one, y=label, along=ahead, across=across, axis=axis)
 panels = {name: look(net) for name, net in networks.items()}
 ticks = axis.cpu().numpy()
 labels = "along the gradient (1/255)", "random signs (1/255)", "cross-entropy (nats)"

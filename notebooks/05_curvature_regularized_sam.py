@@ -47,8 +47,6 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
-from advlib.bench.measures import approximation, geometry
-from advlib.bench.seeds import Trainings, outcome
 
 # %%
 SETTINGS = {
@@ -353,7 +351,7 @@ pd.DataFrame(constants).T.astype(object).fillna("")
 # `--fresh` drops them.)
 
 # %%
-trained = Trainings(network, train, val, RUN.checkpoints)
+trained = al.seeds.Trainings(network, train, val, RUN.checkpoints)
 decays = {}
 for decay in (1e-4, 5e-4, 5e-3):
     _, rows = trained(f"decay {decay:g}", recipe(weight_decay=decay))
@@ -394,9 +392,9 @@ PLANS = {
 # %%
 def along(net):
     """The numbers of Figures 5.1 and 5.2."""
-    found = approximation(net, few["train"], RUN["batch"], **SAM.keywords)
+    found = al.measures.approximation(net, few["train"], RUN["batch"], **SAM.keywords)
     for split, part in few.items():
-        measured = geometry(net, part, RUN["probes"])
+        measured = al.measures.geometry(net, part, RUN["probes"])
         found |= {f"{name} {split}": value for name, value in measured.items()}
     return found
 
@@ -423,7 +421,7 @@ def measured(name, plan, net, rows):
     cell = {"source": source, "attack": name, "target": "test", "eps_255": float("nan")}
     cell["passes"] = PLANS[name][2] * plan.epochs
     cell["seconds"] = sum(row["seconds"] for row in rows)
-    found = outcome(net, test, few["test"], RUN["probes"])
+    found = al.seeds.outcome(net, test, few["test"], RUN["probes"])
     kept.add(cell | row for row in found)
     print(f"{name}, seed {plan.seed}: {found[0]['value']:.1f} %", flush=True)
 

@@ -46,7 +46,6 @@ import torch
 from IPython.display import Markdown, display
 
 import advlib as al
-from advlib.bench.measures import local_lipschitz
 
 # %%
 SETTINGS = {
@@ -282,7 +281,7 @@ attacks = {k: al.evaluation.OnNetwork(al.attacks.mi_fgsm, net) for k, net in fas
 table_6_3 = judges.measure("6.3", attacks, {"resnet": fast["SGD"]})
 
 # %%
-constant = partial(local_lipschitz, seed=seed)
+constant = partial(al.measures.local_lipschitz, seed=seed)
 fewer = replace(book, images=more[: RUN["few"]])
 table_6_4 = fewer.means("6.4", "local_lipschitz", constant, surrogates)
 

@@ -50,7 +50,7 @@ def geometry(model: nn.Module, images: Images, probes: int) -> dict[str, float]:
 
 
 def approximation(model: nn.Module, images: Images, batch_size: int, **options: object) -> dict[str, float]:
-    """How good one step of ascent is (thesis eq. 5.3), over batches: the ratio of the means, and the mean of the
+    """How good one step of ascent is (eq. 5.3), over batches: the ratio of the means, and the mean of the
     ratios. It leaves the model in eval mode. options: of `curvature.approximation_ratio`."""
     losses = [curvature.mean_loss(model.eval(), part) for part in images.batches(batch_size)]
     ratio = curvature.approximation_ratio(losses, curvature.weights(model), **options)

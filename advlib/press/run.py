@@ -285,7 +285,7 @@ def run(
     for chapter, values in jobs:
         folder = out or run_folder(scale, dataset, values, build)
         if fresh:
-            _forget(Run(chapter.number, folder))
+            _forget(Run(chapter.number, folder, scale, dataset))
         print(f"{chapter.number}  {chapter.title} ({scale}, {dataset})", flush=True)
         if not execute(chapter, values, made(folder)):
             return False
