@@ -87,16 +87,18 @@ _LOSS = "a function without arguments that yields scalars, such as lambda: [loss
 def _parts(loss: Loss, graph: bool = True) -> Iterator[torch.Tensor]:
     """The parts of a loss, as they should be; graph: each needs one."""
     checks.function("loss", loss, _LOSS, 0)
-    parts, count = loss(), 0
+    parts = loss()
     if isinstance(parts, torch.Tensor) or not isinstance(parts, Iterable):
         raise TypeError(f"loss: expected {_LOSS}; it returned {checks.shown(parts)}")
-    for count, part in enumerate(parts, 1):  # noqa: B007
+    some = False
+    for part in parts:
         if not isinstance(part, torch.Tensor) or part.numel() != 1:
             raise TypeError(f"loss: expected {_LOSS}; it yielded {checks.shown(part)}")
         if graph and not part.requires_grad:
             raise ValueError("loss: yielded a part without a graph; it does not depend on any weight that is trained")
+        some = True
         yield part.reshape(())
-    if not count:
+    if not some:
         raise ValueError("loss: yielded no part")
 
 
@@ -170,12 +172,13 @@ class _Hessian:
 
     def __call__(self, vectors: Sequence[Tensors]) -> list[list[torch.Tensor]]:
         totals = [[torch.zeros_like(w) for w in self.weights] for _ in vectors]
-        gradients, parts = [self._graph] if self._graph else self._gradients(), 0
+        parts, newest = 0, self._graph
         with unrecorded_anywhere(), SecondOrder():
-            for parts, first in enumerate(gradients, 1):  # noqa: B007
+            for first in [self._graph] if self._graph else self._gradients():
+                parts, newest = parts + 1, first
                 for v, total in zip(vectors, totals, strict=True):
                     self._add(first, v, total)
-        self._graph = first if parts == 1 else None
+        self._graph = newest if parts == 1 else None
         return totals
 
     def _gradients(self) -> Iterator[Tensors]:
