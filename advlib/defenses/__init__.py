@@ -10,6 +10,7 @@ from .transformations import (
     NIPSr3,
     RandomizedSmoothing,
     RandomResizePad,
+    straight_through,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "NIPSr3",
     "RandomResizePad",
     "RandomizedSmoothing",
+    "straight_through",
 ]
