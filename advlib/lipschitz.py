@@ -105,12 +105,13 @@ def lrs1(
     here: Point | None = None,
 ) -> torch.Tensor:
     """LRS-1, (N,): the squared directional slope of the loss (thesis eq. 4.9), two forward passes and a backward
-    pass to the image; with `here`, a forward pass.
+    pass to the image; with `here`, a forward pass. By default the value of an image depends on its whole batch: see
+    form.
 
     h: step, in [0, 1] units along d; direction: `unit_direction`; here: `point(model, x, y)` where one has it already.
-    form: "text": (slope)^2, slope = (loss(x + h d) - loss(x)) / h. "reference", which the thesis' lambda = 5 fits: half
-    the square of the batch's *mean* slope, in units of normalised pixels (0.2); the share of an image is its slope
-    times the mean one, so that the mean over the batch is that square. 50 times smaller, or more.
+    form: "text" is the square of an image's own slope = (loss(x + h d) - loss(x)) / h. "reference", which the thesis'
+    lambda = 5 fits, is half the square of the batch's *mean* slope, in units of normalised pixels (0.2): an image's
+    share is its slope times the mean one. That is at least 50 times smaller than "text".
     Raises TypeError or ValueError on bad input: an unknown direction or form, an h that is not above 0 or moves pixels
     by less than they are rounded, a `here` of another model, other images or other labels.
     """
@@ -134,7 +135,8 @@ def lrs2(
 ) -> torch.Tensor:
     """LRS-2, (N,): how far the gradient of the loss turns (thesis eq. 4.10), that is ||H d|| as h goes to 0, whose
     square has the mean ||H||_F^2 / n over random unit d in n dimensions. Two forward passes and two backward passes to
-    the image, with a graph; with `here`, one of each.
+    the image, with a graph; with `here`, one of each. By default the value of an image depends on the size of its
+    batch: see form.
 
     h, direction, here: as for `lrs1`; here needs `curvature=True`. With direction="sign", the text, h = 1.5 moves
     every pixel out of [0, 1].
