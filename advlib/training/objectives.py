@@ -21,7 +21,7 @@ from torch import nn
 from .. import attacks, lipschitz, loop
 from ..core import batchnorm, checks
 from ..core.draws import Draw, Stream
-from ..gradients import Gradient
+from ..gradients import Gradient, image_gradient
 from ..zoo import acceleration, models
 from ..zoo.purifiers import Purified
 
@@ -309,11 +309,11 @@ class SelfSupervisedPurification:
     ) -> torch.Tensor:
         """SSP: within the radius of x, as far from `wanted`, its features, as `steps` sign steps lead."""
 
+        def distance(point: torch.Tensor) -> torch.Tensor:
+            return (features(point).float() - wanted).square().mean((1, 2, 3)).sum()
+
         def gradient(point: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-            with torch.enable_grad():
-                point = point.detach().requires_grad_()
-                distance = (features(point).float() - wanted).square().mean((1, 2, 3)).sum()
-                return torch.autograd.grad(distance, point)[0]
+            return image_gradient(distance, point)
 
         eps = self.eps * draw.at(index=draw.index[:1], stream=Stream.OBJECTIVE).uniform(1).item()
         options = {"alpha": 2.5 * eps / self.steps, "start": "once", "seed": _seed(draw), "index": draw.index}
