@@ -63,7 +63,7 @@ test: $(STAMP) ## pytest with coverage, then execute and validate the committed 
 
 quick: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
 quick: $(STAMP) ## the quick tests, of every module, in less than a minute
-	$(PY) -m pytest -n $(JOBS) -m "not slow" -q
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" -q
 	@$(WALL)
 
 notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and keep the notebooks in notebooks/

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,16 @@ def needs_data(*parts: str) -> pytest.MarkDecorator:
     """Skip unless every file or folder of `parts` is in $ADVLIB_DATA or data/cache; pytest -ra prints the reason."""
     missing = [p for p in parts if not any((root / p).exists() for root in data_roots())]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not in $ADVLIB_DATA or data/cache")
+
+
+SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
+"""The tests that `make quick` leaves out, as file::function; a full run prints which take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if f"{item.path.name}::{getattr(item, 'originalname', item.name)}" in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 CHROMIUM = shutil.which("chromium")
