@@ -154,6 +154,19 @@ def test_figures_are_small(path):
                     assert size <= MAX_FIGURE, f"{kind} of {size // 1024} KB from:\n{cell.source}"
 
 
+# --- the quick tests -------------------------------------------------------------------------------------------------
+
+
+def test_every_slow_test_is_there_and_every_file_has_a_quick_one():
+    slow = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split()
+    assert slow == sorted(set(slow))
+    files = {
+        p.name: re.findall(r"^def (test_\w+)", p.read_text("utf-8"), re.M) for p in (ROOT / "tests").glob("test_*.py")
+    }
+    assert [name for name in slow if name.partition("::")[2] not in files[name.partition("::")[0]]] == []
+    assert [name for name, tests in files.items() if {f"{name}::{test}" for test in tests} <= set(slow)] == []
+
+
 # --- the module alone ------------------------------------------------------------------------------------------------
 
 ALONE = """

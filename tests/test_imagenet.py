@@ -116,8 +116,8 @@ def test_what_is_missing_is_named(root, tmp_path):
 
 def test_recipes_of_table_5_3_and_random_sam_like_sam():
     plan = imagenet.recipe("ResNet-101", "R-SAM")
-    assert plan.facts()["around"] == {"name": "RandomSAM", "rho": 0.1} and plan.epochs == 90
-    assert imagenet.recipe("ResNet-50", "SGD").around is None
+    assert plan.facts()["wrapper"] == {"name": "RandomSAM", "rho": 0.1} and plan.epochs == 90
+    assert imagenet.recipe("ResNet-50", "SGD").wrapper is None
 
 
 def files(root):

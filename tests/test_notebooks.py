@@ -91,7 +91,7 @@ def test_what_is_there_is_not_trained():
 def test_nets_of_another_seed_stay_beside_those_that_chapters_load(tmp_path, monkeypatch):
     asked = []
     kept = lambda name, recipe, **options: asked.append((name, recipe.seed, options["folder"], options["n"]))  # noqa: E731
-    monkeypatch.setattr(trainees.training, "train_member", kept)
+    monkeypatch.setattr(trainees.fitting, "train_member", kept)
     found = trainees.provide("shapes", ["resnet"], ["resnet"], folder=tmp_path, seed=1)
     assert asked == [("shapes/resnet", 1, tmp_path, None)]
     assert str(found).startswith("trained now: resnet (kept in the folder of the run;")
