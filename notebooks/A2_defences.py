@@ -356,7 +356,7 @@ print("whoever knows the defence does at least as well against each:", bool((kno
 #    it: then hardly anything is left. Of everything here only PGD training, and the certificate of RS within its small
 #    radius, hold against an attacker who knows.
 # 4. *The order of the attacks.* In the thesis EM-RE-Composite beats both others against every defence. Here it is ahead
-#    of them or level in most cases, none of them clear at this size. With more images (n = 540 of 900 count, the rows
+#    of them or level in most cases, one of them clear at this size. With more images (n = 540 of 900 count, the rows
 #    are in `data/results/laptop/shapes`) it is ahead of MI-Composite in 10 of 18 cases and behind it in 7 (7 and 5 of
 #    them clear), and behind NI-Composite in 12 (3 clear). All composites are weaker than plain MI-FGSM: chapter 2 says
 #    why (TIM's kernel is a fifth of the image).
