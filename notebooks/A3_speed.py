@@ -923,8 +923,8 @@ fig
 # - The second says what the penalty of chapter 3 costs.
 # - The third says what a step of chapter 4's fine-tuning costs.
 # - The fourth says what the optimizers of chapter 5 cost, alone and side by side.
-# - The fifth says what to gain by `accelerate=True` and `accelerate=torch.bfloat16`. Without native bfloat16 (see the
-#   conditions) the latter gains nothing.
+# - The fifth says what to gain by `al.accelerate(model)`, and with `dtype=torch.bfloat16`. Without native bfloat16 (see
+#   the conditions) the latter gains nothing.
 # - The sixth mixes both: `ours` is the loop, `folded` and `bfloat16` the loop and the copy. The table of success rates
 #   belongs to it: a gain at another success rate would be no gain.
 # - Ratios change with the machine, too, if less than seconds do: the number of cores and the memory decide how much of
