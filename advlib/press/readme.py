@@ -6,6 +6,7 @@ figures` keeps a finished run and then writes this part of the README anew; nobo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +48,15 @@ def markdown(whole: bool = False) -> str:
     """One row for each claim of `CLAIMS` that a committed run has measured on targets of the kind that the thesis has,
     or, for the README, for those of `GLANCE` alone."""
     tables, most = (CLAIMS, None) if whole else (GLANCE, 1)
-    found = [row for table in tables for row in _rows(table)[:most]]
+    of = {table: _rows(table)[:most] for table in tables}
+    found = [row for rows in of.values() for row in rows]
     if not found:
         return f"*No {DATASET} run that compares with the thesis is committed yet.*"
     note = (
         f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
         "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
         "here, of attacks of 10 steps, for n images that all networks get right. "
-        f"{_intervals(found)}{_other_kinds() if whole else ''}{_training()}{'' if whole else _MORE}*"
+        f"{_intervals(found)}{_other_kinds(of) if whole else ''}{_training()}{'' if whole else _MORE}*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
     return "\n".join([_line(TITLES), _line(rule), *(row.line for row in found)]) + "\n\n" + note
@@ -74,9 +76,10 @@ def _intervals(found: list[_Row]) -> str:
     return f"Intervals of differences: {'; '.join(said)}."
 
 
-def _other_kinds() -> str:
-    """Which committed tables have no row, since print and ours have no kind of target in common; "" for none."""
-    tables = [table for table in CLAIMS if results.committed(table, SCALE, DATASET) is not None and not _rows(table)]
+def _other_kinds(of: Mapping[str, list[_Row]]) -> str:
+    """Which committed tables have no row, since print and ours have no kind of target in common; "" for none. of: the
+    rows of each table."""
+    tables = [t for t, rows in of.items() if not rows and results.committed(t, SCALE, DATASET) is not None]
     if not tables:
         return ""
     what = "Table" if len(tables) == 1 else "Tables"

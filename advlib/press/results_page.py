@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -42,14 +43,15 @@ COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "bud
 def markdown(run: Path | None = None) -> str:
     """The page. run: the folder of a run, whose tables stand at the end; None for none."""
     tables = sorted(path.stem.removeprefix("table_").replace("_", ".") for path in PUBLISHED.glob("table_*.csv"))
-    blocks = [block for table in tables for block in _blocks(table)]
-    missing = [table for table in tables if not _measured(table) and table not in claims.RECIPES]
+    measured = {table: _measured(table) for table in tables}
+    blocks = [block for table, runs in measured.items() for block in _blocks(table, runs)]
+    missing = [table for table, runs in measured.items() if not runs and table not in claims.RECIPES]
     figures = sorted(FIGURES.glob("*/fig_*.svg"))
     parts = [
         HEAD,
         "## The thesis' claims",
         readme.markdown(whole=True),
-        _filter(tables),
+        _filter(measured),
         "## Tables",
         *blocks,
         "### Not measured",
@@ -64,17 +66,20 @@ def markdown(run: Path | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _measured(table: str) -> list[tuple[str, str, pd.DataFrame]]:
-    """(scale, data set, rows) of each committed run of a table."""
+Measured = list[tuple[str, str, pd.DataFrame]]
+"""(scale, data set, rows) of each committed run of a table."""
+
+
+def _measured(table: str) -> Measured:
     pairs = [(scale, dataset) for scale in SCALES for dataset in reversed(registry.CHAPTERS)]
     found = [(scale, dataset, claims.compare(table, scale, dataset)) for scale, dataset in pairs]
     return [(scale, dataset, rows) for scale, dataset, rows in found if rows is not None]
 
 
-def _blocks(table: str) -> list[str]:
+def _blocks(table: str, runs: Measured) -> list[str]:
     """A table for each committed run, with what it was measured on."""
     found = []
-    for scale, dataset, rows in _measured(table):
+    for scale, dataset, rows in runs:
         source = results.committed(claims.TRAINING if table == claims.GEOMETRY else table, scale, dataset)
         facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
         since = provenance.date_of(results.result_path(source.table.iloc[0], scale, dataset))
@@ -131,11 +136,13 @@ def _signed(value: float) -> str:
     return "" if pd.isna(value) else f"{value:+.3g}" if abs(value) < 1 else f"{value:+.1f}"
 
 
-def _filter(tables: list[str]) -> str:
+def _filter(measured: Mapping[str, Measured]) -> str:
     def options(values: list[str]) -> str:
         return "".join(f'<option value="{value}">{value}</option>' for value in values)
 
-    found = [(table.partition(".")[0], scale, dataset) for table in tables for scale, dataset, _ in _measured(table)]
+    found = [
+        (table.partition(".")[0], scale, dataset) for table, runs in measured.items() for scale, dataset, _ in runs
+    ]
     chapters, scales, datasets = (sorted({row[k] for row in found}) for k in range(3))
     return FILTER.format(chapters=options(chapters), scales=options(scales), datasets=options(datasets))
 
