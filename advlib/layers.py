@@ -193,7 +193,7 @@ class _Stop(Exception):
 def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Images to the output of one layer, (N, features), flattened; what comes behind the layer is not run.
 
-    layer: its name, or the end of it. Raises as `backward.only` does, and ValueError when run if the model never calls
+    layer: its name, or the end of it. Raises as `only` does, and ValueError when run if the model never calls
     the layer."""
     name = only(model, layer)
     module = model.get_submodule(name)
@@ -240,9 +240,9 @@ def ila_plus_plus(
     """ILA++ (Li et al. 2020; Guo et al. 2022): I-FGSM from x, then again from x, now along the direction of features
     that a ridge regression gives: the features of the first run's iterates, less those of x, against their losses.
 
-    layer: whose output is taken, as `backward.only` finds it; steps: of the first run, of eps / steps each; refine: of
+    layer: whose output is taken, as `only` finds it; steps: of the first run, of eps / steps each; refine: of
     the second; ridge: its penalty; the authors' 1e10 makes the direction the sum of the differences, each times its
-    loss. seed, index: as of `attacks.attack`, which raises what is wrong with the others. Returns adv, like x.
+    loss. seed, index: as of `loop.attack`, which raises what is wrong with the others. Returns adv, like x.
     Raises TypeError or ValueError for ridge <= 0, refine < 1 or an unknown layer.
     """
     checks.module(model)

@@ -230,7 +230,7 @@ def local_lipschitz(
 
     The largest ratio that an ascent from a random point of the ball meets, so a lower bound: `steps` steps along the
     ratio's gradient, of a share of the way from x that falls from 1/2 to 0. eps, norm: the ball, "linf" or "l2", cut
-    to [0, 1]; seed, index: as of `attacks.attack`.
+    to [0, 1]; seed, index: as of `loop.attack`.
     Raises TypeError or ValueError on bad input: an eps so small that what the ratio divides is rounding, or a model
     whose logits, or their gradient, are not finite.
     """

@@ -38,7 +38,7 @@ def carlini_wagner(
     logits (with 0 the images lie on the boundary itself, and rounding in another batch size decides); lr: Adam's rate
     in w. target: int64 (N,), the classes wanted instead of any other than y.
     Successes are kept per image; no image stops, or hurries, another. Half-precision images are searched for in
-    float32. Raises as `attacks.attack` does.
+    float32. Raises as `loop.attack` does.
     """
     checks.network(model)
     checks.images(x)

@@ -215,7 +215,7 @@ def _check_asked(attacks: object, surrogates: object, targets: object, data: obj
 
 
 def _check_copies(surrogates: Mapping[str, nn.Module], targets: Mapping[str, nn.Module], data: Images) -> None:
-    """A surrogate may bear a target's name if it is that network, or a copy of it (`models.accelerate`)."""
+    """A surrogate may bear a target's name if it is that network, or a copy of it (`acceleration.accelerate`)."""
     x = data[:32].x
     for name in surrogates.keys() & targets.keys():
         if surrogates[name] is targets[name]:

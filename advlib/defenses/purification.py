@@ -1,6 +1,6 @@
 """The defences that are networks: HGD, ComDefend and NRP in front of a model, trained by us.
 
-defended = purification.load("cifar10/hgd")(model)              `checkpoints` reads the authors' own
+defended = purification.load("cifar10/hgd")(model)              `authors` reads the authors' own
 """
 
 from __future__ import annotations

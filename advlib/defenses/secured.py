@@ -3,7 +3,7 @@
 targets = secured.nine("cifar10"); targets["JPEG"](images)
 
 On 32-pixel images they are ours (`training`, `purification`), and all but two of the nine guard the same network. On
-ImageNet they are timm's networks and the authors' files (`checkpoints`) in a folder that you name; what is not in the
+ImageNet they are timm's networks and the authors' files (`authors`) in a folder that you name; what is not in the
 folder is left out.
 """
 

@@ -107,7 +107,7 @@ def _first_page(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a page can point to: works (`book_text.titles`) and equations ("4.9")."""
+    """What a page can point to: works (`markdown.titles`) and equations ("4.9")."""
 
     works: Mapping[str, str]
     equations: Collection[str]
