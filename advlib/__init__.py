@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         lipschitz,
         loop,
         press,
+        rules,
         sam,
         training,
         transforms,
@@ -46,14 +47,25 @@ if TYPE_CHECKING:
         seeds,
         trainees,
     )
-    from .core import batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
+    from .core import balls, batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
     from .files import paths, provenance
-    from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
+    from .gradients import (
+        Gradient,
+        averaged,
+        cycled,
+        gradient,
+        integrated,
+        neighbours,
+        norm_penalty,
+        reverse_perturbed,
+        smoothed,
+    )
     from .layers import linear_backward, skip_gradient
-    from .loop import Elastic, attack
+    from .loop import attack
     from .minimum_norm import carlini_wagner
+    from .rules import Elastic, EnhancedMomentum, VarianceReduced, VarianceTuned
     from .training import augment, objectives, recipes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
@@ -61,17 +73,19 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "attacks curvature gradients layers lipschitz loop sam transforms bench core defenses files press training zoo",
+    "": "attacks curvature gradients layers lipschitz loop rules sam transforms "
+    "bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner",
-    "core": "batchnorm checks draws intervals norms published second_order surrogate",
+    "core": "balls batchnorm checks draws intervals norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
     "files": "paths provenance",
-    "gradients": "Gradient cycled gradient integrated norm_penalty reverse_perturbed smoothed",
+    "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "layers": "linear_backward skip_gradient",
-    "loop": "Elastic attack",
+    "loop": "attack",
+    "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",
     "training": "augment objectives recipes",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",

@@ -26,11 +26,13 @@ from .gradients import (
     gradient,
     integrated,
     listed,
+    neighbours,
     norm_penalty,
     reverse_perturbed,
     smoothed,
 )
-from .loop import PLAIN, Elastic, attack
+from .loop import attack
+from .rules import MI, PLAIN, Elastic, EnhancedMomentum, Rule, VarianceReduced, VarianceTuned
 from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
 
 
@@ -39,7 +41,7 @@ class LoopOptions(TypedDict, total=False):
 
     steps: int
     alpha: float | None
-    momentum: Elastic
+    momentum: Rule
     norm: str
     start: str
     target: Tensor | None
@@ -48,11 +50,12 @@ class LoopOptions(TypedDict, total=False):
 
 
 class Options(LoopOptions, total=False):
-    """What a named attack takes by keyword. transform, loss, chunk: of `gradient`; kernel: of `smoothed`; wrap: what is
-    done to the gradient function last, such as `norm_penalty`; the others: of `attack`."""
+    """What a named attack takes by keyword. transform, loss, chunk: of `gradient`; kernel, std: of `smoothed`; wrap:
+    what is done to the gradient function last, such as `norm_penalty`; the others: of `attack`."""
 
     transform: Transform | Sequence[Transform] | None
     kernel: int
+    std: float | None
     loss: str | Loss
     wrap: Callable[[Gradient], Gradient] | None
     chunk: int
@@ -67,6 +70,7 @@ def _run(
     behind: Sequence[Transform] = (),
     transform: Transform | Sequence[Transform] | None = None,
     kernel: int = 1,
+    std: float | None = None,
     loss: str | Loss = "cross_entropy",
     wrap: Callable[[Gradient], Gradient] | None = None,
     chunk: int = 1,
@@ -75,7 +79,7 @@ def _run(
     """behind: the attack's own transforms, which come after those of the caller; options: of `attack`."""
     checks.network(model)
     g = gradient(model, (*listed(transform), *behind), loss, chunk)
-    return attack(x, y, _wrapped(smoothed(g, kernel), wrap), eps=eps, **options)
+    return attack(x, y, _wrapped(smoothed(g, kernel, std), wrap), eps=eps, **options)
 
 
 def _wrapped(g: Gradient, wrap: Callable[[Gradient], Gradient] | None) -> Gradient:
@@ -118,7 +122,6 @@ def preset(*fixed: str, **defaults: object) -> Callable[[Preset], Preset]:
 # No type says "all `Options` but these", so that a preset whose own parameter or constant is one of them needs an
 # ignore[misc] below; its signature, which `preset` makes, has each once.
 ERASURE = RandomErasure()
-MI = Elastic(mu=1.0)
 
 
 @preset("momentum", "steps")
@@ -176,16 +179,119 @@ def em_fgsm(
     mu: float = 1.0,
     sigma: float = 2.0,
     normalize: str = "mean",
+    project: str = "none",
     **options: Unpack[Options],
 ) -> Tensor:
     """EM-FGSM: look sigma steps ahead (thesis sect. 2.2.1), by the rule `Elastic`."""
-    return _run(model, x, y, eps, momentum=Elastic(mu, sigma, normalize), **options)
+    return _run(model, x, y, eps, momentum=Elastic(mu, sigma, normalize, project), **options)
+
+
+@preset("momentum")
+def vmi_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    points: int = 20,
+    radius: float = 1.5,
+    **options: Unpack[Options],
+) -> Tensor:
+    """VMI-FGSM: MI-FGSM with variance tuning (Wang & He 2021; [73] of the thesis), by the rule `VarianceTuned`."""
+    return _run(model, x, y, eps, momentum=VarianceTuned(MI, points, radius), **options)
+
+
+@preset("momentum")
+def vni_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    points: int = 20,
+    radius: float = 1.5,
+    **options: Unpack[Options],
+) -> Tensor:
+    """VNI-FGSM: NI-FGSM with variance tuning (Wang & He 2021; [73] of the thesis), by the rule `VarianceTuned`."""
+    return _run(model, x, y, eps, momentum=VarianceTuned(Elastic(1.0, 1.0), points, radius), **options)
+
+
+@preset("momentum")
+def emi_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    points: int = 11,
+    interval: float = 7.0,
+    **options: Unpack[Options],
+) -> Tensor:
+    """EMI-FGSM (Wang et al. 2021; [72] of the thesis), by the rule `EnhancedMomentum`."""
+    return _run(model, x, y, eps, momentum=EnhancedMomentum(MI, points, interval), **options)
+
+
+@preset("momentum")
+def svre(
+    model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, *, rounds: int = 4, **options: Unpack[Options]
+) -> Tensor:
+    """SVRE on MI-FGSM, of an `ensemble` (Xiong et al. 2022; [99] of the thesis), by the rule `VarianceReduced`."""
+    return _run(model, x, y, eps, momentum=VarianceReduced(MI, rounds), **options)
+
+
+@preset("wrap")
+def smoothed_gradient(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    radius: float = 15 / 255,
+    points: int = 20,
+    **options: Unpack[Options],
+) -> Tensor:
+    """I-FGSM along gradients averaged over normal noise of the standard deviation `radius` (Wu & Zhu 2020; the "SGM" of
+    thesis sect. 1.2.3, [49]). radius, points: of `neighbours`, the paper's for ImageNet."""
+    around = partial(neighbours, radius=radius, points=points, noise="normal")
+    return _run(model, x, y, eps, wrap=around, **options)  # type: ignore[misc]
+
+
+@preset("wrap", momentum=MI)
+def pgn(  # type: ignore[misc]
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    steps: int = 10,
+    *,
+    points: int = 20,
+    radius: float = 3.0,
+    beta: float = 0.5,
+    **options: Unpack[Options],
+) -> Tensor:
+    """PGN on MI-FGSM (Ge et al. 2023): the penalty of thesis chapter 3, by a backward difference over a step of
+    eps / steps, at `points` points drawn up to radius * eps around the iterate."""
+    checks.budget(eps, steps)
+    checks.number("radius", radius, 0)
+    penalty = partial(norm_penalty, r=eps / steps or 1.0, beta=beta, unit="mean", difference="backward")
+    around = partial(neighbours, radius=radius * eps, points=points)
+    return _run(model, x, y, eps, wrap=lambda g: around(penalty(g)), steps=steps, **options)
 
 
 @preset(momentum=MI)
 def dim(model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, **options: Unpack[Options]) -> Tensor:
     """DIM on MI-FGSM (Xie et al. 2019); what `transform` holds comes first."""
     return _run(model, x, y, eps, behind=[InputDiversity()], **options)
+
+
+@preset(momentum=MI)
+def rdim(
+    model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, *, scale: float = 1.14, **options: Unpack[Options]
+) -> Tensor:
+    """RDIM on MI-FGSM (Zou et al. 2020; [75] of the thesis): `dim` at every step, on a larger canvas that is resized
+    back to the network's own size; what `transform` holds comes first. scale: canvas over image, of the paper's sizes
+    from 340 to 500 for 299 the first."""
+    return _run(model, x, y, eps, behind=[InputDiversity(p=1.0, scale=scale)], **options)
 
 
 @preset(momentum=MI, kernel=7)
@@ -267,8 +373,7 @@ def rap(
 ) -> Tensor:
     """RAP on I-FGSM, reverse perturbations of radius eps from step `late` on (Qin et al. 2022; thesis sect. 1.2.3)."""
     checks.whole("late", late, 0)
-    reverse = partial(reverse_perturbed, eps=eps, start=late, ascend=options.get("target") is None)
-    return _run(model, x, y, eps, momentum=PLAIN, wrap=reverse, **options)  # type: ignore[misc]
+    return _run(model, x, y, eps, momentum=PLAIN, wrap=partial(reverse_perturbed, eps=eps, start=late), **options)  # type: ignore[misc]
 
 
 def lgv(

@@ -19,12 +19,12 @@ from math import prod
 import torch
 
 from .core import checks, second_order
+from .core.balls import BALLS
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import divided, l2_norm
 from .core.surrogate import frozen
 from .gradients import cross_entropy
-from .loop import BALLS
 
 DIRECTIONS = ("l2", "sign", "unit_sign")
 FORMS = ("reference", "text")

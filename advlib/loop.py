@@ -1,4 +1,4 @@
-"""The one loop that every gradient attack is, the ball it stays in, and the momentum rules.
+"""The one loop that every gradient attack is.
 
     adv = attack(x, y, g, momentum=Elastic(mu=1.0, sigma=2.0), eps=16/255, steps=10, seed=0, index=i)
 
@@ -9,131 +9,26 @@ within [0, 1]. Every image's result depends on the image, its `index` and `seed`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from .core import checks
+from .core.balls import BALLS, Ball, moved
 from .core.checks import Model
 from .core.draws import Draw, Stream
-from .core.norms import NORMS, divided, l2_norm
 from .core.surrogate import frozen
-from .gradients import Gradient, gradient
-
-# --- momentum --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Elastic:
-    """Elastic momentum (thesis eq. 2.1 to 2.3): the gradient is taken at x_t + alpha sigma g_t and added to mu g_t.
-
-    mu: decay. sigma: look-ahead horizon, in steps; 0 is MI-FGSM (eq. 1.3), mu is NI-FGSM (eq. 1.4), mu = sigma = 0 is
-    I-FGSM (eq. 1.2). normalize: what the gradient is divided by, per image: "mean" (of absolute values, as the
-    published code of NI-FGSM has it), "l1" (their sum, eq. 2.2 to the letter: the look-ahead vanishes), "l2".
-    The look-ahead point is projected neither to the ball nor to [0, 1]: with "mean", sigma = 2, mu = 1 and 10 steps the
-    average pixel can be 1.8 eps beyond the iterate, and single pixels much further.
-    """
-
-    mu: float = 1.0
-    sigma: float = 0.0
-    normalize: str = "mean"
-
-    def __post_init__(self) -> None:
-        checks.number("mu", self.mu, 0)
-        checks.number("sigma", self.sigma, 0)
-        checks.choice("normalize", self.normalize, NORMS)
-
-    def look_ahead(self, adv: torch.Tensor, m: torch.Tensor, alpha: float) -> torch.Tensor:
-        """x_t^em, eq. 2.1."""
-        return torch.add(adv, m, alpha=alpha * self.sigma) if self.sigma else adv
-
-    def update(self, m: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-        """g_{t+1}, eq. 2.2."""
-        unit = divided(grad, NORMS[self.normalize](grad))
-        return torch.add(unit, m, alpha=self.mu) if self.mu else unit
-
-
-PLAIN = Elastic(mu=0.0)
-
-# --- balls -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LinfBall:
-    """{z in [0, 1] : |z - x| <= eps}, with the direction of steepest ascent in it."""
-
-    lower: torch.Tensor
-    upper: torch.Tensor
-    eps: float
-
-    @classmethod
-    def around(cls, x: torch.Tensor, eps: float) -> LinfBall:
-        return cls((x - eps).clamp_(min=0), (x + eps).clamp_(max=1), eps)
-
-    def direction(self, m: torch.Tensor) -> torch.Tensor:
-        return m.sign()
-
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        return torch.clamp(z, self.lower, self.upper)
-
-    def noise(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        """Uniform in the ball around 0."""
-        return (2 * draw.uniform(*x.shape[1:]).to(x) - 1) * self.eps
-
-
-@dataclass(frozen=True)
-class L2Ball:
-    """{z in [0, 1] : ||z - x||_2 <= eps}, the norm per image."""
-
-    x: torch.Tensor
-    eps: float
-
-    @classmethod
-    def around(cls, x: torch.Tensor, eps: float) -> L2Ball:
-        return cls(x, eps)
-
-    def direction(self, m: torch.Tensor) -> torch.Tensor:
-        return divided(m, l2_norm(m))
-
-    def project(self, z: torch.Tensor) -> torch.Tensor:
-        # Clipping to [0, 1] afterwards only moves towards x, which lies in it: the ball is not left again.
-        delta = z - self.x
-        return (self.x + delta * (self.eps / l2_norm(delta).clamp(min=self.eps or 1.0)).clamp(max=1.0)).clamp_(0, 1)
-
-    def noise(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        """Uniform in the ball around 0: a normal direction, a radius eps u^(1/d)."""
-        normal = draw.normal(*x.shape[1:]).to(x)
-        radius = draw.at(stream=Stream.RADIUS).uniform(1, 1, 1).to(x) ** (1 / x[0].numel())
-        return self.direction(normal) * radius * self.eps
-
-
-BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Ball}
-
-# --- the loop --------------------------------------------------------------------------------------------------------
+from .gradients import Function, Gradient, gradient
+from .rules import PLAIN, Rule
 
 
 def step(
-    adv: torch.Tensor,
-    m: torch.Tensor,
-    y: torch.Tensor,
-    g: Gradient,
-    draw: Draw,
-    rule: Elastic,
-    ball: LinfBall | L2Ball,
-    alpha: float,
-    ascend: bool = True,
-    jitter: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x_{t+1}, g_{t+1}) from (x_t, g_t): look ahead, take the gradient, update the momentum, step, project.
-
-    jitter: take the gradient at a point drawn around x_t, in the ball (PGD with fresh noise in every step).
-    """
-    point = rule.look_ahead(adv, m, alpha)
-    if jitter:
-        point = ball.project(point + ball.noise(adv, draw.at(stream=Stream.NOISE)))
-    grad = g(point, y, draw)
-    m = rule.update(m, grad if ascend else -grad)
-    return ball.project(torch.add(adv, ball.direction(m), alpha=alpha)), m
+    x_t: torch.Tensor, state: Any, y: torch.Tensor, g: Gradient, draw: Draw, rule: Rule, ball: Ball
+) -> tuple[torch.Tensor, Any]:
+    """(x_{t+1}, state) from (x_t, state): the rule's direction, a step along it, back into the ball."""
+    direction, state = rule.update(state, g, x_t, y, draw, ball)
+    return moved(ball, x_t, direction), state
 
 
 def attack(
@@ -144,7 +39,7 @@ def attack(
     eps: float,
     steps: int = 10,
     alpha: float | None = None,
-    momentum: Elastic = PLAIN,
+    momentum: Rule = PLAIN,
     norm: str = "linf",
     start: str = "none",
     target: torch.Tensor | None = None,
@@ -177,40 +72,57 @@ def attack(
     checks.whole("seed", seed)
     _check_rule(momentum)
     g = g if isinstance(g, Gradient) else gradient(g)
-    if g.descends not in (None, target is not None):
-        raise ValueError("target: a targeted attack descends its loss and needs norm_penalty(r < 0), others r > 0")
     with frozen(g.models):
         clean = x.detach().clone(memory_format=torch.channels_last)
         y, wanted = y.clone(), (y if target is None else target).clone()
         checks.outputs(g.models, clean, y=y, target=wanted)
         x = clean.to(torch.promote_types(clean.dtype, torch.float32))
         sizes: list[torch.Tensor] = []
-        g = replace(g, function=_watched(g, clean.dtype, sizes))
-        ball, draw = BALLS[norm].around(x, eps), Draw(seed, index)
+        ball = BALLS[norm].around(x, eps, eps / steps if alpha is None else alpha)
+        draw = Draw(seed, index, sign=1 if target is None else -1)
+        g = _each(g, lambda part: _watched(part, clean.dtype, len(x), sizes))
+        g = _each(g, lambda part: _jittered(part, ball)) if start == "every" else g
+        g = g if target is None else _each(g, _negated)
         adv = x if start != "once" else ball.project(x + ball.noise(x, draw.at(step=-1, stream=Stream.NOISE)))
-        m, alpha = torch.zeros_like(x), eps / steps if alpha is None else alpha
+        state = momentum.init(x)
         for t in range(steps):
-            adv, m = step(adv, m, wanted, g, draw.at(step=t), momentum, ball, alpha, target is None, start == "every")
-        checks.gradients(torch.stack(sizes))
+            adv, state = step(adv, state, wanted, g, draw.at(step=t), momentum, ball)
+        checks.gradients(torch.cat(sizes))
     return _toward(clean, adv).contiguous()
 
 
 def _check_rule(momentum: object) -> None:
-    rule = not isinstance(momentum, type) and all(hasattr(momentum, name) for name in ("look_ahead", "update"))
+    rule = not isinstance(momentum, type) and all(hasattr(momentum, name) for name in ("init", "update"))
     if not rule:
         raise TypeError(f"momentum: expected a rule, such as Elastic(mu=1.0), got {checks.shown(momentum)}")
 
 
-def _watched(g: Gradient, dtype: torch.dtype, sizes: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`g` for images in float32 or float64, which it is shown in `dtype`. It leaves the L1 norms (N,) of each gradient
-    in `sizes`: they say afterwards which were not finite, or 0, and nothing waits for the device until then."""
+def _each(g: Gradient, change: Callable[[Function], Function]) -> Gradient:
+    """g and its parts with changed functions."""
+    return replace(g, function=change(g.function), parts=tuple(_each(part, change) for part in g.parts))
+
+
+def _watched(g: Function, dtype: torch.dtype, n: int, sizes: list[torch.Tensor]) -> Function:
+    """`g` for images in float32 or float64, which it is shown in `dtype`. It leaves the L1 norms of each gradient in
+    `sizes`, (points, N), where a rule asks for several points of the n images at once: they say afterwards which were
+    not finite, or 0, and nothing waits for the device until then."""
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         grad = g(x.to(dtype), y, draw).to(x.dtype)
-        sizes.append(torch.linalg.vector_norm(grad, ord=1, dim=(1, 2, 3)))
+        sizes.append(torch.linalg.vector_norm(grad, ord=1, dim=(1, 2, 3)).view(-1, n))
         return grad
 
     return function
+
+
+def _jittered(g: Function, ball: Ball) -> Function:
+    """`g` at a point drawn around x, in the ball (PGD with fresh noise in every step)."""
+    return lambda x, y, draw: g(ball.project(x + ball.noise(x, draw.at(stream=Stream.NOISE))), y, draw)
+
+
+def _negated(g: Function) -> Function:
+    """Minus `g`: a targeted attack raises minus its loss."""
+    return lambda x, y, draw: -g(x, y, draw)
 
 
 def _toward(x: torch.Tensor, adv: torch.Tensor) -> torch.Tensor:

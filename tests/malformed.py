@@ -9,7 +9,7 @@ from conftest import grid_images, tiny_model
 from torch import nn
 
 from advlib import attacks, gradients
-from advlib.loop import Elastic
+from advlib.rules import Elastic
 from advlib.transforms import InputDiversity
 from advlib.zoo.datasets import Images
 
@@ -156,7 +156,6 @@ WRONG = {
     "optional-count": [*NO_WHOLE[1:], 0, -3],
     "any-labels": {"None": None, **{k: v for k, v in NO_LABELS.items() if k != "of no logit"}},
     "optional-positive": [*NO_NUMBER[1:], 0, -1],
-    "other-than-0": [*NO_NUMBER, 0, 0.0],
     "count": [*NO_WHOLE, 0, -3],
     "radius": [*NO_NUMBER, 0, -0.1, 1.1, 1e-12],
     "members": [None, 3, F, [], [None], [F, 3], [lambda z: z]],
@@ -176,6 +175,8 @@ WRONG = {
         "a class": Elastic,
     },
     "rule": [None, 3, "mi", Elastic, object()],
+    "elastic": [None, 3, "mi", Elastic, object()],
+    "weights-of-one": [3, "1", [], [nan], [-1], ["w"], [1, 1], [0]],
     "gradient": [None, 3, "g", F, gradients.Gradient],
     "gradients": [None, 3, G, [], [G, None], [F]],
     "pool": {k: v for k, v in NO_IMAGES.items() if k != "float64"},

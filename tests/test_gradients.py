@@ -184,6 +184,7 @@ def _combination():
         "networks": int(_DICE.choice([1, 2])),
         "chunk": int(_DICE.choice([1, 3])),
         "penalty": float(_DICE.choice([0.0, 0.8, -0.8])),
+        "difference": str(_DICE.choice(["forward", "backward", "central"])),
         "loss": str(_DICE.choice(["cross_entropy", "margin"])),
         "momentum": Elastic(
             *map(float, _DICE.choice([0.0, 0.5, 1.0, 2.0], 2)), normalize=str(_DICE.choice(["mean", "l1", "l2"]))
@@ -202,7 +203,7 @@ def test_any_composition_is_valid_and_does_not_depend_on_the_batch(combo):
     target = (y + 1) % 10 if combo["targeted"] else None
     eps = 8 / 255 if combo["norm"] == "linf" else 0.5
     g = smoothed(gradient(surrogate, combo["transform"], combo["loss"], combo["chunk"]), combo["kernel"])
-    g = norm_penalty(g, -0.1 if combo["targeted"] else 0.1, combo["penalty"])
+    g = norm_penalty(g, 0.1, combo["penalty"], difference=combo["difference"])
 
     def run(rows):
         return attack(
@@ -261,7 +262,7 @@ def test_reverse_perturbation_of_a_quadratic_is_the_gradient_behind(x, y, draw):
     g = gradient(torch.nn.Flatten(), loss=lambda z, y: 0.5 * z.square().sum(1))
     x = x + 1.0
     assert torch.allclose(reverse_perturbed(g, eps=0.5, steps=4, start=0)(x, y, draw), x - 0.5)
-    assert torch.allclose(reverse_perturbed(g, eps=0.5, steps=4, start=0, ascend=False)(x, y, draw), x + 0.5)
+    assert torch.allclose(reverse_perturbed(g, eps=0.5, steps=4, start=0)(x, y, draw.at(sign=-1)), x + 0.5)
     assert torch.equal(reverse_perturbed(g, start=1)(x, y, draw), x)
 
 

@@ -74,7 +74,14 @@ CALLS = {
     "pgd": preset(attacks.pgd, "steps:count", steps=1),
     "mi_fgsm": preset(attacks.mi_fgsm, "steps:count mu:not-negative", steps=1),
     "ni_fgsm": preset(attacks.ni_fgsm, "steps:count mu:not-negative", steps=1),
-    "em_fgsm": preset(attacks.em_fgsm, "mu:not-negative sigma:not-negative normalize:word", steps=1),
+    "em_fgsm": preset(attacks.em_fgsm, "mu:not-negative sigma:not-negative normalize:word project:word", steps=1),
+    "vmi_fgsm": preset(attacks.vmi_fgsm, "points:place radius:not-negative", steps=1, points=1),
+    "vni_fgsm": preset(attacks.vni_fgsm, "points:place radius:not-negative", steps=1, points=1),
+    "emi_fgsm": preset(attacks.emi_fgsm, "points:count interval:not-negative", steps=1, points=1),
+    "svre": preset(attacks.svre, "rounds:count", steps=1, model=al.ensemble([F]), rounds=1),
+    "smoothed_gradient": preset(attacks.smoothed_gradient, "points:count radius:not-negative", steps=1, points=1),
+    "pgn": preset(attacks.pgn, "points:count radius:not-negative beta:number", steps=1, points=1),
+    "rdim": preset(attacks.rdim, "scale:positive momentum:rule", steps=1),
     "dim": preset(attacks.dim, "steps:count momentum:rule", steps=1),
     "tim": preset(attacks.tim, "kernel:odd momentum:rule", steps=1),
     "sim": preset(attacks.sim, "copies:count momentum:rule", steps=1),
@@ -109,18 +116,25 @@ CALLS = {
         NAMES,
         then=lambda g: g(X, Y, DRAW),
     ),
-    "smoothed": Call(gradients.smoothed, "g:gradient kernel:odd", {"g": G}),
+    "smoothed": Call(gradients.smoothed, "g:gradient kernel:odd std:optional-positive", {"g": G}),
     "norm_penalty": Call(
-        gradients.norm_penalty, "g:gradient r:other-than-0 beta:number unit:word rescale:flag", {"g": G}
+        gradients.norm_penalty, "g:gradient r:positive beta:number unit:word rescale:flag difference:word", {"g": G}
     ),
     "integrated": Call(
         gradients.integrated, "g:gradient points:count reference:number noise:not-negative chunk:count", {"g": G}
     ),
-    "reverse_perturbed": Call(
-        gradients.reverse_perturbed, "g:gradient eps:share steps:count start:place ascend:flag", {"g": G}
+    "reverse_perturbed": Call(gradients.reverse_perturbed, "g:gradient eps:share steps:count start:place", {"g": G}),
+    "neighbours": Call(
+        gradients.neighbours,
+        "g:gradient radius:not-negative points:count noise:word chunk:count",
+        {"g": G, "radius": 0.1},
     ),
+    "averaged": Call(gradients.averaged, "gradients:gradients weights:weights-of-one", {"gradients": [G]}),
     "cycled": Call(gradients.cycled, "gradients:gradients", {"gradients": [G]}),
-    "Elastic": Call(al.Elastic, "mu:not-negative sigma:not-negative normalize:word"),
+    "Elastic": Call(al.Elastic, "mu:not-negative sigma:not-negative normalize:word project:word"),
+    "VarianceTuned": Call(al.VarianceTuned, "momentum:elastic points:place radius:not-negative"),
+    "EnhancedMomentum": Call(al.EnhancedMomentum, "momentum:elastic points:count interval:not-negative"),
+    "VarianceReduced": Call(al.VarianceReduced, "momentum:elastic rounds:count"),
     "InputDiversity": Call(al.InputDiversity, "p:share scale:positive copies:count"),
     "ScaleCopies": Call(al.ScaleCopies, "copies:count origin:number"),
     "MixedImages": Call(al.MixedImages, "pool:pool eta:not-negative copies:count", {"pool": X}, then=called),
@@ -211,7 +225,7 @@ CALLS = {
         )
     },
     "accelerate": Call(al.accelerate, "model:module fold_batchnorm:flag dtype:type compile:flag", {"model": F}),
-    "ensemble": Call(al.ensemble, "members:members", {"members": [F]}),
+    "ensemble": Call(al.ensemble, "members:members by:word weights:weights-of-one", {"members": [F]}),
     "create": Call(al.models.create, "family:word size:word dataset:dataset seed:seed", {"family": "resnet"}),
     "models.load": Call(al.models.load, "name:name", {"name": "shapes/resnet"}),
     "zoo": Call(al.models.zoo, "dataset:dataset", {"dataset": "shapes"}),

@@ -7,7 +7,7 @@ import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import GNP, RandomErasure, attack, attacks, gradient, norm_penalty, smoothed
+from advlib import GNP, RandomErasure, attack, attacks, gradient, norm_penalty
 from advlib.core.draws import Draw
 from advlib.core.norms import NORMS, l2_norm
 from advlib.gradients import Gradient, cross_entropy
@@ -42,33 +42,74 @@ def exact_penalty_gradient(model, x, y):
     return torch.autograd.grad(g.flatten(1).norm(dim=1).sum(), point)[0], g.detach()
 
 
-@pytest.mark.parametrize("unit", ["l2", "mean"])
-@pytest.mark.parametrize(("r", "beta"), [(0.01, 0.8), (-0.1, 0.8), (0.5, -0.3)])
-def test_quadratic_loss_gives_the_closed_form(unit, r, beta, draw):
-    x = grid_images().double()
+DIFFERENCES = ("forward", "backward", "central")
+
+
+def known_quadratic():
+    """A gradient function in float64 with its loss' matrix and slope."""
     generator = torch.Generator().manual_seed(0)
-    n = x[0].numel()
+    n = grid_images()[0].numel()
     a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((n, n), (n,)))
-    a = a + a.T
+    return quadratic(a + a.T, b), a + a.T, b
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES)
+@pytest.mark.parametrize("unit", ["l2", "mean"])
+@pytest.mark.parametrize(("r", "beta", "sign"), [(0.01, 0.8, 1), (0.1, 0.8, -1), (0.5, -0.3, 1)])
+def test_quadratic_loss_gives_the_closed_form(difference, unit, r, beta, sign, draw):
+    """Every difference of a quadratic is exact: g1 - beta r A d, d the direction of ascent."""
+    x, (g, a, b) = grid_images().double(), known_quadratic()
     g1 = (x.flatten(1) @ a + b).view_as(x)
-    direction = g1 / NORMS[unit](g1)
+    direction = sign * g1 / NORMS[unit](g1)
     wanted = g1 - beta * r * (direction.flatten(1) @ a).view_as(x)
-    found = norm_penalty(quadratic(a, b), r, beta, unit)(x, torch.zeros(len(x), dtype=torch.int64), draw)
+    penalised = norm_penalty(g, r, beta, unit, difference=difference)
+    found = penalised(x, torch.zeros(len(x), dtype=torch.int64), draw.at(sign=sign))
     assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_error_of_the_finite_difference_is_of_first_order_in_r(y, draw):
+@pytest.mark.parametrize(("difference", "order"), [("forward", 1), ("backward", 1), ("central", 2)])
+def test_order_of_the_error_in_r(difference, order, y, draw):
     x = grid_images().double()
     model = smooth_model(x)
     exact, g1 = exact_penalty_gradient(model, x, y)
 
     def error(r, beta=0.8):
-        found = (g1 - norm_penalty(gradient(model), r, beta)(x, y, draw)) / (r * beta)
-        return ((found - exact).norm() / exact.norm()).item()
+        penalised = norm_penalty(gradient(model), r, beta, difference=difference)
+        return (((g1 - penalised(x, y, draw)) / (r * beta) - exact).norm() / exact.norm()).item()
 
     errors = [error(r) for r in (4e-3, 2e-3, 1e-3)]
     assert errors[-1] < 0.01
-    assert [a / b for a, b in zip(errors, errors[1:], strict=False)] == pytest.approx([2, 2], rel=0.05)
+    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    assert ratios == pytest.approx([2**order] * 2, rel=0.05)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+def test_backward_for_beta_up_to_one_is_a_mean_of_two_gradients_and_never_points_against_both(beta, draw):
+    """A loss as in the test of rescaling below, and random gradients: with a positive product with one of the two, or
+    with both, as a mean has."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        g1, g0 = (torch.randn(1, 1, 2, 2, generator=generator) * 10 ** (4 * torch.rand(1).item()) for _ in "ab")
+        both = iter([g1, g0])
+        g = norm_penalty(Gradient(lambda x, y, draw, both=both: next(both), (), 1), 0.1, beta, difference="backward")
+        found = g(torch.zeros(1, 1, 2, 2), torch.zeros(1), draw)
+        assert torch.allclose(found, torch.lerp(g1, g0, beta), rtol=1e-5, atol=1e-4)
+        assert (found * g1).sum() > 0 or (found * g0).sum() > 0
+
+
+def test_backward_is_the_penalty_of_pgn(model, x, y):
+    """Its published update, written out: (1 - gamma) g1 + gamma g(x - alpha g1 / mean |g1|), momentum, sign."""
+    eps, steps, gamma = 8 / 255, 3, 0.5
+    adv, m = x, torch.zeros_like(x)
+    at = lambda z: gradient(model)(z, y, Draw(0, torch.arange(len(x))))  # noqa: E731
+    for _ in range(steps):
+        g1 = at(adv)
+        g0 = at(adv - eps / steps * g1 / g1.abs().mean((1, 2, 3), keepdim=True))
+        mean = (1 - gamma) * g1 + gamma * g0
+        m = m + mean / mean.abs().mean((1, 2, 3), keepdim=True)
+        adv = torch.clamp(adv + eps / steps * m.sign(), (x - eps).clamp(min=0), (x + eps).clamp(max=1))
+    ours = attacks.pgn(model, x, y, eps, steps=steps, points=1, radius=0.0)
+    assert ((ours - adv).abs() < 1e-5).float().mean() > 0.99
 
 
 def test_beta_zero_is_the_attack_without_it(model, x, y):
@@ -103,23 +144,30 @@ def test_both_gradients_see_the_same_draw_and_each_step_its_own(model, x, y):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_two_passes_for_one(model):
+def test_passes(model):
     g = gradient(model, RandomErasure(copies=3))
-    assert norm_penalty(g).passes == 6 and norm_penalty(g, beta=0.0).passes == 3
+    assert [norm_penalty(g, difference=d).passes for d in DIFFERENCES] == [6, 6, 9]
+    assert norm_penalty(g, beta=0.0).passes == 3
 
 
-def test_descending_with_negative_r_is_ascending_the_negated_loss(model, x, y, draw):
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_descending_is_ascending_the_negated_loss(difference, model, x, y, draw):
     negated = gradient(model, loss=lambda logits, y: -cross_entropy(logits, y))
-    up, down = norm_penalty(negated, 0.1), norm_penalty(gradient(model), -0.1)
-    assert torch.allclose(up(x, y, draw), -down(x, y, draw), atol=1e-6)
+    up, down = (norm_penalty(g, 0.1, difference=difference) for g in (negated, gradient(model)))
+    assert torch.allclose(up(x, y, draw), -down(x, y, draw.at(sign=-1)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("r", "targeted"), [(0.01, True), (-0.01, False)])
-@pytest.mark.parametrize("outer", [lambda g: g, partial(smoothed, kernel=3)], ids=["bare", "smoothed"])
-def test_penalty_of_the_wrong_sign_is_refused(r, targeted, outer, model, x, y):
-    g = outer(norm_penalty(gradient(model), r))
-    with pytest.raises(ValueError, match="norm_penalty"):
-        attack(x, y, g, eps=8 / 255, target=(y + 1) % 10 if targeted else None)
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_targeted_is_untargeted_in_a_two_class_world(difference, model, x, y):
+    """With two classes, to lower the loss of one is to raise that of the other; a penalty of the wrong sign is not."""
+    two = lambda z: model(z)[:, :2]  # noqa: E731
+    y = y % 2
+    run = partial(
+        attacks.mi_fgsm, two, x, y, 8 / 255, steps=3, wrap=partial(norm_penalty, r=0.3, difference=difference)
+    )
+    # The gradients of the two losses have different lengths; a difference along them is a difference all the same.
+    margin = {"loss": "margin"}
+    assert torch.equal(run(target=1 - y, **margin), run(**margin))
 
 
 def test_rescaled_gradient_never_points_downhill_where_the_plain_one_does(draw):
@@ -143,7 +191,14 @@ def test_rescaling_brings_the_second_gradient_to_the_length_of_the_first(x, y, d
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"unit": "l1"}, "unit"), ({"r": 0.0}, "r="), ({"r": float("nan")}, "r="), ({"beta": float("inf")}, "beta=")],
+    [
+        ({"unit": "l1"}, "unit"),
+        ({"r": 0.0}, "r="),
+        ({"r": -0.1}, "r="),
+        ({"difference": "sideways"}, "difference"),
+        ({"r": float("nan")}, "r="),
+        ({"beta": float("inf")}, "beta="),
+    ],
 )
 def test_bad_options_are_refused_by_name(model, options, named):
     with pytest.raises(ValueError, match=named):

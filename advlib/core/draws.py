@@ -53,6 +53,7 @@ class Stream(IntEnum):
     NOISE = 1  # in a ball: the random start of an attack, and of a local Lipschitz constant
     PATH = 2  # around the points of an integrated gradient
     RADIUS = 3  # of noise in an L2 ball
+    NEIGHBOUR = 4  # points around an iterate, at which gradients are averaged
     TRANSFORM = 16  # the first transform of a chain; every transform has 16 streams
     CHAPTER = 98  # and 99: what a chapter draws by itself
     CROP, FLIP, CUTOUT, AUTOAUGMENT = 101, 102, 103, 104
@@ -65,17 +66,25 @@ class Stream(IntEnum):
 @dataclass(frozen=True)
 class Draw:
     """Where a random number belongs. `index` and `copy` have shape (N,), int64 or int32, on the device of the images;
-    `seed`, `step` and `stream` are integers."""
+    `seed`, `step` and `stream` are integers. sign: which way the attack goes that draws, 1 where it raises its loss and
+    -1 where it lowers it, for gradient functions that look ahead; no number depends on it."""
 
     seed: int
     index: torch.Tensor
     step: int = 0
     copy: torch.Tensor | int = 0
     stream: int = 0
+    sign: int = 1
 
     def at(self, **changes: Any) -> Draw:
         """The same draw at another step, copy or stream."""
         return replace(self, **changes)
+
+    def branch(self, number: torch.Tensor) -> Draw:
+        """An independent draw for every number, an integer tensor like `index`, of a point where transforms draw anew.
+        That of 0 is this one."""
+        other = mix(self.index.to(torch.int32) ^ mix(number.to(torch.int32)))
+        return replace(self, index=torch.where(number == 0, self.index.to(torch.int32), other))
 
     def words(self, count: int) -> torch.Tensor:
         """(N, count) int32 hash words."""

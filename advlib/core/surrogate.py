@@ -1,11 +1,12 @@
 """Networks as attacks take them: images in [0, 1] to logits, alone or several together, frozen while they are used.
 
-ensemble([f, h])                the mean of the logits
+ensemble([f, h])                the mean of the logits, or of the probabilities
 with frozen([f]): ...           eval mode, no weight gradients, handed back as it was
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -58,30 +59,58 @@ def _normalised(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' logits, before the loss (thesis, sect. 2.3.2.2). Every member gets its own copy of the
-    images: one that normalises in place does not change what the next one sees."""
+    """The mean of the members' logits or probabilities, before the loss (`ensemble`). Every member gets its own copy of
+    the images: one that normalises in place does not change what the next one sees."""
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], by: str, share: Sequence[float] | None) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members, self.by, self.share = nn.ModuleList(members), by, share
+
+    def extra_repr(self) -> str:
+        return f"by={self.by!r}, share={self.share}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(self.members)]
         classes = [member.shape[1] for member in logits]
         if len(set(classes)) > 1:
             raise ValueError(f"members: expected the same classes of all, got {', '.join(map(str, classes))} logits")
-        return torch.stack(logits).mean(0)
+        if self.by == "probabilities":
+            logits = [member.log_softmax(1) for member in logits]
+        stack = torch.stack(logits)
+        if self.share is not None:
+            share = stack.new_tensor(self.share)[:, None, None]
+            return (stack * share).sum(0) if self.by == "logits" else (stack + share.log()).logsumexp(0)
+        return stack.mean(0) if self.by == "logits" else stack.logsumexp(0) - math.log(len(stack))
 
 
-def ensemble(members: Sequence[nn.Module]) -> Ensemble:
-    """A surrogate that averages the logits of `members`, a list of nn.Modules over the same classes. Raises TypeError,
-    ValueError if the list is empty."""
+def ensemble(members: Sequence[nn.Module], by: str = "logits", weights: Sequence[float] | None = None) -> Ensemble:
+    """A surrogate of several networks (thesis sect. 2.3.2.2; Liu et al. 2017, [55] of the thesis).
+
+    members: a list of nn.Modules over the same classes. by: "logits", whose mean is the surrogate's logits, as in the
+    thesis; or "probabilities", the logarithm of whose mean is. The mean of the losses is `averaged`, of gradients.
+    weights: a number of at least 0 for each member, as shares of their sum; None: all alike. Raises TypeError or
+    ValueError for an empty list, weights that do not fit, or another word."""
     checks.instance("members", members, (list, tuple, nn.ModuleList), "a list of nn.Modules")
     if len(members) == 0:
         raise ValueError("members: an ensemble needs at least one model")
     for i, member in enumerate(members):
         checks.module(member, f"members[{i}]")
-    return Ensemble(members)
+    checks.choice("by", by, ("logits", "probabilities"))
+    return Ensemble(members, by, None if weights is None else shares(weights, len(members)))
+
+
+def shares(weights: object, n: int) -> list[float]:
+    """Weights of n things, as shares of their sum; equal ones for None. Raises TypeError or ValueError for another
+    number of weights, one below 0, or a sum of 0."""
+    if weights is None:
+        return [1 / n] * n
+    checks.instance("weights", weights, Sequence, f"{n} numbers")
+    assert isinstance(weights, Sequence)
+    for weight in weights:
+        checks.number("weights", weight, 0)
+    if len(weights) != n or not sum(weights):
+        raise ValueError(f"weights: expected {n} numbers that are not all 0, got {weights}")
+    return [float(weight) / sum(weights) for weight in weights]
 
 
 def members(model: Model) -> int:
