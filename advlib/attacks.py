@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .core import checks
 from .core.checks import Model
+from .core.surrogate import Ensemble
 from .gradients import (
     Gradient,
     Loss,
@@ -236,6 +237,7 @@ def svre(
     model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, *, rounds: int = 4, **options: Unpack[Options]
 ) -> Tensor:
     """SVRE on MI-FGSM, of an `ensemble` (Xiong et al. 2022; [99] of the thesis), by the rule `VarianceReduced`."""
+    checks.instance("model", model, Ensemble, "an ensemble, such as al.ensemble([f, h])")
     return _run(model, x, y, eps, momentum=VarianceReduced(MI, rounds), **options)
 
 

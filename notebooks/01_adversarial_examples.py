@@ -254,7 +254,7 @@ print("I-FGSM with T = 1 is FGSM")
 # {\|\nabla_{x_t^{adv}} \ell(x_t^{adv}, y; \theta)\|_1}, \qquad
 # x_{t+1}^{adv} = x_t^{adv} + \alpha \cdot \operatorname{sign}(g_{t+1}), \quad g_0 = 0 \tag{1.3}$$
 #
-# In `advlib` the first half is `Elastic.update`. Two gradients by hand: the second one turns the first pixel
+# In `advlib` the first half is `Elastic.accumulate`. Two gradients by hand: the second one turns the first pixel
 # around, and the momentum does not follow at once.
 
 # %% tags=["nbval-check-output"]
@@ -262,7 +262,7 @@ first, second = torch.tensor([2.0, -2.0]).view(1, 1, 1, 2), torch.tensor([-1.0, 
 momentum = {}
 for normalize in ("mean", "l1"):
     rule = al.Elastic(mu=1.0, normalize=normalize)
-    momentum[normalize] = rule.update(rule.update(torch.zeros_like(first), first), second)
+    momentum[normalize] = rule.accumulate(rule.accumulate(torch.zeros_like(first), first), second)
     g = momentum[normalize].flatten()
     print(f"{normalize:4}: g is {g.tolist()}, the step goes to {g.sign().tolist()}")
 print("the last gradient alone would go to", second.sign().flatten().tolist())
@@ -294,7 +294,7 @@ print("from", [0.6, 0.4], "one step ahead:", [round(v, 2) for v in ahead.flatten
 any_gradient = al.draws.Draw(seed, torch.arange(1)).normal(3, 32, 32)
 for normalize in ("mean", "l1"):
     rule = al.Elastic(mu=1.0, sigma=1.0, normalize=normalize)
-    g1 = rule.update(torch.zeros_like(any_gradient), any_gradient)
+    g1 = rule.accumulate(torch.zeros_like(any_gradient), any_gradient)
     far = rule.look_ahead(torch.zeros_like(g1), g1, alpha=eps / steps).abs().mean() * 255
     print(f"{normalize:4}: {far:.4f}/255 per pixel; a step is {eps_255 / steps:.1f}/255")
 
@@ -431,15 +431,15 @@ print("black-box is below white-box for every attack:", all(black[a] <= white[a]
 # %%
 kept = data[right]  # right for all networks
 walk = kept[: RUN["n_path"]]
-draw, ball = al.draws.Draw(seed, walk.index), al.loop.LinfBall.around(walk.x, eps)
+draw, ball = al.draws.Draw(seed, walk.index), al.balls.LinfBall.around(walk.x, eps, alpha=eps / steps)
 
 
 def path(rule):
     """x_0, x_1, ..., x_T."""
-    adv, g, m = walk.x, al.gradient(f), torch.zeros_like(walk.x)
+    adv, g, state = walk.x, al.gradient(f), rule.init(walk.x)
     yield adv
     for t in range(steps):
-        adv, m = al.loop.step(adv, m, walk.y, g, draw.at(step=t), rule, ball, eps / steps)
+        adv, state = al.loop.step(adv, state, walk.y, g, draw.at(step=t), rule, ball)
         yield adv
 
 
@@ -708,9 +708,9 @@ print(f"{len(files)} files written, read back: every pixel within {eps_255:g} le
 #    by moving $z$ by $\epsilon \|w\|_q$ with $1/p + 1/q = 1$ (Hölder), and find the change that does it for
 #    $p = 2$. What is the FGSM of the $L_2$ ball, and which keyword of `al.attacks.pgd` gives it? Check it on
 #    `linear`.
-# 3. *Build one thing.* RMSProp divides each pixel's gradient by a running root mean square. Write a momentum
-#    rule with `look_ahead` and `update` that does so, pass it to `al.attack(..., momentum=)`, and add a row
-#    to the table. What does the sign leave of it?
+# 3. *Build one thing.* RMSProp divides each pixel's gradient by a running root mean square. Write a step
+#    rule with `init` and `update` that does so (`advlib/rules.py` says what they take), pass it to
+#    `al.attack(..., momentum=)`, and add a row to the table. What does the sign leave of it?
 #
 # ## References
 #

@@ -291,7 +291,7 @@ def cosines(model, r, unit, eps=8 / 255, beta=0.8):
     g, parts = al.gradient(model), []
     penalised = al.norm_penalty(g, r, beta, unit)
     for batch in val.batches(100):
-        draw, ball, adv, found = al.draws.Draw(seed, batch.index), al.loop.LinfBall.around(batch.x, eps), batch.x, []
+        draw, ball, adv, found = al.draws.Draw(seed, batch.index), al.balls.LinfBall.around(batch.x, eps), batch.x, []
         for _ in range(steps):
             here, step = g(adv, batch.y, draw), penalised(adv, batch.y, draw)
             found.append(F.cosine_similarity(here.flatten(1), step.flatten(1), eps=1e-30))

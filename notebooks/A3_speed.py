@@ -227,7 +227,7 @@ COPIES = {"RE": 5, "SIM": 5}
 def per_call(model, x, y):
     """What an attack does before its first step, beside arithmetic on the images."""
     with al.surrogate.frozen([model]):
-        al.loop.checks.outputs([model], x.contiguous(memory_format=NHWC), y=y)
+        al.checks.outputs([model], x.contiguous(memory_format=NHWC), y=y)
 
 
 # %%
@@ -845,9 +845,8 @@ everything = [al.RandomErasure(copies=2), al.ScaleCopies(2), al.InputDiversity()
 g = al.smoothed(al.gradient(frozen, everything, chunk=4), kernel=7)
 some_x, some_y = x[:4].contiguous(memory_format=NHWC), y[:4]
 draw = al.draws.Draw(seed, images.index[:4], step=1)
-step = partial(
-    al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), alpha=EPS / 10, ball=al.loop.LinfBall.around(some_x, EPS)
-)
+ball = al.balls.LinfBall.around(some_x, EPS, alpha=EPS / 10)
+step = partial(al.loop.step, y=some_y, g=g, rule=al.Elastic(sigma=2.0), ball=ball)
 
 # %% tags=["nbval-check-output"]
 compiled = torch.compile(lambda adv, m, draw: step(adv, m, draw=draw), fullgraph=True, backend="eager")

@@ -71,7 +71,7 @@ def presets(f, target, pool):
         "taig noise": {"chunk": 3, **noise},
         "taig noise l2 every": {"start": "every", **noise, **l2},
         "dim GNP": al.GNP,
-        "dim GNP targeted": {**wanted, **penalty(r=-0.01)},
+        "dim GNP targeted": {**wanted, **penalty(r=0.01)},
     }
     named = lambda name: getattr(al.attacks, name.split()[0])  # noqa: E731
     return [{n: partial(named(n), f, **{**STEPS, **options}) for n, options in t.items()} for t in (fixed, drawn)]

@@ -44,6 +44,20 @@ def test_every_coordinate_changes_every_word(change):
     assert correlation(a.uniform(4), b.uniform(4)) < 0.03
 
 
+def test_branches_are_independent_and_the_first_is_the_draw_itself():
+    root = Draw(3, INDEX, step=2)
+    first, second, third = (root.branch(torch.full_like(INDEX, k)) for k in (0, 1, 2))
+    assert torch.equal(first.words(4), root.words(4))
+    for a, b in ((root, second), (second, third), (second, Draw(3, INDEX + 1, step=2))):
+        assert (a.words(4) == b.words(4)).float().mean() < 1e-3 and correlation(a.uniform(4), b.uniform(4)) < 0.03
+    rows = Draw(3, INDEX.repeat(2), step=2).branch(torch.arange(2).repeat_interleave(len(INDEX)))
+    assert torch.equal(rows.words(4), torch.cat([first.words(4), second.words(4)]))
+
+
+def test_the_way_of_an_attack_changes_no_number():
+    assert torch.equal(Draw(3, INDEX).words(4), Draw(3, INDEX, sign=-1).words(4))
+
+
 def test_coordinates_are_not_interchangeable():
     pairs = [Draw(0, INDEX, step=5), Draw(0, INDEX, copy=5), Draw(0, INDEX, stream=5), Draw(5, INDEX)]
     words = torch.stack([d.words(1)[:, 0] for d in pairs])

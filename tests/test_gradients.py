@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from conftest import grid_images, tiny_model
 from scipy import ndimage, stats
+from torch import nn
 
 from advlib import (
     Elastic,
@@ -13,8 +14,10 @@ from advlib import (
     RandomErasure,
     ScaleCopies,
     attack,
+    averaged,
     ensemble,
     gradient,
+    neighbours,
     norm_penalty,
     smoothed,
 )
@@ -104,6 +107,61 @@ def test_ensemble_gradient_is_that_of_the_mean_logits(x, y, draw):
     assert torch.allclose(gradient(ensemble([f, h]))(x, y, draw), by_hand, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, [1, 3]])
+def test_ensemble_by_probabilities_has_the_loss_of_the_mixture(weights, x, y, draw):
+    f, h = tiny_model(0), tiny_model(1)
+    w = [0.5, 0.5] if weights is None else [0.25, 0.75]
+    both = ensemble([f, h], by="probabilities", weights=weights)
+    assert torch.allclose(both(x).exp(), w[0] * f(x).softmax(1) + w[1] * h(x).softmax(1), atol=1e-6)
+    by_hand = autograd(lambda z: (w[0] * f(z).softmax(1) + w[1] * h(z).softmax(1)).log(), x, y)
+    assert torch.allclose(gradient(both)(x, y, draw), by_hand, atol=1e-6)
+
+
+def test_ensemble_by_losses_is_the_mean_of_the_gradients(x, y, draw):
+    parts = [gradient(tiny_model(k)) for k in range(3)]
+    g = averaged(parts, [1, 2, 1])
+    assert torch.allclose(g(x, y, draw), sum(w * p(x, y, draw) for w, p in zip((0.25, 0.5, 0.25), parts, strict=True)))
+    assert g.passes == 3 and len(g.models) == 3 and g.parts == tuple(parts)
+
+
+def test_weights_choose_between_members(x, y, draw):
+    f, h = tiny_model(0), tiny_model(1)
+    for by in ("logits", "probabilities"):
+        assert torch.allclose(ensemble([f, h], by, [0, 1])(x).softmax(1), h(x).softmax(1), atol=1e-6)
+    assert torch.allclose(ensemble([f, h], weights=[2, 6])(x), 0.25 * f(x) + 0.75 * h(x), atol=1e-6)
+    assert torch.allclose(averaged([gradient(f), gradient(h)], [1, 0])(x, y, draw), gradient(f)(x, y, draw))
+
+
+def test_one_member_is_itself_however_it_is_averaged(x, y, draw):
+    f = tiny_model(0)
+    plain = gradient(f)(x, y, draw)
+    assert torch.equal(gradient(ensemble([f]))(x, y, draw), plain)
+    assert torch.allclose(gradient(ensemble([f], by="probabilities"))(x, y, draw), plain, atol=1e-6)
+    assert torch.equal(averaged([gradient(f)])(x, y, draw), plain)
+
+
+def test_certain_networks_leave_no_nan_in_a_mixture(x, y, draw):
+    """Probabilities of 1e-80 are 0 in float32; their logarithms are not taken of them."""
+    sure = ensemble([nn.Sequential(tiny_model(k), Times(1e4)) for k in (0, 1)], by="probabilities")
+    assert sure(x).isfinite().all() and gradient(sure)(x, y, draw).isfinite().all()
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z):
+        return self.factor * z
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0], [-1, 2], [float("nan"), 1], "12"])
+def test_weights_that_do_not_fit_are_refused(weights, model):
+    for call in (lambda: ensemble([model, model], weights=weights), lambda: averaged([gradient(model)] * 2, weights)):
+        with pytest.raises((TypeError, ValueError), match="weights"):
+            call()
+
+
 # --- smoothing ------------------------------------------------------------------------------------------------------
 
 
@@ -135,10 +193,70 @@ def test_smoothing_is_the_convolution_of_tim(kernel, y, draw):
     assert np.abs(ours.numpy() - theirs).max() < 1e-6
 
 
+@pytest.mark.parametrize(("kernel", "std"), [(3, 0.5), (5, 1.0), (7, 2.5)])
+def test_standard_deviation_is_in_pixels(kernel, std, y, draw):
+    """The response to one pixel is the sampled normal density, normalised."""
+    dot = torch.zeros(1, 1, 15, 15)
+    dot[0, 0, 7, 7] = 1
+    out, r = smoothed(constant(dot), kernel, std)(dot, y, draw)[0, 0], kernel // 2
+    line = torch.from_numpy(stats.norm.pdf(np.arange(-r, r + 1) / std)).float()
+    assert torch.allclose(out[7 - r : 8 + r, 7 - r : 8 + r], torch.outer(line, line) / line.sum() ** 2, atol=1e-6)
+    assert out.sum() == pytest.approx(1, abs=1e-5) and out[0, 0] == 0
+
+
+def test_narrow_gaussian_smooths_nothing_and_three_deviations_are_the_default(x, y, draw):
+    g = constant(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(smoothed(g, 5, 0.01)(x, y, draw), g(x, y, draw), atol=1e-6)
+    assert torch.equal(smoothed(g, 7, 1.0)(x, y, draw), smoothed(g, 7)(x, y, draw))
+
+
 @pytest.mark.parametrize("kernel", [0, -1, 4])
 def test_even_kernel_is_refused(model, kernel):
     with pytest.raises(ValueError, match="kernel"):
         smoothed(gradient(model), kernel)
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", ["uniform", "normal"])
+def test_neighbours_of_a_quadratic_average_to_the_gradient_at_x(noise, draw):
+    """Loss 1/2 ||z||^2: the gradient is the point, and the points' mean is x up to its standard error."""
+    x, y = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
+    g = gradient(nn.Flatten(), loss=lambda z, y: 0.5 * z.square().sum(1))
+    delta = neighbours(g, 0.3, 400, noise, chunk=100)(x, y, draw) - x
+    std = 0.3 / 3**0.5 if noise == "uniform" else 0.3
+    assert delta.std().item() == pytest.approx(std / 400**0.5, rel=0.1) and delta.mean().abs() < 4 * std / 768**0.5 / 20
+
+
+def test_no_neighbours_but_x_is_the_gradient_itself(model, x, y, draw):
+    g = gradient(model, DIVERSE)
+    assert torch.equal(neighbours(g, 0.0, 1)(x, y, draw), g(x, y, draw))
+    assert neighbours(g, 0.1, 7).passes == 7 * g.passes
+
+
+def test_points_stay_in_the_cube_and_draw_anew_per_image_and_step(x, y, draw):
+    seen = []
+    g = Gradient(lambda z, y, draw: seen.append(z) or z, (), 1)
+    neighbours(g, 0.1, 3)(x, y, draw)
+    neighbours(g, 0.1, 3)(x, y, draw.at(step=1))
+    deltas = torch.stack(seen) - x
+    assert 0.09 < deltas.abs().max() <= 0.1 and torch.pdist(deltas.flatten(0, 1).flatten(1)).min() > 0.1
+
+
+@pytest.mark.parametrize("noise", ["uniform", "normal"])
+def test_neighbours_do_not_depend_on_chunks_or_batch(noise, model, x, y, draw):
+    whole, parts = (neighbours(gradient(model, DIVERSE), 0.1, 7, noise, c)(x, y, draw) for c in (7, 3))
+    assert torch.allclose(whole, parts, atol=1e-6)
+    alone = neighbours(gradient(model, DIVERSE), 0.1, 7, noise)(x[2:3], y[2:3], Draw(0, draw.index[2:3]))
+    assert torch.allclose(alone, whole[2:3], atol=1e-6)
+
+
+def test_smoothing_reaches_the_parts_of_an_ensemble(x, y, draw):
+    nets = [tiny_model(0), tiny_model(1)]
+    wrapped = neighbours(smoothed(gradient(ensemble(nets)), 3), 0.1, 2)
+    for part, net in zip(wrapped.parts, nets, strict=True):
+        assert torch.equal(part(x, y, draw), neighbours(smoothed(gradient(net), 3), 0.1, 2)(x, y, draw))
 
 
 # --- losses and arguments -------------------------------------------------------------------------------------------

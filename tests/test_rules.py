@@ -84,7 +84,7 @@ def test_trivial_rules_are_the_momentum_alone(model, x, y):
 
 
 def test_linear_loss_leaves_nothing_to_tune(x, y):
-    """Its gradient is the same everywhere: no variance, no difference along the line, none between the loops."""
+    """Its gradient is the same everywhere: no variance, and no difference along the line."""
     g = gradient(lambda z: z.flatten(1)[:, :10], loss="logit")
     run = partial(attack, x, y, g, eps=EPS, steps=STEPS)
     plain = run(momentum=Elastic())
@@ -150,8 +150,10 @@ def test_the_walk_meets_every_network(x, y):
 
 
 def test_variance_reduction_needs_an_ensemble(model, x, y):
-    with pytest.raises(ValueError, match="momentum: VarianceReduced needs the gradient of an ensemble"):
+    with pytest.raises(TypeError, match="model: expected an ensemble"):
         attacks.svre(model, x, y, EPS)
+    with pytest.raises(ValueError, match="momentum: VarianceReduced needs the gradient of an ensemble"):
+        attack(x, y, model, momentum=VarianceReduced(), eps=EPS)
     wrapped = neighbours(smoothed(gradient(ensemble([model, tiny_model(1)])), 3), 0.01, 2)
     adv = attack(x, y, wrapped, momentum=VarianceReduced(rounds=1), eps=EPS, steps=2)
     assert (adv != x).any()

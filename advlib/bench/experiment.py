@@ -22,7 +22,7 @@ from ..core import intervals, published
 from ..defenses.transformations import ABSTAIN, Defended
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
-from . import results
+from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
 from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
@@ -147,6 +147,17 @@ class Experiment:
         parts = {f"{eps:g}/255": results.black_box(part) for eps, part in groups}
         return pd.concat(parts, names=["budget"]).round(1)
 
+    def gains(self, rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+        """Mean success of each attack on the targets of each kind, and the points by which it is above `baseline` with
+        their interval of 95 %, in bold where that leaves out 0. rows: as `measure` returns them."""
+        found = claims.gains(rows, baseline)
+        found["cell"] = [_gain(row) for row in found.itertuples()]
+        found["column"] = [f"{row.kind}, {row.eps_255:g}/255 (n = {row.n})" for row in found.itertuples()]
+        attacks, columns = (list(dict.fromkeys(found[name])) for name in ("attack", "column"))
+        table = found.pivot(index="attack", columns="column", values="cell").loc[attacks, columns]
+        table.insert(0, "passes", found.groupby("attack").passes.first().round().astype(int))
+        return table.rename_axis(columns=None)
+
     def beside(self, table: str, rows: pd.DataFrame) -> None:
         """paper | ours | difference | n | 95 % interval of the mean by role, for each of the thesis' budgets at the
         nearest of ours (`results.nearest`); where one of ours is nearest to several, for the one it is nearest to."""
@@ -165,11 +176,16 @@ class Experiment:
             _show(both.set_index(["role", "attack"]).round(1))
 
     def committed(
-        self, table: str, dataset: str = "cifar10", targets: Sequence[str] | None = None, whole: bool = False
+        self,
+        table: str,
+        dataset: str = "cifar10",
+        targets: Sequence[str] | None = None,
+        whole: bool = False,
+        baseline: str | None = None,
     ) -> pd.DataFrame | None:
         """Our committed rows of a table on real data, of the largest scale there is, shown, or a note that there are
         none. targets: those that belong to the thesis' table, None for all; whole: show every cell of it besides the
-        means by role."""
+        means by role; baseline: show `gains` over it instead."""
         found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
         scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
@@ -177,6 +193,10 @@ class Experiment:
             return None
         kept = rows.metric == COMMON if targets is None else (rows.metric == COMMON) & rows.target.isin(targets)
         rows = results.mark_white_box(rows[kept])
+        if baseline is not None:
+            _say(f"**Committed run**: {dataset}, {scale} scale, points above {baseline}")
+            _show(self.gains(rows, baseline))
+            return rows
         for eps, part in rows.groupby("eps_255"):
             _say(
                 f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
@@ -234,6 +254,14 @@ def _show(thing: object) -> None:
     from IPython.display import display
 
     display(thing)
+
+
+def _gain(row: tuple) -> str:
+    """One cell of `Experiment.gains`: success, points above the baseline and their interval."""
+    if not row.interval:  # the baseline itself
+        return f"{row.value:.1f}"
+    points = f"{row.points:+.1f}"
+    return f"{row.value:.1f} ({f'**{points}**' if row.clear else points}, {row.low:+.1f} to {row.high:+.1f})"
 
 
 def _share(count: int, n: int) -> dict[str, float]:

@@ -85,38 +85,43 @@ for w in (torch.randn(50), torch.randn(4, 6), torch.randn(3, 2, 5)):
 # %% [markdown]
 # ## 3. Build
 #
-# A momentum rule has two methods: `look_ahead(adv, m, alpha)` says where the next gradient is taken, `update(m, grad)` what is
-# accumulated. RMSProp divides each pixel's gradient by a running root mean square: write a rule that does so without a
-# look-ahead (`m` then is a tensor like an image: keep the squares in the rule). What does the sign leave of it?
+# A step rule has two methods: `init(x)` is its state before the first step, `update(state, g, x_t, y, draw, ball)` returns the
+# direction to step along and the next state, where `g(x_t, y, draw)` is the gradient at the iterate. RMSProp divides each pixel's
+# gradient by a running root mean square: write a rule whose state are the mean squares. What does the sign leave of it?
 
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
 class RMSProp:
-    """m = gradient / sqrt(running mean of its squares), per pixel, with a decay of 0.9; 0 where the gradient is 0."""
+    """gradient / sqrt(running mean of its squares), per pixel, with a decay of 0.9; 0 where the gradient is 0."""
 
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
+    def update(self, squares, g, x_t, y, draw, ball):
         ### BEGIN SOLUTION
-        self.squares = 0.9 * self.squares + 0.1 * grad.square()
-        return grad / (self.squares.sqrt() + 1e-30)
+        grad = g(x_t, y, draw)
+        squares = 0.9 * squares + 0.1 * grad.square()
+        return grad / (squares.sqrt() + 1e-30), squares
         ### END SOLUTION
 
 
 # %% nbgrader={"grade": true, "grade_id": "check-3", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-rule, g = RMSProp(), torch.tensor([2.0, -4.0])
-first = rule.update(torch.zeros(2), g)
+def step_along(rule, state, grad):
+    """The direction and the next state, where the gradient is `grad` wherever it is taken."""
+    return rule.update(state, lambda x_t, y, draw: grad, torch.zeros(2), None, None, None)
+
+
+rule = RMSProp()
+first, state = step_along(rule, rule.init(torch.zeros(2)), torch.tensor([2.0, -4.0]))
 assert torch.allclose(first, torch.tensor([1.0, -1.0]) / 0.1**0.5), "the first mean square is 0.1 of the square"
 ### BEGIN HIDDEN TESTS
-second = rule.update(first, torch.tensor([1.0, -1.0]))
+second, _ = step_along(rule, state, torch.tensor([1.0, -1.0]))
 expected = torch.tensor([1.0, -1.0]) / torch.tensor([0.46, 1.54]).sqrt()
 assert torch.allclose(second, expected, atol=1e-4), "second step: 0.9 of the old mean square and 0.1 of the new square"
-nothing = RMSProp().update(torch.ones(2), torch.tensor([0.0, 1.0]))
-assert torch.allclose(nothing, torch.tensor([0.0, 10**0.5])), "a gradient of 0 is to stay 0, whatever m was"
+nothing, _ = step_along(rule, rule.init(torch.zeros(2)), torch.tensor([0.0, 1.0]))
+assert torch.allclose(nothing, torch.tensor([0.0, 10**0.5])), "a gradient of 0 is to stay 0"
+again, _ = step_along(rule, rule.init(torch.zeros(2)), torch.tensor([2.0, -4.0]))
+assert torch.equal(again, first), "another attack is to start anew: what a rule remembers belongs into its state"
 adv = al.attack(x, y, al.gradient(f), momentum=RMSProp(), eps=8 / 255, steps=5)
 other = ((adv - al.attacks.i_fgsm(f, x, y, eps=8 / 255, steps=5)).abs() > 1e-4).float().mean()
 assert other < 0.05, "a positive factor leaves the sign: the attack is I-FGSM, and this one is not"

@@ -103,7 +103,7 @@ for mean_abs, steps, sigma, eps in ((1.8, 10, 2.0, 1.0), (1.35, 4, 3.0, 0.6)):
     assert abs(look_ahead(t, steps, sigma, eps) - mean_abs) < 1e-9, f"T = {steps}: {mean_abs} at the end"
 rule, m, g = al.Elastic(mu=1.0, sigma=3.0), torch.zeros(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
 for t in range(1, 5):
-    m = rule.update(m, g)
+    m = rule.accumulate(m, g)
     ahead = rule.look_ahead(torch.zeros_like(g), m, 0.5 / 5).abs().mean().item()
     assert abs(ahead - look_ahead(t, 5, 3.0, 0.5)) < 1e-5, f"al.Elastic looks {ahead:.3f} ahead before step {t}"
 ### END HIDDEN TESTS

@@ -95,133 +95,124 @@ def steepest(w, eps, p):
 
 # %% 3 right: in place
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        if isinstance(self.squares, float):
-            self.squares = torch.zeros_like(grad)
-        self.squares.mul_(0.9).addcmul_(grad, grad, value=0.1)
-        return grad / self.squares.sqrt().clamp(min=1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = squares.clone().mul_(0.9).addcmul_(grad, grad, value=0.1)
+        return grad / squares.sqrt().clamp(min=1e-30), squares
 
 
 # %% 3 right: without a small number
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = torch.lerp(grad**2, torch.as_tensor(self.squares).to(grad).expand_as(grad), 0.9)
-        root = torch.sqrt(self.squares)
-        return torch.where(grad == 0, torch.zeros_like(grad), grad / root)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = torch.lerp(grad**2, squares, 0.9)
+        root = torch.sqrt(squares)
+        return torch.where(grad == 0, torch.zeros_like(grad), grad / root), squares
 
 
 # %% 3 right: the usual small number
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = self.squares * 0.9 + (1 - 0.9) * grad * grad
-        return grad / (self.squares**0.5 + 1e-8)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = squares * 0.9 + (1 - 0.9) * grad * grad
+        return grad / (squares**0.5 + 1e-8), squares
 
 
 # %% 3 wrong: the weights of old and new swapped
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = 0.1 * self.squares + 0.9 * grad.square()
-        return grad / (self.squares.sqrt() + 1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = 0.1 * squares + 0.9 * grad.square()
+        return grad / (squares.sqrt() + 1e-30), squares
 
 
 # %% 3 wrong: the squares are not kept
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        squares = 0.9 * self.squares + 0.1 * grad.square()
-        return grad / (squares.sqrt() + 1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        now = 0.9 * squares + 0.1 * grad.square()
+        return grad / (now.sqrt() + 1e-30), squares
 
 
 # %% 3 wrong: no root
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = 0.9 * self.squares + 0.1 * grad.square()
-        return grad / (self.squares + 1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = 0.9 * squares + 0.1 * grad.square()
+        return grad / (squares + 1e-30), squares
 
 
 # %% 3 wrong: one mean square for all pixels
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = 0.9 * self.squares + 0.1 * grad.square().mean()
-        return grad / (self.squares.sqrt() + 1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = 0.9 * squares + 0.1 * grad.square().mean()
+        return grad / (squares.sqrt() + 1e-30), squares
 
 
-# %% 3 wrong: the gradient is accumulated as well
+# %% 3 wrong: the squares of the direction
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        self.squares = 0.9 * self.squares + 0.1 * grad.square()
-        return m + grad / (self.squares.sqrt() + 1e-30)
-
-
-# %% 3 wrong: downhill from the second step on
-class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
-
-    def look_ahead(self, adv, m, alpha):
-        return adv
-
-    def update(self, m, grad):
-        sign = 1 if isinstance(self.squares, float) else -1
-        self.squares = 0.9 * self.squares + 0.1 * grad.square()
-        return sign * grad / (self.squares.sqrt() + 1e-30)
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = 0.9 * squares + 0.1 * grad.square()
+        direction = grad / (squares.sqrt() + 1e-30)
+        return direction, direction.square()
 
 
 # %% 3 wrong: zero over zero
 class RMSProp:
-    def __init__(self):
-        self.squares = 0.0
+    def init(self, x):
+        return torch.zeros_like(x)
 
-    def look_ahead(self, adv, m, alpha):
-        return adv
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        squares = 0.9 * squares + 0.1 * grad.square()
+        return grad / squares.sqrt(), squares
 
-    def update(self, m, grad):
-        self.squares = 0.9 * self.squares + 0.1 * grad.square()
-        return grad / self.squares.sqrt()
+
+# %% 3 wrong: kept in the rule, into the next attack
+class RMSProp:
+    def init(self, x):
+        self.squares = getattr(self, "squares", torch.zeros_like(x))
+        return self.squares
+
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        self.squares = 0.9 * squares + 0.1 * grad.square()
+        return grad / (self.squares.sqrt() + 1e-30), self.squares
+
+
+# %% 3 wrong: downhill from the second step on
+class RMSProp:
+    def init(self, x):
+        return torch.zeros_like(x)
+
+    def update(self, squares, g, x_t, y, draw, ball):
+        grad = g(x_t, y, draw)
+        sign = 1 if not squares.any() else -1
+        squares = 0.9 * squares + 0.1 * grad.square()
+        return sign * grad / (squares.sqrt() + 1e-30), squares

@@ -74,7 +74,7 @@ def i_fgsm_gnp(x, y, beta):
 # %% 1 wrong: the penalty's gradient at the clean image in every step (Algorithm 2 to the letter)
 def i_fgsm_gnp(x, y, beta):
     g = al.norm_penalty(al.gradient(f), r=0.01, beta=beta)
-    fixed = al.gradients.Gradient(lambda z, y, draw: g(x, y, draw), g.models, g.passes, g.descends)
+    fixed = al.gradients.Gradient(lambda z, y, draw: g(x, y, draw), g.models, g.passes)
     return al.attack(x, y, fixed, eps=8 / 255, steps=5)
 
 
