@@ -1,5 +1,6 @@
 """A chapter's tables: written where a run keeps them, laid out, put beside the print."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +9,7 @@ import torch
 from conftest import tiny_model
 
 from advlib import attacks
-from advlib.bench import experiment, results
+from advlib.bench import claims, differences, experiment, results
 from advlib.bench.chapters import Run
 from advlib.bench.evaluation import predictions
 from advlib.core import published
@@ -82,6 +83,51 @@ def test_show_and_beside(book, shown):
     beside = shown[3]
     assert beside.index.tolist() == [("white-box", "MI-FGSM")]
     assert beside["paper"].item() == pytest.approx((100.0 + 99.7 + 97.9 + 99.3) / 4, abs=0.06)
+
+
+def test_gains_are_paired_differences_within_a_kind_of_target(book):
+    model = book.models["resnet"]
+    targets = {"resnet": model, "vgg": _like(model, 1), "wrn": _like(model, 2), "vgg-pgd": _like(model, 3)}
+    book = replace(book, eps_255=[8.0, 32.0], models=targets, images=_images(model, 30))
+    attack = {"I-FGSM": attacks.i_fgsm, "MI-FGSM": attacks.mi_fgsm}
+    rows = book.measure("2.1", attack, {"resnet": book.models["resnet"]})
+    found = claims.gains(rows, "I-FGSM")
+    assert len(found) == 2 * 2 * 2 and set(found.kind) == {claims.UNDEFENDED, claims.TRAINED}
+    for row in found.itertuples():
+        names = ["vgg-pgd"] if row.kind == claims.TRAINED else ["vgg", "wrn"]
+        part = rows[rows.target.isin(names) & (rows.metric == "asr") & (rows.eps_255 == row.eps_255)]
+        assert row.value == pytest.approx(part[part.attack == row.attack].value.mean())
+        if row.attack == "I-FGSM":
+            assert (row.points, row.interval, row.clear) == (0, "", False)
+        else:
+            assert (row.points, row.low, row.high, row.interval) == differences.between(part, "MI-FGSM", "I-FGSM")
+    shown = book.gains(rows, "I-FGSM")
+    assert shown.index.tolist() == ["I-FGSM", "MI-FGSM"] and shown.passes.tolist() == [2, 2] and shown.shape == (2, 5)
+    assert any("to" in cell for cell in shown.loc["MI-FGSM"].astype(str)) and "(" not in shown.loc["I-FGSM"].iloc[1]
+
+
+def _like(model, seed):
+    """The model with weights a little off: right for most of the same images."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        for p in other.parameters():
+            p += 0.05 * p.std() * torch.randn(p.shape, generator=generator)
+    return other
+
+
+def _images(model, n):
+    """Random images, labelled by the model."""
+    pixels = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = Images(pixels, torch.zeros(n, dtype=torch.int64), torch.arange(n), tuple("abcdefghij"), "shapes", "test")
+    return Images(pixels, predictions(model, images), images.index, images.classes, "shapes", "test")
+
+
+def test_gains_of_an_unknown_baseline_are_refused(book):
+    book = replace(book, models={**book.models, "vgg": _like(book.models["resnet"], 1)})
+    rows = book.measure("2.1", {"I-FGSM": attacks.i_fgsm}, {"resnet": book.models["resnet"]})
+    with pytest.raises(ValueError, match="MI-FGSM"):
+        claims.gains(rows, "MI-FGSM")
 
 
 def test_black_box_has_a_row_for_each_attack_at_each_budget(book):
