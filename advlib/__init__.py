@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        advice,
         attacks,
         bench,
         core,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         seeds,
         trainees,
     )
-    from .core import balls, batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
+    from .core import balls, batchnorm, checks, draws, intervals, measured, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
     from .files import paths, provenance
@@ -73,12 +74,12 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "attacks curvature gradients layers lipschitz loop rules sam transforms "
+    "": "advice attacks curvature gradients layers lipschitz loop rules sam transforms "
     "bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner",
-    "core": "balls batchnorm checks draws intervals norms published second_order surrogate",
+    "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
     "files": "paths provenance",

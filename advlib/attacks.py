@@ -16,6 +16,8 @@ from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from torch import Tensor
 
+from .advice import compositions as compositions
+from .advice import recommended as recommended
 from .core import checks
 from .core.checks import Model
 from .core.surrogate import Ensemble

@@ -5,14 +5,13 @@ What the README's glance and the book's page of results have in common.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import combinations
 
 import pandas as pd
 
 from ..core import intervals, published
-from ..defenses.secured import NINE
+from ..core.published import DEFENDED, NINE, TRAINED, UNDEFENDED, kind
 from . import differences, results
 from .differences import Difference
 from .outcomes import COMMON
@@ -32,8 +31,6 @@ ATTACKS = {
     "4.3": ("other attacks on top", "CIFAR-10"),
     "4.4": ("six secured", "ImageNet"),
 }
-UNDEFENDED, TRAINED, DEFENDED = "undefended", "adversarially trained", "defended"
-"""Kinds of target. A mean is over one of them: an attack that fools the first may leave the others untouched."""
 SUCCESS = {kind: f"success on {kind} targets (%)" for kind in (UNDEFENDED, TRAINED, DEFENDED)}
 """The metric of a row: the mean over the black-box targets of a kind."""
 CONSTANTS, TRAINING, GEOMETRY, RECIPES = "4.5", "5.2", "5.5", ("5.1", "5.3")
@@ -141,13 +138,6 @@ def of_the_thesis(table: str, rows: pd.DataFrame) -> pd.DataFrame:
     if table == "2.5":
         kept &= rows.target.isin(NINE)
     return results.mark_white_box(rows[kept])
-
-
-def kind(target: str) -> str:
-    """What sort of target a name of the thesis' tables or of ours stands for."""
-    if target in NINE:
-        return DEFENDED
-    return TRAINED if re.search(r"ens\d$|adv$|-pgd$", target) else UNDEFENDED
 
 
 def _attacks(table: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -223,6 +223,23 @@ def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str
     return figure
 
 
+def tree(root: str, branches: Mapping[str, Sequence[str]]) -> Figure:
+    """A tree that grows to the right: the root, its branches, and the leaves of each in a row of text."""
+    with style():
+        figure, ((ax,),) = _figure(1, 1, 9.0, 0.62 * len(branches) + 0.3)
+        frame = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": COLOURS[0]}
+        middle = (len(branches) - 1) / 2
+        for row, (branch, leaves) in enumerate(branches.items()):
+            height = len(branches) - 1 - row
+            ax.plot([1.0, 1.5, 1.5, 2.0], [middle, middle, height, height], color=COLOURS[0], lw=1.0, zorder=0)
+            ax.text(2.0, height, branch, ha="left", va="center", bbox=frame)
+            ax.text(3.8, height, "  ·  ".join(leaves), ha="left", va="center")
+        ax.text(0.0, middle, root.replace(" in ", "\nin "), ha="left", va="center", bbox=frame)
+        ax.set(xlim=(-0.2, 9.0), ylim=(-0.6, len(branches) - 0.4))
+        ax.axis("off")
+    return figure
+
+
 def save(figure: Figure, name: str, run: Run) -> Path:
     """Write <name>.svg among the figures of a chapter's run, whole and without a date, so that the same figure is the
     same file. Raises WriteError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..files.paths import PUBLISHED
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
 
 AVERAGE = "Average"
 """The target under which a published table holds a printed average."""
+NINE = ("HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS", "NRP")
+"""The defences of Table 2.5, in its order."""
+UNDEFENDED, TRAINED, DEFENDED = "undefended", "adversarially trained", "defended"
+"""Kinds of target. A mean is over one of them: an attack that fools the first may leave the others untouched."""
+
+
+def kind(target: str) -> str:
+    """What sort of target a name of the thesis' tables or of ours stands for."""
+    if target in NINE:
+        return DEFENDED
+    return TRAINED if re.search(r"ens\d$|adv$|-pgd$", target) else UNDEFENDED
 
 
 def table(number: str) -> pd.DataFrame:

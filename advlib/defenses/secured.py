@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from ..core import checks
+from ..core.published import NINE
 from ..training.objectives import NoisyClassification
 from ..zoo import models, weights
 from ..zoo.registry import TRAINED
@@ -28,9 +29,6 @@ from .transformations import (
     RandomizedSmoothing,
     RandomResizePad,
 )
-
-NINE = ("HGD", "R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "ComDefend", "RS", "NRP")
-"""The defences of Table 2.5, in its order."""
 
 OURS = ("vgg-pgd", "vgg-ens3", "vgg-ens4", "pyramidnet-ens1", "vgg-noise", *purification.PURIFIERS)
 """The nets that notebook A2 trains for these, on each data set of 32-pixel images."""
