@@ -42,11 +42,13 @@ import advlib as al
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "n_val": 6, "steps": 2, "points": 2, "epochs": 1, "networks": 2, "n_tuning": 512,
-              "rap": 4, "layers": ("layer3",), "queries": 20, "n_asked": 2},
+              "rap": 4, "layers": ("layer3",), "queries": 200, "n_asked": 2, "n_judged": 100, "n_sharp": 20, "trial": 1},
     "laptop": {"n": 40, "n_val": 40, "steps": 10, "points": 20, "epochs": 1, "networks": 10, "n_tuning": 0,
-               "rap": 40, "layers": ("layer1", "layer2", "layer3"), "queries": 1000, "n_asked": 10},
+               "rap": 40, "layers": ("layer1", "layer2", "layer3"), "queries": 1000, "n_asked": 10, "n_judged": 1000,
+               "n_sharp": 200, "trial": 0},
     "paper": {"n": 1000, "n_val": 500, "steps": 10, "points": 20, "epochs": 10, "networks": 40, "n_tuning": 0,
-              "rap": 400, "layers": ("layer1", "layer2", "layer3"), "queries": 10_000, "n_asked": 100},
+              "rap": 400, "layers": ("layer1", "layer2", "layer3"), "queries": 10_000, "n_asked": 100, "n_judged": 10_000,
+              "n_sharp": 1000, "trial": 0},
 }  # fmt: skip
 RUN = al.chapters.begin("A4", globals(), SETTINGS)
 n, n_val, steps, points, epochs = RUN["n", "n_val", "steps", "points", "epochs"]
@@ -447,3 +449,110 @@ pd.DataFrame({name: {k: v.item() for k, v in row.items()} for name, row in rows.
 # %% [markdown]
 # Ten images and a thousand questions show how the attacks work, not how good they are; published numbers take ten to a
 # hundred times as many.
+
+# %% [markdown]
+# ## The optimizers
+#
+# Chapter 5's CR-SAM has relatives, most of which want SAM's flat minimum for less than SAM's two passes a step. Each is an
+# optimizer around SGD (`al.sam`, `al.sam_family`) but SAF, which is a loss:
+#
+# - **SAM** (Foret et al. 2021): the gradient at $w + \rho\, g / \|g\|$. **ASAM** (Kwon et al. 2021): the step scaled by the
+#   weights, $\rho = 0.5$.
+# - **CR-SAM** (thesis chapter 5): three gradients, at $w$ and at $w \pm \rho\, g / \|g\|$.
+# - **GSAM** (Zhuang et al. 2022): SAM's gradient less 0.4 of the part of $g$ at right angles to it, which lowers the
+#   surrogate gap.
+# - **LookSAM** (Liu et al. 2022): SAM every fifth step; in between its sideways part is reused.
+# - **ESAM** (Du et al. 2022): 60 % of the weights are perturbed, and the second pass sees the half of the batch whose loss
+#   rose most.
+# - **SSAM** (Mi et al. 2022): half of the weights, those of the largest Fisher information, are perturbed.
+# - **AE-SAM** (Jiang et al. 2023): SAM where the gradient is long for its recent history, SGD elsewhere.
+# - **SAF** (Du et al. 2022): no second pass; the outputs are held near those of some epochs ago.
+#
+# Trained here from the same weights with the recipe of the zoo, one seed each. One seed shows what each *costs*; which is
+# better needs many (chapter 5 has three for its own).
+
+# %%
+OPTIMIZERS = {"SGD": "resnet", **{name: f"resnet-{net}" for name, net in al.registry.SHARPNESS_AWARE.items()}}
+start = partial(al.models.create, "resnet", "small", dataset)
+training = al.seeds.Trainings(lambda seed: start(seed=seed).to(device), train, val, RUN.checkpoints)
+judged = al.datasets.load(dataset, "test", RUN["n_judged"]).to(device)
+fields = {"epochs": RUN["trial"]} if RUN["trial"] else {}
+rows = {}
+for name, net in OPTIMIZERS.items():
+    recipe = replace(al.recipes.recipe_for(f"{dataset}/{net}"), seed=seed, **fields)
+    trained_net, history = training(name, recipe)
+    found = al.seeds.outcome(trained_net, judged, judged[: RUN["n_sharp"]], probes=8)
+    loss, weights = (
+        al.curvature.mean_loss(trained_net.eval(), judged[: RUN["n_sharp"]]),
+        al.curvature.weights(trained_net),
+    )
+    rows[name] = {row["metric"]: row["value"] for row in found} | {
+        "eps-sharpness (%)": 100 * al.sharpness.epsilon_sharpness(loss, weights),
+        "seconds": sum(row["seconds"] for row in history),
+    }
+
+# %%
+shown = pd.DataFrame(rows).T
+shown["time, SGD = 1"] = shown.seconds / shown.seconds["SGD"]
+columns = {
+    "accuracy": "accuracy (%)",
+    "trace": "Hessian trace",
+    "normalized_trace": "C(w)",
+    "top_eigenvalue": "top eigenvalue",
+}
+display(
+    Markdown(
+        f"*{dataset}, {scale} scale, n = {len(judged)} test images, the last four columns but one on {RUN['n_sharp']}*"
+    )
+)
+shown.rename(columns=columns)[
+    ["accuracy (%)", "time, SGD = 1", "Hessian trace", "C(w)", "top eigenvalue", "eps-sharpness (%)"]
+].round(2)
+
+# %% [markdown]
+# ## How to read the result
+#
+# READING
+#
+# ## Summary
+#
+# - Every attack is a step, a gradient, an input, a network, or several of each. In `advlib` these are values that compose.
+# - What an attack costs belongs beside what it does: the front of Figure A4.2 is short.
+# - `al.attacks.recommended(passes).attack(f, x, y, eps)` is the line for a reader who only wants a strong transfer attack.
+#
+# ## Exercises
+#
+# Three shorter ones, with tests that say whether an answer is right, are in `notebooks/solutions`; `make course` writes them
+# without the solutions.
+#
+# 1. *Turn one knob.* VMI-FGSM has a radius. Draw its success against `radius` from 0 to 3 at the cost of ten gradients a step.
+#    What is it at 0?
+# 2. *Derive.* Show that for a quadratic loss the mean gradient over points drawn evenly around $x$ is the gradient at $x$,
+#    whatever the radius. What then do VMI-FGSM and PGN do on a quadratic?
+# 3. *Build.* Write a step rule that takes the gradient at the mean of all iterates so far, and give it to `al.attack`. Where
+#    does it stand on the front?
+#
+# ## References
+#
+# - T. Wu, *Adversarial Transferability and Generalization in Robust Deep Learning*, PhD thesis, Missouri University
+#   of Science and Technology, 2024, sections 1.2 and 5.2, whose reference numbers the docstrings give.
+# - X. Wang, K. He, *Enhancing the transferability of adversarial attacks through variance tuning*, CVPR 2021.
+# - X. Wang et al., *Boosting adversarial transferability through enhanced momentum*, BMVC 2021.
+# - Y. Xiong et al., *Stochastic variance reduced ensemble adversarial attack for boosting the adversarial transferability*,
+#   CVPR 2022.
+# - Z. Ge et al., *Boosting adversarial transferability by achieving flat local maxima*, NeurIPS 2023.
+# - L. Wu, Z. Zhu, *Towards understanding and improving the transferability of adversarial examples in deep neural networks*,
+#   ACML 2020.
+# - J. Zou et al., *Improving the transferability of adversarial examples with resized-diverse-inputs, diversity-ensemble and
+#   region fitting*, ECCV 2020.
+# - N. Inkawhich et al., *Feature space perturbations yield more transferable adversarial examples*, CVPR 2019.
+# - W. Wu et al., *Boosting the transferability of adversarial samples via attention*, CVPR 2020.
+# - S. Chen et al., *Universal adversarial attack on attention and the resulting dataset DAmageNet*, IEEE TPAMI 2020.
+# - Y. Li et al., *Learning transferable adversarial examples via ghost networks*, AAAI 2020.
+# - M. Gubri et al., *LGV: boosting adversarial example transferability from large geometric vicinity*, ECCV 2022.
+# - Q. Li et al., *Making substitute models more Bayesian can enhance transferability of adversarial examples*, ICLR 2023.
+# - A. Ilyas et al., *Black-box adversarial attacks with limited queries and information*, ICML 2018.
+# - Y. Li et al., *NATTACK: learning the distributions of adversarial examples for an improved black-box attack on deep neural
+#   networks*, ICML 2019.
+# - W. Brendel, J. Rauber, M. Bethge, *Decision-based adversarial attacks*, ICLR 2018.
+# - W. Chen et al., *Boosting decision-based black-box adversarial attacks with random sign flip*, ECCV 2020.
