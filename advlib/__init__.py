@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         loop,
         press,
         sam,
+        sam_family,
+        sharpness,
         training,
         transforms,
         zoo,
@@ -61,7 +63,8 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "attacks curvature gradients layers lipschitz loop sam transforms bench core defenses files press training zoo",
+    "": "attacks curvature gradients layers lipschitz loop sam sam_family sharpness transforms bench core "
+    "defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner",
