@@ -12,15 +12,16 @@ back as they were, bit for bit, a TypeError or ValueError for a loss or weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import inf, isfinite
+from math import inf, isfinite, log
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import curvature
 from .core import checks
 from .core.batchnorm import unrecorded_anywhere
 from .core.checks import Labelled, Model
+from .core.second_order import SecondOrder, graphs
 from .curvature import (
     Estimate,
     Loss,
@@ -113,7 +114,7 @@ def local_entropy(loss: Loss, weights: Tensors, gamma: float, draws: int = 64, s
     the data where the scale of gamma is to be that of a prior's. Raises as `pac_bayes` does."""
     checks.number("gamma", gamma, above=0)
     rises = torch.stack(list(_around(loss, weights, gamma**-0.5, draws, False, seed)))
-    return (torch.logsumexp(-rises, 0) - torch.tensor(len(rises)).log()).item()
+    return torch.logsumexp(-rises, 0).item() - log(len(rises))
 
 
 def _around(
@@ -144,22 +145,21 @@ def fisher_rao_norm(model: nn.Module, data: Labelled, batch_size: int = 500, lab
     images of `data` and classes as the network draws them, or as they are labelled (Liang et al. 2019; thesis sect.
     1.2.4, [60]).
 
-    It is exact: one forward pass, with its derivative along the weights, gives J w for the logits of an image, whose
-    variance under the softmax is its share. For a network of ReLU without biases, of k layers, it is k times the root
-    of the mean variance of the logits (their theorem 3.1). labels: the empirical Fisher information."""
-    checks.module(model)
+    It is exact: two backward passes give J w for the logits of an image, whose variance under the softmax is its share.
+    For a network of ReLU without biases, of k layers, it is k times the root of the mean variance of the logits (their
+    theorem 3.1). labels: the empirical Fisher information."""
+    weights = curvature.weights(model)
     checks.flag("labels", labels)
-    params = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    if not params:
+    if not weights:
         raise ValueError("model: has no weights that are trained")
 
     def share(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        def logits(w: dict[str, torch.Tensor]) -> torch.Tensor:
-            return checks.logits(torch.func.functional_call(model, w, (x,)), len(x))
-
-        at, along = torch.func.jvp(logits, (params,), (params,))[:2]
-        p = at.double().softmax(1)
-        rise = along.double() - (p * along).sum(1, keepdim=True)  # of log p
+        z = checks.logits(model(x), len(x))
+        u = torch.zeros_like(z, requires_grad=True)
+        back = torch.autograd.grad(z, weights, u, create_graph=True, materialize_grads=True)  # J'u, linear in u
+        along = torch.autograd.grad(back, u, [w.detach() for w in weights])[0].double()  # so that this is J w
+        p = z.detach().double().softmax(1)
+        rise = along - (p * along).sum(1, keepdim=True)  # of log p
         return rise.gather(1, y[:, None]).square()[:, 0] if labels else (p * rise.square()).sum(1)
 
     return _mean(share, data, batch_size) ** 0.5
@@ -176,16 +176,15 @@ def output_entropy(model: Model, data: Labelled, batch_size: int = 500) -> float
     return _mean(share, data, batch_size)
 
 
-@torch.no_grad()
+@graphs()
 def _mean(share: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], data: Labelled, batch_size: int) -> float:
     """Of (x, y) -> (N,) over all images."""
     checks.instance("data", data, Labelled, "Images, as datasets.load returns them")
     checks.whole("batch_size", batch_size, 1)
     if not len(data):
         raise ValueError("data: holds no image")
-    # The fused kernels of attention have no derivative forward.
-    with unrecorded_anywhere(), sdpa_kernel(SDPBackend.MATH):
-        total = torch.stack([share(batch.x, batch.y).sum() for batch in data.batches(batch_size)]).sum()
+    with unrecorded_anywhere(), SecondOrder():
+        total = torch.stack([share(batch.x, batch.y).detach().sum() for batch in data.batches(batch_size)]).sum()
     return total.item() / len(data)
 
 
@@ -220,8 +219,9 @@ def effective_dimension(
     prior of precision z (Maddox et al. 2020; thesis sect. 1.2.4, [67]). Negative eigenvalues count 0, the reading that
     keeps it between 0 and the number of weights.
 
-    By `curvature.quadrature`, whose arguments the others are. z is in units of the loss: that of a mean is to be
-    compared with z over the number of images. Raises as that does."""
+    By `curvature.quadrature`, whose arguments the others are; too few steps for a z far below the top eigenvalue, as 50
+    for a hundredth of it, give a value that is too high. Of a loss that is the mean
+    over n images, as `mean_loss` is, z is the precision over n. Raises as `quadrature` does."""
     checks.number("z", z, above=0)
     weights = trained(weights)
     found = quadrature(loss, weights, probes, steps, seed)
