@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         press,
         rules,
         sam,
+        sam_family,
+        sharpness,
         training,
         transforms,
         zoo,
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "advice attacks curvature gradients layers lipschitz loop rules sam transforms "
+    "": "advice attacks curvature gradients layers lipschitz loop rules sam sam_family sharpness transforms "
     "bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",

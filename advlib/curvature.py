@@ -115,8 +115,8 @@ def _tensors(name: str, tensors: object) -> list[torch.Tensor]:
     return tensors
 
 
-def _trained(weights: object) -> list[torch.Tensor]:
-    """Weights that a loss can be differentiated by, as a list."""
+def trained(weights: object) -> list[torch.Tensor]:
+    """Weights that a loss can be differentiated by, as a list. Raises TypeError or ValueError for others."""
     weights = _tensors("weights", weights)
     if not all(w.requires_grad and w.is_leaf for w in weights):
         raise ValueError("weights: expected leaves that require a gradient, such as curvature.weights(model)")
@@ -140,10 +140,17 @@ def value(loss: Loss) -> torch.Tensor:
         return torch.stack([part.double() for part in _parts(loss, graph=False)]).sum()
 
 
+def steady(loss: Loss) -> torch.Tensor:
+    """`value`, of two calls. Raises ValueError where they do not agree, as with dropout."""
+    first = value(loss)
+    _same(first.float()[None], value(loss).float()[None])  # up to the rounding of a float32 loss
+    return first
+
+
 @graphs()
 def gradient(loss: Loss, weights: Tensors) -> list[torch.Tensor]:
     """The gradient, shaped as the weights; zero for those that the loss does not depend on, NaN where it is."""
-    weights = _trained(weights)
+    weights = trained(weights)
     total = [torch.zeros_like(w) for w in weights]
     with unrecorded_anywhere():
         for part in _parts(loss):
@@ -156,7 +163,7 @@ def hvp(loss: Loss, weights: Tensors, vectors: Sequence[Tensors]) -> list[list[t
     """H v for each of `vectors`, by double backward; all of them share one graph for each part of the loss.
 
     vectors: each shaped as the weights. Raises ValueError where one is not."""
-    weights = _trained(weights)
+    weights = trained(weights)
     checks.instance("vectors", vectors, Sequence, "a list of vectors, each shaped as the weights")
     return _Hessian(loss, weights)([_shaped("vectors", v, weights) for v in vectors])
 
@@ -249,14 +256,14 @@ def hutchinson_trace(
         checks.whole(name, number, least)
     checks.number("tolerance", tolerance, 0)
     checks.whole("seed", seed)
-    weights = _trained(weights)
+    weights = trained(weights)
     hessian, generator = _Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed)
     lanczos = _Lanczos(hessian, generator)
     while len(lanczos.alpha) < deflate and not lanczos.exhausted:
         lanczos.step()
     exact, found = sum(lanczos.alpha), torch.empty(0, dtype=torch.float64)
     while len(found) < probes:
-        vectors = [[_signs(w, generator) for w in weights] for _ in range(min(per_graph, probes - len(found)))]
+        vectors = [[signs(w, generator) for w in weights] for _ in range(min(per_graph, probes - len(found)))]
         vectors = [lanczos.rest(v) for v in vectors] if deflate else vectors
         new = [_dot(v, product) for v, product in zip(vectors, hessian(vectors), strict=True)]
         found = torch.cat([found, torch.stack(new).cpu()])
@@ -270,7 +277,8 @@ def hutchinson_trace(
     return Estimate(mean, error, len(found))
 
 
-def _signs(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def signs(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Rademacher numbers, 1 or -1 with the same probability, like w."""
     # Not randint_like, which draws in the order of memory: other signs in channels_last.
     return torch.randint(2, w.shape, generator=generator, device=w.device, dtype=w.dtype).mul_(2).sub_(1)
 
@@ -283,7 +291,7 @@ def _dot(a: Tensors, b: Tensors) -> torch.Tensor:
 def normalized_trace(loss: Loss, weights: Tensors, **options: Any) -> Estimate:
     """C(w) = Tr H / ||gradient|| (thesis eq. 5.5). options: of `hutchinson_trace`. Raises as that does, and ValueError
     where the gradient is 0, or not finite."""
-    weights = _trained(weights)
+    weights = trained(weights)
     length = norm(gradient(loss, weights)).item()
     if not 0 < length < inf:
         raise ValueError(f"loss: the length of its gradient is {length:g}, so that there is no trace over it")
@@ -300,7 +308,7 @@ def top_eigenvalue(loss: Loss, weights: Tensors, tolerance: float = 1e-3, steps:
     checks.whole("steps", steps, 1)
     checks.number("tolerance", tolerance, 0)
     checks.whole("seed", seed)
-    weights = _trained(weights)
+    weights = trained(weights)
     hessian = _Hessian(loss, weights)
     lanczos = _Lanczos(hessian, torch.Generator(weights[0].device).manual_seed(seed))
     while len(lanczos.alpha) < steps:
@@ -310,6 +318,31 @@ def top_eigenvalue(loss: Loss, weights: Tensors, tolerance: float = 1e-3, steps:
             break
     hessian.repeat()
     return Eigenvalue(top, residual, residual <= tolerance * abs(top), len(lanczos.alpha))
+
+
+@graphs()
+def quadrature(
+    loss: Loss, weights: Tensors, probes: int = 8, steps: int = 50, seed: int = 0
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Nodes and masses, both float64 (K,), for each of `probes` random unit vectors q: the sum of mass f(node) is q'
+    f(H) q, whose mean over q is that of f over all eigenvalues (stochastic Lanczos quadrature, Ubaru et al. 2017).
+
+    steps: Lanczos vectors for each q, one product each, at most; it is exact for a polynomial of degree 2 steps - 1,
+    and for every f where no direction is left. Raises ValueError also for a curvature that is not finite, and a loss
+    that changes from call to call."""
+    for name, number in (("probes", probes), ("steps", steps)):
+        checks.whole(name, number, 1)
+    checks.whole("seed", seed)
+    weights, found = trained(weights), []
+    hessian, generator = _Hessian(loss, weights), torch.Generator(weights[0].device).manual_seed(seed)
+    for _ in range(probes):
+        lanczos = _Lanczos(hessian, generator)
+        while len(lanczos.alpha) < steps and not lanczos.exhausted:
+            lanczos.step()
+        nodes, vectors = lanczos.eigh()
+        found.append((nodes, vectors[0].square()))
+    hessian.repeat()
+    return found
 
 
 class _Lanczos:
@@ -343,11 +376,16 @@ class _Lanczos:
         self.beta.append(rest.norm().item())
         self._next = rest / (self.beta[-1] or 1)
 
-    def top(self) -> tuple[float, float]:
-        """The largest eigenvalue of the tridiagonal matrix, and its residual."""
+    def eigh(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The eigenvalues of the tridiagonal matrix, (K,), from the lowest, and its eigenvectors, the columns of (K,
+        K)."""
         off = torch.tensor(self.beta[:-1], dtype=torch.float64)
         small = torch.diag(torch.tensor(self.alpha, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-        found, vectors = torch.linalg.eigh(small)
+        return torch.linalg.eigh(small)
+
+    def top(self) -> tuple[float, float]:
+        """The largest eigenvalue of the tridiagonal matrix, and its residual."""
+        found, vectors = self.eigh()
         return found[-1].item(), self.beta[-1] * abs(vectors[-1, -1].item())
 
     def rest(self, v: Tensors) -> list[torch.Tensor]:
@@ -402,7 +440,7 @@ def approximation_ratio(losses: Iterable[Loss], weights: Tensors, rho: float = 0
     checks.number("rho", rho, above=0)
     checks.whole("steps", steps, 1)
     checks.instance("losses", losses, Iterable, "losses, one for each batch")
-    weights = _trained(weights)
+    weights = trained(weights)
     gains = [_gains(loss, weights, rho, steps) for loss in losses]
     if not gains:
         raise ValueError("losses: expected at least one")
@@ -417,15 +455,14 @@ def _gains(loss: Loss, weights: Tensors, rho: float, steps: int) -> tuple[float,
     """What one step of length rho gains, and the best of many within it."""
     before, delta = [w.detach().clone() for w in weights], [torch.zeros_like(w) for w in weights]
     with restored(weights):
-        start = value(loss)
-        _same(start.float()[None], value(loss).float()[None])  # up to the rounding of a float32 loss
-        _move(weights, before, _ascent(loss, weights, rho))
+        start = steady(loss)
+        move(weights, before, _ascent(loss, weights, rho))
         one = best = value(loss)
         for _ in range(steps):
-            _move(weights, before, delta)
+            move(weights, before, delta)
             torch._foreach_add_(delta, _ascent(loss, weights, 2.5 * rho / steps))
             torch._foreach_mul_(delta, (rho / norm(delta)).clamp(max=1))
-            _move(weights, before, delta)
+            move(weights, before, delta)
             best = torch.maximum(best, value(loss))
     return (one - start).item(), (best - start).item()
 
@@ -437,8 +474,8 @@ def _ascent(loss: Loss, weights: Tensors, length: float) -> Tensors:
 
 
 @torch.no_grad()
-def _move(weights: Tensors, before: Tensors, delta: Tensors) -> None:
-    """Set the weights to before + delta."""
+def move(weights: Tensors, before: Tensors, delta: Tensors) -> None:
+    """Set the weights to before + delta; `restored` takes them back."""
     torch._foreach_copy_(list(weights), torch._foreach_add(before, delta))
 
 
@@ -476,6 +513,6 @@ def loss_surface(loss: Loss, tensors: Tensors, across: Tensors, ahead: Tensors, 
         for i, up in enumerate(axis.tolist()):
             for j, along in enumerate(axis.tolist()):
                 delta = [up * a + along * b for a, b in zip(across, ahead, strict=True)]
-                _move(tensors, before, delta)
+                move(tensors, before, delta)
                 rows[i, j] = value(loss)
     return rows

@@ -1,4 +1,5 @@
-"""Sharpness-aware optimizers: SAM, Random SAM and CR-SAM (thesis chapter 5) around any optimizer of torch.
+"""Sharpness-aware optimizers: SAM, Random SAM and CR-SAM (thesis chapter 5) around any optimizer of torch. Those that
+cost less than SAM, and GSAM, are in `sam_family`.
 
     optimizer = CRSAM(net.parameters(), torch.optim.SGD, rho=0.1, alpha=0.1, beta=0.01, lr=0.1, momentum=0.9)
 
@@ -31,8 +32,9 @@ from .core.batchnorm import unrecorded, unrecorded_anywhere
 from .curvature import Tensors, filter_normalized, norm, restored
 
 Params = Iterable[Any]  # tensors, groups of them, or pairs of a name and a tensor, as torch takes them
-Closure = Callable[[], torch.Tensor]
+Closure = Callable[..., torch.Tensor]  # without arguments, but for the one that `sam_family.ESAM` makes
 Local = Callable[[], AbstractContextManager[object]]
+_matching = checks.matching
 
 
 # --- the arithmetic --------------------------------------------------------------------------------------------------
@@ -88,16 +90,6 @@ def crsam_gradient_log(
     return _sum((1 + alpha_ + beta_, plus), (alpha_ - beta_, minus), (-2 * alpha_, g0)), below
 
 
-def _matching(**lists: Tensors) -> None:
-    """The same number of tensors, at least one, in the same shapes. Raises ValueError."""
-    (name, first), *others = lists.items()
-    if not len(first):
-        raise ValueError(f"{name}: expected at least one tensor")
-    for other, tensors in others:
-        if [t.shape for t in tensors] != [t.shape for t in first]:
-            raise ValueError(f"{other}: expected tensors in the shapes of {name}")
-
-
 def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> Tensors:
     """factor * tensors, added up over the terms in their order."""
     (factor, tensors), *others = terms
@@ -105,17 +97,6 @@ def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> Tensors:
     for factor, tensors in others:
         torch._foreach_add_(total, torch._foreach_mul(list(tensors), factor))
     return total
-
-
-def orthogonal(gradients: Tensors, along: Tensors) -> Tensors:
-    """The part of `gradients` at right angles to `along`, all tensors together; all of it where `along` is zero. Raises
-    ValueError for lists of tensors that do not match."""
-    _matching(gradients=gradients, along=along)
-    dot, square = (
-        torch.stack([(a * b).sum() for a, b in zip(x, along, strict=True)]).sum() for x in (gradients, along)
-    )
-    share = dot / square.clamp(min=torch.finfo(square.dtype).tiny)
-    return torch._foreach_sub(list(gradients), torch._foreach_mul(list(along), share))
 
 
 # --- the optimizers --------------------------------------------------------------------------------------------------
@@ -127,7 +108,10 @@ class SharpnessAware(torch.optim.Optimizer):
     Options of a subclass (rho, ...) lie in the parameter groups beside those of the base, so that schedulers and
     `state_dict` know them. Clip gradients in a step pre-hook of `base`, which sees the final ones."""
 
-    _kept: tuple[str, ...] = ()  # what else of a subclass lies in the parameter groups
+    # What else of a subclass lies in the groups, as bases take a state of theirs for begun: numbers, the same in all,
+    # with their first values; and the names of lists of tensors like the weights, zero at first.
+    _numbers: dict[str, float] = {}
+    _beside: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -168,13 +152,16 @@ class SharpnessAware(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As of any optimizer. Raises TypeError or ValueError for an option that is not a number of at least 0."""
         super().add_param_group(param_group)
+        first, group = self.param_groups[0], self.param_groups[-1]
         for name in self._own:
-            checks.number(name, self.param_groups[-1][name], 0)
+            checks.number(name, group[name], 0)
+        group |= {name: first.get(name, value) for name, value in self._numbers.items()}
+        group |= {name: [torch.zeros_like(p) for p in group["params"]] for name in self._beside}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As of any optimizer; the base goes on from it too. Raises ValueError for the state of another optimizer."""
         checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
-        names = (*self._own, *self._kept)
+        names = (*self._own, *self._numbers, *self._beside)
         missing = {name for group in state_dict.get("param_groups", [{}]) for name in names if name not in group}
         if missing:
             kind = type(self).__name__
@@ -206,9 +193,9 @@ class SharpnessAware(torch.optim.Optimizer):
     def _alone(self, closure: Closure) -> Closure:
         """The closure in the context `local`."""
 
-        def alone() -> torch.Tensor:
+        def alone(*which: object) -> torch.Tensor:
             with self.local() if self.local else nullcontext():
-                loss = closure()
+                loss = closure(*which)
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 raise TypeError(f"closure: expected it to return the loss, one number, got {checks.shown(loss)}")
             return loss
@@ -247,9 +234,36 @@ class SharpnessAware(torch.optim.Optimizer):
         return loss, found
 
     def _perturbation(self, weights: Tensors, gradients: Tensors) -> Tensors:
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        rho = [group_of[id(p)]["rho"] for p in weights]
-        return sam_perturbation(weights, gradients, rho, self.adaptive)
+        return sam_perturbation(weights, gradients, self._option("rho", weights), self.adaptive)
+
+    def _option(self, name: str, weights: Tensors) -> list[float]:
+        """The option of the group of each of the weights."""
+        value = {id(p): group[name] for group in self.param_groups for p in group["params"]}
+        return [value[id(p)] for p in weights]
+
+    def _kept(self, name: str, weights: Tensors) -> list[torch.Tensor]:
+        """What lies beside each of the weights."""
+        value = {id(p): k for group in self.param_groups for p, k in zip(group["params"], group[name], strict=True)}
+        return [value[id(p)] for p in weights]
+
+    def _keep(self, name: str, weights: Tensors, tensors: Tensors) -> None:
+        """Lay these beside the weights, and zero beside all others."""
+        new = {id(p): t for p, t in zip(weights, tensors, strict=True)}
+        for p, kept in zip(self._all(), self._kept(name, self._all()), strict=True):
+            kept.copy_(new[id(p)]) if id(p) in new else kept.zero_()
+
+    def _note(self, **numbers: float) -> None:
+        for group in self.param_groups:
+            group |= numbers
+
+    def _shared(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradients of all processes."""
+        return averaged(gradients) if self.local else gradients
+
+    @staticmethod
+    def _set(weights: Tensors, gradients: Tensors) -> None:
+        for p, g in zip(weights, gradients, strict=True):
+            p.grad = g
 
 
 class SAM(SharpnessAware):
@@ -264,6 +278,8 @@ class SAM(SharpnessAware):
     passes run uncompiled, and those of whatever BatchNorm runs in them are left alone.
     Raises TypeError or ValueError for an argument of another kind, or a number below 0."""
 
+    _more: dict[str, float] = {}  # options of a subclass that a parameter group may have, beside rho
+
     def __init__(
         self,
         params: Params,
@@ -275,76 +291,18 @@ class SAM(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(params, base, {"rho": rho}, adaptive, same_draws, local, model, options)
+        super().__init__(params, base, {"rho": rho, **self._more}, adaptive, same_draws, local, model, options)
 
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         loss = closure()
         weights, g0 = self._taken()
-        _set(weights, self._above(weights, g0, closure, again))
+        self._set(weights, self._above(weights, g0, closure, again))
         return loss
 
     def _above(self, weights: Tensors, g0: Tensors, closure: Closure, again: Callable[[], None]) -> list[torch.Tensor]:
         """The gradients at the end of the ascent step, those of all processes."""
         _, gradients = self._at(weights, self._perturbation(weights, g0), closure, again)
-        return averaged(gradients) if self.local else gradients
-
-
-class LookSAM(SAM):
-    """LookSAM (Liu et al. 2022, Alg. 1): SAM in every `every`-th step and one pass in the others, which reuse what SAM
-    added there: the part of its gradient at right angles to the plain one, at `alpha` times the plain one's length.
-
-    every = 1 is `SAM`. alpha: of a parameter group if it has one; the others: as of `SAM`. Raises as `SAM` does, and
-    for every < 1."""
-
-    _kept = ("alpha", "steps", "sideways")
-
-    def __init__(
-        self,
-        params: Params,
-        base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
-        rho: float = 0.05,
-        alpha: float = 0.7,
-        every: int = 5,
-        **options: Any,
-    ) -> None:
-        checks.whole("every", every, 1)
-        self.every, self.alpha = every, alpha
-        super().__init__(params, base, rho, **options)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As of `SAM`; the weights added have nothing kept before the next look."""
-        super().add_param_group(param_group)
-        first, group = self.param_groups[0], self.param_groups[-1]
-        checks.number("alpha", group.setdefault("alpha", self.alpha), 0)
-        # What is kept lies beside alpha: bases take a state of theirs for begun.
-        group |= {"steps": first.get("steps", 0), "sideways": [torch.zeros_like(p) for p in group["params"]]}
-
-    def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
-        loss = closure()
-        weights, g0 = self._taken()
-        plain = averaged(g0) if self.local else g0
-        look = self.param_groups[0]["steps"] % self.every == 0
-        if look:
-            above = self._above(weights, g0, closure, again)
-            self._keep(weights, orthogonal(above, plain))
-        _set(weights, above if look else self._reused(weights, plain))
-        for group in self.param_groups:
-            group["steps"] += 1
-        return loss
-
-    def _keep(self, weights: Tensors, sideways: Tensors) -> None:
-        new = {id(p): part for p, part in zip(weights, sideways, strict=True)}
-        for group in self.param_groups:
-            for p, kept in zip(group["params"], group["sideways"], strict=True):
-                kept.copy_(new[id(p)]) if id(p) in new else kept.zero_()
-
-    def _reused(self, weights: Tensors, plain: Tensors) -> list[torch.Tensor]:
-        """plain + alpha ||plain|| kept / ||kept||."""
-        pairs = [(g, p, k) for g in self.param_groups for p, k in zip(g["params"], g["sideways"], strict=True)]
-        kept = {id(p): (group["alpha"], k) for group, p, k in pairs}
-        length = norm([k for _, _, k in pairs])
-        scale = norm(plain) / length.clamp(min=torch.finfo(length.dtype).tiny)
-        return [g + kept[id(p)][0] * scale * kept[id(p)][1] for p, g in zip(weights, plain, strict=True)]
+        return self._shared(gradients)
 
 
 class RandomSAM(SAM):
@@ -384,7 +342,7 @@ class RandomSAM(SAM):
                 self._noise(everything)
 
         _, gradients = self._at(weights, delta, closure, after_the_noise)
-        _set(weights, averaged(gradients) if self.local else gradients)
+        self._set(weights, self._shared(gradients))
         return loss
 
     def _noise(self, weights: Tensors) -> Tensors:
@@ -441,7 +399,7 @@ class CRSAM(SharpnessAware):
             members = [p for p in group["params"] if id(p) in triples]
             if members:
                 of_group = zip(*(triples[id(p)] for p in members), strict=True)
-                _set(members, self._combined(of_group, losses, group))
+                self._set(members, self._combined(of_group, losses, group))
 
     def _combined(self, gradients: Iterable[Tensors], losses: Tensors, group: dict[str, Any]) -> Tensors:
         g0, plus, minus = gradients
@@ -484,11 +442,6 @@ def averaged(tensors: Tensors) -> list[torch.Tensor]:
     dist.all_reduce(flat)
     parts = (flat / dist.get_world_size()).split([t.numel() for t in tensors])
     return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
-
-
-def _set(weights: Tensors, gradients: Tensors) -> None:
-    for p, g in zip(weights, gradients, strict=True):
-        p.grad = g
 
 
 def _draws(weights: Tensors) -> Callable[[], None]:

@@ -718,7 +718,7 @@ wide.loc[order, ["Vanilla", "SAM", "R-SAM", "CR-SAM"]]
 #
 # ## Summary
 #
-# - `al.sam.SAM`, `RandomSAM`, `LookSAM` and `CRSAM` go around any optimizer of torch; `al.training.fit` trains by a recipe that names one.
+# - `al.sam.SAM`, `RandomSAM` and `CRSAM`, and the relatives in `al.sam_family`, go around any optimizer of torch; `al.training.fit` trains by a recipe that names one.
 # - Compare at equal cost: SAM has two passes a step, CR-SAM three.
 # - A curvature is a number with a data set, a mode of BatchNorm, an error and a scale of the weights.
 #

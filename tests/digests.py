@@ -149,7 +149,7 @@ def optimizers(train):
     """Losses, weights and statistics of an untrained network over ten steps of each optimizer of chapter 5."""
     sam, options = al.sam, {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     adaptive, log = partial(sam.SAM, adaptive=True, rho=0.5), partial(sam.CRSAM, form="log")
-    kinds = {"SAM": sam.SAM, "SAM adaptive": adaptive, "LookSAM": partial(sam.LookSAM, every=3)}
+    kinds = {"SAM": sam.SAM, "SAM adaptive": adaptive, "LookSAM": partial(al.sam_family.LookSAM, every=3)}
     for name, kind in (kinds | {"RandomSAM": sam.RandomSAM, "CRSAM": sam.CRSAM, "CRSAM log": log}).items():
         net = al.models.create("resnet", "small", "shapes", seed=0).train()
         optimizer = kind(net.parameters(), torch.optim.SGD, **options)

@@ -173,11 +173,20 @@ CALLS = {
         )
         for kind, more in (
             (al.sam.SAM, "adaptive:flag same_draws:flag"),
-            (al.sam.LookSAM, "alpha:not-negative every:count"),
             (al.sam.RandomSAM, "sigma:not-negative"),
             (al.sam.CRSAM, "alpha:not-negative beta:not-negative form:word"),
+            (al.sam_family.LookSAM, "alpha:not-negative every:count"),
+            (al.sam_family.ESAM, "beta:positive gamma:positive seed:seed"),
+            (al.sam_family.SSAM, "sparsity:share every:count"),
+            (al.sam_family.GSAM, "alpha:not-negative"),
         )
     },
+    "AESAM": Call(
+        al.sam_family.AESAM,
+        "params:parameters base:function rho:not-negative low:number high:number delta:share total:count",
+        {**PARAMETERS, "total": 9},
+    ),
+    "sparse_mask": Call(al.sam_family.sparse_mask, "sparsity:share", {"scores": WEIGHTS, "sparsity": 0.5}),
     "mean_loss": Call(
         al.curvature.mean_loss,
         "model:unseen-model data:data batch_size:count",
@@ -200,6 +209,42 @@ CALLS = {
         "losses:losses weights:weights rho:positive steps:count",
         {"losses": [LOSS], "weights": WEIGHTS, "steps": 1},
         {"losses": "loss|losses"},
+    ),
+    "quadrature": Call(
+        al.curvature.quadrature,
+        "loss:function weights:weights probes:count steps:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "probes": 1, "steps": 1},
+    ),
+    "epsilon_sharpness": Call(
+        al.sharpness.epsilon_sharpness,
+        "loss:function weights:weights eps:positive steps:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "steps": 1},
+    ),
+    "pac_bayes": Call(
+        al.sharpness.pac_bayes,
+        "loss:function weights:weights tolerance:positive draws:count relative:flag precision:positive seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "draws": 1, "precision": 1.0},
+    ),
+    "local_entropy": Call(
+        al.sharpness.local_entropy,
+        "loss:function weights:weights gamma:positive draws:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "gamma": 100.0, "draws": 1},
+    ),
+    "fisher_rao_norm": Call(
+        al.sharpness.fisher_rao_norm, "model:module data:data batch_size:count labels:flag", {"model": F, "data": DATA}
+    ),
+    "output_entropy": Call(
+        al.sharpness.output_entropy, "model:unseen-model data:data batch_size:count", {"model": F, "data": DATA}, NAMES
+    ),
+    "frobenius_norm": Call(
+        al.sharpness.frobenius_norm,
+        "loss:function weights:weights probes:count per_graph:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "probes": 1},
+    ),
+    "effective_dimension": Call(
+        al.sharpness.effective_dimension,
+        "loss:function weights:weights z:positive probes:count steps:count seed:seed",
+        {"loss": LOSS, "weights": WEIGHTS, "probes": 1, "steps": 1},
     ),
     "Recipe": Call(
         al.recipes.Recipe,

@@ -14,6 +14,7 @@ from advlib.core.surrogate import Normalized
 from advlib.training import objectives
 from advlib.training.fitting import Recipe
 from advlib.training.objectives import (
+    SAF,
     Adversarial,
     Classification,
     Compression,
@@ -48,6 +49,66 @@ def test_without_a_radius_it_is_classification(objective, batch, pool, model):
 def test_classification_is_the_mean_cross_entropy(batch, model):
     x, y, draw = batch
     assert torch.equal(Classification()(model, x, y, draw), F.cross_entropy(model(x), y))
+
+
+def test_classification_has_the_losses_of_images(batch, model):
+    x, y, draw = batch
+    losses = Classification().losses(model, x, y, draw)
+    assert losses.shape == (8,) and torch.allclose(losses.mean(), Classification()(model, x, y, draw))
+
+
+# --- a loss of the trajectory ----------------------------------------------------------------------------------------
+
+
+def saf_by_hand(now, then, y, lam, tau):
+    p, q = (then / tau).softmax(1), (now / tau).softmax(1)
+    return F.cross_entropy(now, y) + lam * tau**2 * (p * (p / q).log()).sum(1).mean()
+
+
+def test_saf_compares_with_the_outputs_of_some_epochs_ago(batch):
+    x, y, draw = batch
+    nets = [tiny_model(seed) for seed in range(5)]
+    objective = SAF(lam=0.4, tau=3.0, start=1, back=2).begin(draw.index)
+    for epoch, net in enumerate(nets):
+        found, z = objective(net, x, y, draw.at(step=epoch)), net(x)
+        late = epoch > 1
+        wanted = saf_by_hand(z, nets[epoch - 2](x).detach(), y, 0.4, 3.0) if late else F.cross_entropy(z, y)
+        assert torch.allclose(found, wanted, atol=1e-5) and (not late or found > F.cross_entropy(z, y))
+        gradients = [torch.autograd.grad(loss, net.net[5].weight)[0] for loss in (found, wanted)]
+        assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_saf_begins_where_it_says_and_without_a_past_it_is_classification(batch, model):
+    x, y, draw = batch
+    wanted = Classification()(model, x, y, draw)
+    assert torch.equal(SAF()(model, x, y, draw), wanted)
+    for begun in (SAF(start=3, back=1).begin(draw.index), SAF(lam=0.0, start=0, back=1).begin(draw.index)):
+        for epoch in range(4):
+            assert torch.equal(
+                begun(tiny_model(epoch), x, y, draw.at(step=epoch)), F.cross_entropy(tiny_model(epoch)(x), y)
+            )
+
+
+def test_saf_remembers_images_by_their_number_and_leaves_out_those_that_were_not_seen(batch):
+    x, y, _ = batch
+    index = torch.tensor([40, 3, 17, 99, 5, 60, 2, 8])
+    one, two = tiny_model(1), tiny_model(2)
+    objective = SAF(lam=1.0, tau=2.0, start=0, back=1).begin(index)
+    objective(one, x[:6], y[:6], Draw(0, index[:6], step=0))
+    order = torch.tensor([7, 5, 0, 3])  # the first of them was not seen
+    found = objective(two, x[order], y[order], Draw(0, index[order], step=1))
+    terms = [saf_by_hand(two(x[[k]]), one(x[[k]]), y[[k]], 1.0, 2.0) for k in (5, 0, 3)]
+    wanted = (sum(terms) + F.cross_entropy(two(x[[7]]), y[[7]])) / 4
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_saf_compares_all_passes_of_a_step_with_the_same_past_and_goes_on_from_its_state(batch):
+    x, y, draw = batch
+    objective, other = (SAF(start=0, back=1).begin(draw.index) for _ in range(2))
+    objective(tiny_model(1), x, y, draw.at(step=0))
+    other.load_state_dict(objective.state_dict())
+    first, again = (objective(tiny_model(2), x, y, draw.at(step=1)) for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(first, other(tiny_model(2), x, y, draw.at(step=1)))
 
 
 def test_adversarial_loss_is_that_of_the_same_pgd(batch, model):
@@ -323,6 +384,11 @@ NAN, INF = float("nan"), float("inf")
         (EnsembleAdversarial, "pool", ["shapes/resnet", None, (3,)], TypeError),
         (GuidedDenoising, "makers", [()], ValueError),
         (Compression, "penalty", [-1.0, NAN], ValueError),
+        (SAF, "lam", [-1.0, NAN], ValueError),
+        (SAF, "tau", [0.0, NAN], ValueError),
+        (SAF, "start", [-1], ValueError),
+        (SAF, "back", [0], ValueError),
+        (SAF, "back", [1.0, None], TypeError),
         (SelfSupervisedPurification, "features", [3], TypeError),
     ],
 )

@@ -1,15 +1,13 @@
 """SAM and CR-SAM against closed forms, their limits, and the promises of an optimizer."""
 
 from contextlib import nullcontext
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlib.curvature import norm
-from advlib.sam import CRSAM, SAM, LookSAM, RandomSAM, crsam_gradient, crsam_gradient_log, orthogonal, sam_perturbation
+from advlib.sam import CRSAM, SAM, RandomSAM, crsam_gradient, crsam_gradient_log, sam_perturbation
 from advlib.training import SideBySideCRSAM
 
 SGD = {"base": torch.optim.SGD, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
@@ -72,50 +70,6 @@ def test_crsam_without_penalty_is_sam_and_with_it_is_not():
     assert equal(trained(CRSAM, rho=0.1, alpha=0.0, beta=0.0, **SGD)[0], sam)
     for penalty in ({"alpha": 0.1, "beta": 0.0}, {"alpha": 0.0, "beta": 0.1}):
         assert not equal(trained(CRSAM, rho=0.1, **penalty, **SGD)[0], sam)
-
-
-def test_looking_at_every_step_is_sam_and_with_nothing_kept_the_steps_between_are_the_base():
-    assert equal(trained(LookSAM, every=1, rho=0.1, **SGD)[0], trained(SAM, rho=0.1, **SGD)[0])
-    net, _ = trained(LookSAM, steps=3, every=3, rho=0.1, alpha=0.0, **ADAMW)
-    wanted, optimizer = trained(SAM, steps=1, rho=0.1, **ADAMW)
-    for step in (1, 2):
-        optimizer.base.step(closure_of(wanted, optimizer, step))
-    assert equal(net, wanted)
-
-
-def test_what_is_reused_is_at_right_angles_and_as_long_as_alpha_says():
-    net, gradients = network(), {}
-    optimizer = LookSAM(net.parameters(), every=2, rho=0.5, alpha=0.7, **SGD)
-    hook = optimizer.base.register_step_pre_hook(
-        lambda *_: gradients.__setitem__("used", [p.grad.clone() for p in net.parameters()])
-    )
-    optimizer.step(closure_of(net, optimizer))
-    seen = []
-    closure = closure_of(net, optimizer, 1)
-
-    def watched():
-        loss = closure()
-        seen.append([p.grad.clone() for p in net.parameters()])
-        return loss
-
-    optimizer.step(watched)
-    hook.remove()
-    (g,) = seen
-    added = [u - p for u, p in zip(gradients["used"], g, strict=True)]
-    assert norm(added) == pytest.approx(0.7 * norm(g).item(), rel=1e-5)
-    kept = optimizer.param_groups[0]["sideways"]
-    cosine = sum((a * k).sum() for a, k in zip(added, kept, strict=True)) / norm(added) / norm(kept)
-    assert cosine == pytest.approx(1, abs=1e-5)
-
-
-def test_orthogonal_part_of_a_vector():
-    along, other = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], [torch.tensor([1.0, 2.0]), torch.tensor([1.0])]
-    part = orthogonal(other, along)
-    assert sum((a * b).sum() for a, b in zip(part, along, strict=True)) == pytest.approx(0, abs=1e-6)
-    assert torch.allclose(torch.cat(part), torch.tensor([1.0 - 7 * 3 / 25, 2.0, 1.0 - 7 * 4 / 25]))
-    assert all(
-        torch.equal(a, b) for a, b in zip(orthogonal(other, [torch.zeros(2), torch.zeros(1)]), other, strict=True)
-    )
 
 
 def test_random_sam_without_noise_is_sam_and_with_it_the_gradient_at_the_random_point():
@@ -239,7 +193,6 @@ def test_lists_that_do_not_match_are_refused_by_name():
         "plus: expected tensors in the shapes of g0": lambda: crsam_gradient(one, two, one, alpha=0.1, beta=0.1),
         "minus: expected tensors": lambda: crsam_gradient_log(one, one, two, one * 3, alpha=0.1, beta=0.1),
         "losses: expected L0": lambda: crsam_gradient_log(one, one, one, one, alpha=0.1, beta=0.1),
-        "along: expected tensors": lambda: orthogonal(one, two),
     }
     for message, call in calls.items():
         with pytest.raises(ValueError, match=message):
@@ -293,7 +246,7 @@ def test_dropout_draws_the_same_in_every_pass_if_it_is_asked_for(same):
 
 
 @pytest.mark.parametrize("options", [SGD, ADAMW])
-@pytest.mark.parametrize("make", [SAM, CRSAM, partial(LookSAM, every=2)])
+@pytest.mark.parametrize("make", [SAM, CRSAM])
 def test_saved_and_loaded_is_never_having_stopped(make, options):
     straight, _ = trained(make, steps=6, rho=0.1, **options)
     net, optimizer = trained(make, steps=3, rho=0.1, **options)
@@ -377,7 +330,7 @@ def compiled(net, how):
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("how", ["eager", "aot_eager", "in place", "a function"])
-@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM, partial(LookSAM, every=2)])
+@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM])
 def test_a_compiled_network_has_the_weights_and_statistics_of_the_uncompiled_one(make, how, known):
     torch._dynamo.reset()
     wanted, net = network(), network()
@@ -392,7 +345,7 @@ def test_a_compiled_network_has_the_weights_and_statistics_of_the_uncompiled_one
         assert torch.allclose(found, right, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM, LookSAM])
+@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM])
 def test_a_closure_that_forgets_to_zero_gradients_takes_the_same_steps(make):
     wanted, net = network(), network()
     torch.manual_seed(1)
@@ -411,7 +364,7 @@ def test_a_closure_that_forgets_to_zero_gradients_takes_the_same_steps(make):
     assert equal(net, wanted)
 
 
-@pytest.mark.parametrize("make", [SAM, CRSAM, LookSAM])
+@pytest.mark.parametrize("make", [SAM, CRSAM])
 def test_a_group_added_later_takes_part(make):
     whole, net = network(), network()
     optimizer = make(net[0].parameters(), rho=0.1, **SGD)
@@ -433,12 +386,8 @@ NAN, INF = float("nan"), float("inf")
         *[(make, {"rho": rho}, TypeError, "rho=") for make in (SAM, CRSAM) for rho in (None, "a", True)],
         *[(RandomSAM, {"sigma": sigma}, ValueError, "sigma=") for sigma in (-1.0, NAN, INF)],
         *[(CRSAM, {name: value}, ValueError, f"{name}=") for name in ("alpha", "beta") for value in (-1.0, NAN, INF)],
-        *[(LookSAM, {"alpha": value}, ValueError, "alpha=") for value in (-1.0, NAN, INF)],
-        (LookSAM, {"alpha": None}, TypeError, "alpha=None"),
         (CRSAM, {"alpha": "a"}, TypeError, "alpha='a'"),
         (CRSAM, {"form": "root"}, ValueError, "form='root'"),
-        (LookSAM, {"every": 0}, ValueError, "every=0"),
-        (LookSAM, {"every": None}, TypeError, "every=None"),
         (SAM, {"lr": NAN}, ValueError, "lr=nan"),
         (SAM, {"adaptive": 1}, TypeError, "adaptive=1"),
         (SAM, {"local": 1}, TypeError, "local: expected a function"),
@@ -475,7 +424,7 @@ def test_a_group_with_a_radius_of_its_own_is_checked():
         (lambda net: lambda: net(batch()[0]).sum(), ValueError, "closure: left no gradient"),
     ],
 )
-@pytest.mark.parametrize("make", [SAM, LookSAM, RandomSAM, CRSAM])
+@pytest.mark.parametrize("make", [SAM, RandomSAM, CRSAM])
 def test_bad_closures_are_refused_by_name_and_leave_the_weights(make, closure, error, message):
     net = network()
     before = [p.clone() for p in net.parameters()]
@@ -497,7 +446,7 @@ def test_sparse_gradients_are_refused_by_name():
         CRSAM(table.parameters(), lr=0.1).step(closure)
 
 
-@pytest.mark.parametrize(("make", "lacks"), [(SAM, "rho"), (CRSAM, "alpha, beta, rho"), (LookSAM, "alpha, rho")])
+@pytest.mark.parametrize(("make", "lacks"), [(SAM, "rho"), (CRSAM, "alpha, beta, rho")])
 def test_the_state_of_another_optimizer_is_refused_by_name(make, lacks):
     plain_sgd = torch.optim.SGD(network().parameters(), lr=0.1)
     with pytest.raises(ValueError, match=f"state_dict: has no {lacks}.*expected the state of a {make.__name__}"):
@@ -554,7 +503,7 @@ def close(a, b):
     return all(torch.allclose(p, q, atol=1e-5) for p, q in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("make", [SAM, CRSAM, LookSAM])
+@pytest.mark.parametrize("make", [SAM, CRSAM])
 def test_two_processes_with_half_the_batch_each_are_one_with_all_of_it(make, tmp_path):
     assert close(in_two(tmp_path, make, {"rho": 0.1, **SGD}), in_one(make, rho=0.1, **SGD))
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import grid_images, tiny_model
 
-from advlib import sam
+from advlib import sam, sam_family
 from advlib.core.draws import Draw
 from advlib.files import provenance
 from advlib.training import objectives, recipes
 from advlib.training.augment import autoaugment, cutout, random_crop, random_flip
 from advlib.training.fitting import accuracy, fine_tune, fit, train_member
-from advlib.training.objectives import EnsembleAdversarial, LipschitzRegularized
+from advlib.training.objectives import SAF, EnsembleAdversarial, LipschitzRegularized, NoisyClassification
 from advlib.training.recipes import FINE_TUNING, Recipe, recipe_for
 from advlib.zoo import datasets, models, registry, weights
 
@@ -49,6 +49,11 @@ def equal(a, b):
         {"wrapper": sam.SAM, "schedule": "cosine"},
         {"wrapper": partial(sam.RandomSAM, sigma=0.1)},
         {"wrapper": partial(sam.CRSAM, rho=0.2), "optimizer": "adamw", "lr": 1e-3},
+        {"wrapper": partial(sam_family.LookSAM, every=2)},
+        {"wrapper": sam_family.ESAM},
+        {"wrapper": partial(sam_family.SSAM, every=2)},
+        {"wrapper": sam_family.AESAM},
+        {"wrapper": sam_family.GSAM, "objective": SAF(start=0, back=1)},
         {"ema": 0.5},
     ],
     ids=str,
@@ -192,6 +197,9 @@ def test_training_twice_gives_the_same_weights(data):
         {"wrapper": sam.SAM},
         {"wrapper": sam.RandomSAM},
         {"wrapper": sam.CRSAM},
+        {"wrapper": sam_family.ESAM},
+        {"wrapper": sam_family.GSAM},
+        {"objective": SAF(start=0, back=1)},
         {"ema": 0.9},
     ],
     ids=str,
@@ -439,6 +447,44 @@ def test_a_flat_net_has_the_recipe_of_its_data_set_with_an_optimizer_around(monk
             models.load(f"shapes/resnet-{variant}")
         found = recipe_for(f"shapes/resnet-{variant}")
         assert found.wrapper.func is around and replace(found, wrapper=None) == recipe_for("shapes/resnet")
+
+
+def test_a_relative_of_theirs_has_it_too_and_no_chapter_that_trains_it(monkeypatch):
+    monkeypatch.setattr(models, "manifest", lambda folder: {})
+    family, base = sam_family, recipe_for("cifar10/resnet")
+    kinds = (sam.SAM, family.LookSAM, family.ESAM, family.SSAM, None, family.AESAM, family.GSAM)
+    for variant, kind in zip(registry.FAMILY, kinds, strict=True):
+        name = f"cifar10/resnet-{variant}"
+        with pytest.raises(weights.WeightsError, match=rf"al.training.train_member\('{name}'\) trains them"):
+            models.load(name)
+        found = recipe_for(name)
+        assert found.around is kind and found.objective == (SAF(start=4) if variant == "saf" else base.objective)
+        assert replace(found, wrapper=None, objective=base.objective) == base
+
+
+def test_adaptive_sam_knows_how_long_training_is(data):
+    made = []
+
+    class Seen(sam_family.AESAM):
+        def __init__(self, *args, **options):
+            made.append(options["total"])
+            super().__init__(*args, **options)
+
+    for wrapper in (sam_family.AESAM, partial(sam_family.AESAM, total=9)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("advlib.training.fitting.AESAM", Seen)
+            seen = partial(Seen, **wrapper.keywords) if isinstance(wrapper, partial) else Seen
+            trained(data, replace(SHORT, wrapper=seen))
+    assert made == [3 * 2 + 1, 9]
+
+
+def test_esam_with_all_weights_and_images_is_sam_in_training_and_needs_the_losses_of_images(data):
+    whole = partial(sam_family.ESAM, rho=0.1, beta=1.0, gamma=1.0)
+    found = trained(data, replace(SHORT, wrapper=whole))
+    wanted = trained(data, replace(SHORT, wrapper=partial(sam.SAM, rho=0.1)))
+    assert all(torch.allclose(found[k].float(), wanted[k].float(), atol=1e-5) for k in wanted)
+    with pytest.raises(ValueError, match="objective: ESAM needs .* NoisyClassification has none"):
+        Recipe(wrapper=whole, objective=NoisyClassification())
 
 
 @pytest.mark.skipif(

@@ -121,6 +121,16 @@ def instance(name: str, value: object, kind: type | UnionType | tuple[type, ...]
         raise TypeError(f"{name}: expected {expected}, got {shown(value)}")
 
 
+def matching(**lists: Sequence[torch.Tensor]) -> None:
+    """The same number of tensors, at least one, in the same shapes. Raises ValueError, which names the list."""
+    (name, first), *others = lists.items()
+    if not len(first):
+        raise ValueError(f"{name}: expected at least one tensor")
+    for other, tensors in others:
+        if [t.shape for t in tensors] != [t.shape for t in first]:
+            raise ValueError(f"{other}: expected tensors in the shapes of {name}")
+
+
 # --- functions and networks ------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ class Stream(IntEnum):
     CHAPTER = 98  # and 99: what a chapter draws by itself
     CROP, FLIP, CUTOUT, AUTOAUGMENT = 101, 102, 103, 104
     OBJECTIVE = 200  # and 201: what an objective of training draws
+    OPTIMIZER = 210  # what an optimizer draws; the index is that of a tensor of weights
     DEFENCE = 4096  # and the three that follow
     # The pictures of `shapes` are drawn from seeds of their own.
     LABEL, SENSOR, LEAVES, PAINT, FIGURE = 1, 2, 3, 4, 5

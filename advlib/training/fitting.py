@@ -20,6 +20,7 @@ from ..core.draws import Draw
 from ..files import provenance
 from ..files.paths import WEIGHTS, replacing
 from ..sam import SharpnessAware
+from ..sam_family import AESAM, ESAM
 from ..zoo import datasets, models, weights
 from ..zoo.datasets import Images
 from ..zoo.registry import TUNED, Net
@@ -58,7 +59,7 @@ def fit(
     model.to(memory_format=torch.channels_last)
     steps = len(train) // recipe.batch_size
     made_of = {} if checkpoint is None else {"training data": _digest(train), "validation data": _digest(val)}
-    state = State(model, recipe, steps * recipe.epochs + 1, made_of)
+    state = State(model, recipe, steps * recipe.epochs + 1, made_of, train.index)
     history = state.resume(checkpoint)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
@@ -137,19 +138,30 @@ def _digest(data: Images) -> str:
 
 class State:
     """What training changes: the model, its moving average if there is one, the optimizer and the schedule, of `steps`
-    steps."""
+    steps, and an objective that remembers."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, steps: int, made_of: Mapping[str, object], **options: object
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        steps: int,
+        made_of: Mapping[str, object],
+        index: torch.Tensor | None = None,
+        **options: object,
     ) -> None:
         """made_of: plain values of all, besides the recipe, the model and the code, that the weights will depend on;
-        options: more of the optimizer around the recipe's plain one."""
+        index: of the images, which an objective that remembers needs; options: more of the optimizer around the
+        recipe's plain one."""
         self.model, self.recipe, self._made_of = model, recipe, dict(made_of)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
             else None
         )
+        remembers = index is not None and hasattr(recipe.objective, "begin")
+        self.objective = recipe.objective.begin(index) if remembers else recipe.objective
+        if recipe.around is AESAM:
+            options = {"total": steps, **getattr(recipe.wrapper, "keywords", {}), **options}
         self.optimizer = _optimizer(model, recipe, options)
         self.schedule = SCHEDULES[recipe.schedule](self.optimizer, recipe.lr, steps)
 
@@ -211,6 +223,7 @@ class State:
 
     def _parts(self) -> dict[str, object]:
         found = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        found |= {"objective": self.objective} if hasattr(self.objective, "state_dict") else {}
         return found if self.average is None else {**found, "average": self.average}
 
 
@@ -276,27 +289,31 @@ def _epoch(state: State, train: Images, recipe: Recipe, epoch: int, steps: int) 
         losses = []
         for step in range(steps):
             batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
-            losses.append(state.step(_closure(run, batch, state.optimizer, recipe, epoch)))
+            losses.append(state.step(_closure(state, run, batch, epoch)))
     return state.mean(losses, epoch)
 
 
-def _closure(
-    model: nn.Module, batch: Images, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
-) -> Callable[[], torch.Tensor]:
-    """The loss of a batch, augmented once, and its gradients, for however many passes the optimizer takes."""
-    x = batch.images
+def _closure(state: State, model: nn.Module, batch: Images, epoch: int) -> Callable[..., torch.Tensor]:
+    """The loss of a batch, augmented once, and its gradients, for however many passes the optimizer takes; for ESAM the
+    losses of its images, or of some. model: what is called, the network of `state` or that compiled."""
+    recipe, x = state.recipe, batch.images
     for name in recipe.augment:
         x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
     x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
 
     def closure() -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
-            loss = recipe.objective(model, x, batch.labels, Draw(recipe.seed, batch.index, epoch))
+            loss = state.objective(model, x, batch.labels, Draw(recipe.seed, batch.index, epoch))
         loss.backward()
         return loss
 
-    return closure
+    def losses(keep: torch.Tensor | None) -> torch.Tensor:
+        some, labels, index = (t if keep is None else t[keep] for t in (x, batch.labels, batch.index))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
+            return state.objective.losses(model, some, labels, Draw(recipe.seed, index, epoch))
+
+    return losses if recipe.around is ESAM else closure
 
 
 @torch.no_grad()

@@ -85,6 +85,10 @@ class Classification:
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         return _cross_entropy(model(x), y)
 
+    def losses(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """The loss of each image, (N,), whose mean is the objective: what `sam_family.ESAM` learns from."""
+        return F.cross_entropy(model(x).float(), y, reduction="none")
+
 
 @dataclass(frozen=True)
 class NoisyClassification:
@@ -211,6 +215,68 @@ class LipschitzRegularized:
                 second = lipschitz.lrs2(model, x, y, self.h2, self.direction2, self.form, here)
                 terms.append(self.lambda2 * second.mean())
         return tuple(terms)
+
+
+@dataclass(frozen=True)
+class SAF:
+    """Sharpness-aware training for free (Du et al. 2022, NeurIPS; thesis sect. 5.2.1, [117]): cross-entropy plus a loss
+    of the trajectory, lam tau^2 KL(p' || p), where p is the softmax of an image's logits over tau, and p' what it was
+    `back` epochs ago. It keeps the loss from falling steeply, as it does into a sharp minimum, at the cost of one pass.
+
+    The loss of the trajectory sets in after epoch `start`, counted from 0; tau^2 is in the authors' code and not in the
+    paper. It has to remember outputs, and is therefore an objective and no optimizer: `begin` makes the one of a
+    training, and without it, where there is no past, this is `Classification`."""
+
+    lam: float = 0.3
+    tau: float = 5.0
+    start: int = 5
+    back: int = 3
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, 0, inf, "lam")
+        checks.number("tau", self.tau, above=0)
+        checks.whole("start", self.start, 0)
+        checks.whole("back", self.back, 1)
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return _cross_entropy(model(x), y)
+
+    def begin(self, index: torch.Tensor) -> Trajectory:
+        """The objective of a training on the images of this index, (N,), with nothing remembered."""
+        return Trajectory(self, index)
+
+
+class Trajectory:
+    """`SAF` in one training, as `begin` makes it. It remembers the logits of the last `back` + 1 epochs, so that a step
+    of several passes compares all of them with the same past; an image that an epoch left out adds nothing."""
+
+    def __init__(self, saf: SAF, index: torch.Tensor) -> None:
+        self.saf, self._order = saf, index.sort().values
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        logits, saf, slots = model(x).float(), self.saf, self.saf.back + 1
+        if not self._memory:
+            shape = (slots, len(self._order))
+            self._memory = {"logits": logits.new_zeros(*shape, logits.shape[1]), "epoch": y.new_full(shape, -1)}
+        rows = torch.searchsorted(self._order, draw.index)
+        loss, past = _cross_entropy(logits, y), draw.step - saf.back
+        if draw.step > saf.start and past >= 0:
+            then, seen = (self._memory[name][past % slots, rows] for name in ("logits", "epoch"))
+            p, q = ((z / saf.tau).log_softmax(1) for z in (then, logits))
+            kl = F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+            loss = loss + saf.lam * saf.tau**2 * torch.where(seen == past, kl, 0).mean()
+        self._memory["logits"][draw.step % slots, rows] = logits.detach()
+        self._memory["epoch"][draw.step % slots, rows] = draw.step
+        return loss
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What is remembered."""
+        return self._memory
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Go on from it."""
+        self._memory = dict(state_dict)
 
 
 # --- for purifiers: the model is a `purifiers.Purified` ---------------------------------------------------------------

@@ -14,9 +14,11 @@ import torch
 
 from .. import sam
 from ..core import checks, published
-from ..zoo.registry import FLAT, HARDENED, TUNED, Net
+from ..sam_family import AESAM, ESAM, GSAM, SSAM, LookSAM
+from ..zoo.registry import HARDENED, TUNED, Net
 from .augment import AUGMENTATIONS
 from .objectives import (
+    SAF,
     Adversarial,
     Classification,
     EnsembleAdversarial,
@@ -47,7 +49,8 @@ class Recipe:
     optimizer: "sgd" (with Nesterov momentum in one cycle), "adam" or "adamw".
     schedule: "one_cycle" (Smith & Topin 2018; the momentum goes the other way, from 0.95 to 0.85 and back), "cosine"
         (from the peak to 0) or "constant" (both with momentum 0.9).
-    wrapper: a sharpness-aware optimizer of `sam` around that one, or a `partial` of it with its options; None for none.
+    wrapper: a sharpness-aware optimizer of `sam` or `sam_family` around that one, or a `partial` of it with its
+        options; None for none. AESAM's total is known here; ESAM needs an objective with `losses`, those of each image.
     ema: decay per step of an exponential moving average of weights and statistics, which is then what is validated and
         kept; 0 for none.
     compile: torch.compile.
@@ -87,6 +90,14 @@ class Recipe:
             raise TypeError(
                 f"wrapper: expected an optimizer of sam, or a partial of one, got {checks.shown(self.wrapper)}"
             )
+        if self.around is ESAM and not hasattr(self.objective, "losses"):
+            kind = type(self.objective).__name__
+            raise ValueError(f"objective: ESAM needs one with the losses of each image, and {kind} has none")
+
+    @property
+    def around(self) -> Callable[..., torch.optim.Optimizer] | None:
+        """The wrapper without its options."""
+        return getattr(self.wrapper, "func", self.wrapper)
 
     def facts(self) -> dict[str, object]:
         """The recipe in plain values."""
@@ -98,7 +109,7 @@ class Recipe:
     def _wrapper(self) -> dict[str, object] | None:
         if self.wrapper is None:
             return None
-        return {"name": getattr(self.wrapper, "func", self.wrapper).__name__, **getattr(self.wrapper, "keywords", {})}
+        return {"name": self.around.__name__, **getattr(self.wrapper, "keywords", {})}
 
 
 # One recipe for each data set, at the small size; nothing in it was chosen on test images.
@@ -120,7 +131,17 @@ _TUNING: dict[str, Objective] = {
 }
 
 
-_FLAT = {"sam": partial(sam.SAM, rho=0.05), "crsam": partial(sam.CRSAM, rho=0.1, alpha=0.1, beta=0.01)}
+# Radius and constants are those of the papers for CIFAR-10.
+_FLAT = {
+    "sam": partial(sam.SAM, rho=0.05),
+    "asam": partial(sam.SAM, rho=0.5, adaptive=True),
+    "crsam": partial(sam.CRSAM, rho=0.1, alpha=0.1, beta=0.01),
+    "looksam": partial(LookSAM, rho=0.05, alpha=0.7, every=5),
+    "esam": partial(ESAM, rho=0.05, beta=0.6, gamma=0.5),
+    "ssam": partial(SSAM, rho=0.05, sparsity=0.5),
+    "aesam": partial(AESAM, rho=0.05, low=-1.0, high=1.0),
+    "gsam": partial(GSAM, rho=0.05, alpha=0.4),
+}
 
 # Radius of "adv": of 1, 2, 4/255 the largest that keeps LRS-F's accuracy on validation images of `shapes`; on CIFAR-10
 # 2/255 keeps it, 4/255 was not tried (CIFAR-100: as CIFAR-10).
@@ -128,10 +149,10 @@ _LIGHT = {"shapes": 4 / 255, "cifar10": 2 / 255, "cifar100": 2 / 255}
 
 
 def recipe_for(name: str) -> Recipe:
-    """The recipe of a net of the zoo: that of its data set, with an optimizer around it for a suffix of FLAT, or
-    `FINE_TUNING` with a suffix of TUNED, for as many epochs as the net was trained if those are fewer. Such a suffix,
-    or one of HARDENED, names the objective. An epoch of the hardened costs several, so that they have fewer: two thirds
-    with PGD, else half, and at least 5.
+    """The recipe of a net of the zoo: that of its data set, with an optimizer around it for a suffix of FLAT or FAMILY,
+    or `FINE_TUNING` with a suffix of TUNED, for as many epochs as the net was trained if those are fewer. Such a
+    suffix, "saf", or one of HARDENED, names the objective. An epoch of the hardened costs several, so that they have
+    fewer: two thirds with PGD, else half, and at least 5.
 
     The pools of the ensembles are after Tramer et al. 2018, Table 4: the own family, and others.
     Raises TypeError or ValueError for a name that is none of theirs.
@@ -143,8 +164,10 @@ def recipe_for(name: str) -> Recipe:
         epochs, radius = min(FINE_TUNING.epochs, base.epochs), _LIGHT[dataset]
         objectives = {**_TUNING, "adv": Adversarial(radius, steps=3, alpha=radius / 2)}
         return replace(FINE_TUNING, epochs=epochs, augment=base.augment, objective=objectives[variant])
-    if variant in FLAT:
+    if variant in _FLAT:
         return replace(base, wrapper=_FLAT[variant])
+    if variant == "saf":  # the trajectory counts after three tenths of few epochs
+        return replace(base, objective=SAF(start=min(SAF.start, 3 * base.epochs // 10)))
     if variant not in HARDENED:
         return base
     pools = {

@@ -112,9 +112,12 @@ def _ours(name: str) -> nn.Module:
 
 
 def untrained(name: str, notebook: str) -> WeightsError:
-    """The error for a net that `notebook` would have trained."""
+    """The error for a net that `notebook`, if any, would have trained."""
     command = f"python -m advlib run {notebook} --dataset {name.partition('/')[0]}"
-    return WeightsError(f"{name}: no weights in {WEIGHTS}; notebook {notebook} trains them: {command}")
+    how = (
+        f"notebook {notebook} trains them: {command}" if notebook else f"al.training.train_member({name!r}) trains them"
+    )
+    return WeightsError(f"{name}: no weights in {WEIGHTS}; {how}")
 
 
 def _torchvision(name: str) -> nn.Module:

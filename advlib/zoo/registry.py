@@ -79,8 +79,12 @@ TUNED = ("tuned", "lrs1", "lrs2", "lrsf", "adv")
 or on weak adversarial examples."""
 FLAT = ("sam", "crsam")
 """By which optimizer of chapter 5 a small net may have been trained, as a suffix of its name."""
+FAMILY = ("asam", "looksam", "esam", "ssam", "saf", "aesam", "gsam")
+"""Or by which of its relatives, which no chapter trains."""
 _CHAPTER = {"": "A1", "full": "A1"} | {
-    variant: chapter for chapter, variants in (("A2", HARDENED), ("04", TUNED), ("06", FLAT)) for variant in variants
+    variant: chapter
+    for chapter, variants in (("A2", HARDENED), ("04", TUNED), ("06", FLAT), ("", FAMILY))
+    for variant in variants
 }
 
 
@@ -89,7 +93,7 @@ class Net:
     """What the name of one of our networks says, "<dataset>/<family>" or "<dataset>/<family>-<variant>".
 
     variant: "" for a small net, "full" for one of the thesis' size, or how a small one was trained otherwise (HARDENED,
-    FLAT) or further (TUNED).
+    FLAT, FAMILY) or further (TUNED).
     """
 
     dataset: str
@@ -115,5 +119,5 @@ class Net:
 
     @property
     def chapter(self) -> str:
-        """The number of the chapter that trains it."""
+        """The number of the chapter that trains it, "" if none does."""
         return _CHAPTER[self.variant]
