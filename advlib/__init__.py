@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         bench,
         core,
         curvature,
+        decisions,
         defenses,
         files,
         gradients,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         lipschitz,
         loop,
         press,
+        queries,
         sam,
         training,
         transforms,
@@ -53,7 +55,8 @@ if TYPE_CHECKING:
     from .gradients import Gradient, cycled, gradient, integrated, norm_penalty, reverse_perturbed, smoothed
     from .layers import linear_backward, skip_gradient
     from .loop import Elastic, attack
-    from .minimum_norm import carlini_wagner
+    from .minimum_norm import carlini_wagner, lbfgs
+    from .saliency import jsma
     from .training import augment, objectives, recipes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
@@ -61,10 +64,11 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "attacks curvature gradients layers lipschitz loop sam transforms bench core defenses files press training zoo",
+    "": "attacks curvature decisions gradients layers lipschitz loop queries sam transforms "
+    "bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
-    "minimum_norm": "carlini_wagner",
+    "minimum_norm": "carlini_wagner lbfgs",
     "core": "batchnorm checks draws intervals norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
@@ -72,6 +76,7 @@ _HOMES = {
     "gradients": "Gradient cycled gradient integrated norm_penalty reverse_perturbed smoothed",
     "layers": "linear_backward skip_gradient",
     "loop": "Elastic attack",
+    "saliency": "jsma",
     "training": "augment objectives recipes",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",
