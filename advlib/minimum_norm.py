@@ -184,13 +184,14 @@ def _quasi_newton(
     loss = _any_other if sign > 0 else cross_entropy
     answers: list[torch.Tensor] = []
 
-    def total(adv: torch.Tensor) -> torch.Tensor:
+    def penalty(adv: torch.Tensor) -> torch.Tensor:
         logits = model(adv)
-        each = (adv - x).square().sum((1, 2, 3)) + weight * loss(logits, y)
-        answers[:] = [each.detach()[:, None, None, None], sign * margin(logits.detach(), y)]
+        each = weight * loss(logits, y)
+        value = each.detach()[:, None, None, None] + (adv - x).detach().square().sum((1, 2, 3), keepdim=True)
+        answers[:] = [value, sign * margin(logits.detach(), y)]
         return each.sum()
 
-    adv, grad = x, image_gradient(total, x)
+    adv, grad = x, image_gradient(penalty, x)
     value, gap = answers
     changes = [grad.new_zeros(memory, *x.shape) for _ in range(2)]  # of the image and of its gradient, the newest last
     length, sizes = torch.ones_like(value), [1 + l1_norm(grad) + value.abs()]
@@ -199,7 +200,7 @@ def _quasi_newton(
         step = free * _two_loops(free * grad, *changes)
         step = torch.where(_dot(step, grad) > 0, step, free * grad / 2)  # else it would not lead down
         new = (adv - length * step).clamp(0, 1)
-        new_grad = image_gradient(total, new)
+        new_grad = 2 * (new - x) + image_gradient(penalty, new)
         pair = new - adv, new_grad - grad
         lower = answers[0] <= value + 1e-4 * _dot(pair[0], grad)
         curved = lower & (_dot(*pair) > 0)

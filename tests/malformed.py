@@ -183,6 +183,7 @@ WRONG = {
     "gradient": [None, 3, "g", F, gradients.Gradient],
     "gradients": [None, 3, G, [], [G, None], [F]],
     "pool": {k: v for k, v in NO_IMAGES.items() if k != "float64"},
+    "start-images": {k: v for k, v in NO_IMAGES.items() if k != "None"},
     "aspect": [*NO_NUMBER, 0, -1, "square"],
     "fill": [*NO_NUMBER, -0.1, 1.1, "grey"],
     "accelerate": [None, 1, "bf16", torch.int64, torch.complex64],

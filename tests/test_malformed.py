@@ -123,13 +123,13 @@ CALLS = {
     ),
     "boundary": Call(
         al.decisions.boundary,
-        ASKED + "steps:count sphere:positive toward:level start:pool tries:count",
-        {"model": F, "x": X, "y": Y, "steps": 1, "start": X},
+        ASKED + "steps:count sphere:positive toward:level start:start-images tries:count",
+        {"model": F, "x": X, "y": Y, "steps": 1, "tries": 1},
     ),
     "sign_flip": Call(
         al.decisions.sign_flip,
-        ASKED + "eps:share steps:count alpha:positive flip:level start:pool tries:count",
-        {"model": F, "x": X, "y": Y, "steps": 1, "start": X},
+        ASKED + "eps:share steps:count alpha:positive flip:level start:start-images tries:count",
+        {"model": F, "x": X, "y": Y, "steps": 1, "tries": 1},
     ),
     "ila_plus_plus": Call(
         ila_plus_plus,
