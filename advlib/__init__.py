@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         bench,
         core,
         curvature,
+        decisions,
         defenses,
         files,
         gradients,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         lipschitz,
         loop,
         press,
+        queries,
         rules,
         sam,
         sam_family,
@@ -67,8 +69,9 @@ if TYPE_CHECKING:
     )
     from .layers import linear_backward, skip_gradient
     from .loop import attack
-    from .minimum_norm import carlini_wagner
+    from .minimum_norm import carlini_wagner, lbfgs
     from .rules import Elastic, EnhancedMomentum, VarianceReduced, VarianceTuned
+    from .saliency import jsma
     from .training import augment, objectives, recipes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
@@ -76,19 +79,24 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "advice attacks curvature gradients layers lipschitz loop rules sam sam_family sharpness transforms "
-    "bench core defenses files press training zoo",
+    "": "advice attacks curvature decisions gradients layers lipschitz loop queries rules sam sam_family sharpness "
+    "transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
-    "minimum_norm": "carlini_wagner",
+    "minimum_norm": "carlini_wagner lbfgs",
     "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
     "files": "paths provenance",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "layers": "linear_backward skip_gradient",
+<<<<<<< HEAD
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",
+=======
+    "loop": "Elastic attack",
+    "saliency": "jsma",
+>>>>>>> part-queries
     "training": "augment objectives recipes",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",

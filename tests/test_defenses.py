@@ -13,9 +13,10 @@ from torchvision.io import decode_jpeg, encode_jpeg
 
 from advlib import attacks
 from advlib.bench import evaluation
-from advlib.core.draws import Draw, content
+from advlib.core.draws import Draw, Stream, content
 from advlib.core.surrogate import Normalized
-from advlib.defenses import transformations
+from advlib.defenses import ModelEnsemble, RandomSelfEnsemble, adaptive_diversity, transformations
+from advlib.defenses.reconstruction import RandomizedDiscretization, TotalVariance
 from advlib.defenses.transformations import (
     ABSTAIN,
     JPEG,
@@ -27,8 +28,16 @@ from advlib.defenses.transformations import (
 )
 from advlib.zoo.datasets import Images
 
-SINGLE = [BitReduction(), JPEG(), FeatureDistillation(), RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
-RANDOM = [RandomResizePad(draws=3), RandomizedSmoothing(n=20)]
+DRAWN = [
+    RandomResizePad(draws=3),
+    RandomizedSmoothing(n=20),
+    TotalVariance(iterations=5),
+    RandomizedDiscretization(draws=2, colours=4),
+]
+SINGLE = [BitReduction(), JPEG(), FeatureDistillation(), *DRAWN]
+"""In front of any model, be it a network or a function."""
+RANDOM = [*DRAWN, RandomSelfEnsemble(n=3)]
+ALL = [*SINGLE, RandomSelfEnsemble(n=3)]
 
 
 def name(defence):
@@ -48,7 +57,7 @@ def draw(x):
 # --- the interface ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("defence", SINGLE, ids=name)
+@pytest.mark.parametrize("defence", ALL, ids=name)
 def test_a_defended_model_is_a_model_that_can_be_attacked(defence, x):
     defended = defence(tiny_model())
     y = defended.predict(x).clamp(min=0)
@@ -58,7 +67,7 @@ def test_a_defended_model_is_a_model_that_can_be_attacked(defence, x):
     assert defence.gradients in ("exact", "straight-through", "none")
 
 
-@pytest.mark.parametrize("defence", SINGLE, ids=name)
+@pytest.mark.parametrize("defence", ALL, ids=name)
 def test_an_answer_does_not_depend_on_batch_or_order(defence, x):
     defended = defence(tiny_model())
     with torch.no_grad():
@@ -110,7 +119,7 @@ def test_a_point_beyond_black_or_white_is_black_or_white_and_keeps_its_gradient(
     assert torch.equal(gradient, torch.ones_like(point))
 
 
-@pytest.mark.parametrize("defence", SINGLE, ids=name)
+@pytest.mark.parametrize("defence", ALL, ids=name)
 def test_a_nan_never_becomes_an_image(defence, x):
     x[0, 0, 3, 3] = float("nan")
     with torch.no_grad():
@@ -138,7 +147,7 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize("wrong", NO_IMAGES.values(), ids=NO_IMAGES)
-@pytest.mark.parametrize("defence", SINGLE, ids=name)
+@pytest.mark.parametrize("defence", ALL, ids=name)
 def test_what_is_no_batch_of_images_is_refused(defence, wrong):
     defended = defence(tiny_model())
     for called in (defended, defended.predict):
@@ -156,7 +165,7 @@ def test_classes_are_predicted_for_images_alone(defence, wrong, x):
         RandomizedSmoothing(n=2).certify(tiny_model(), x, n=2)
 
 
-@pytest.mark.parametrize("defence", SINGLE, ids=name)
+@pytest.mark.parametrize("defence", ALL, ids=name)
 def test_predicting_moves_no_statistics_and_answers_in_eval_mode(defence, x):
     model = tiny_model()
     wanted = defence(model).predict(x)
@@ -319,6 +328,120 @@ def test_certified_radius_of_a_linear_model_is_its_margin():
     assert near.any() and torch.allclose(radii[near], distance[near], atol=0.12)
 
 
+# --- reconstruction ---------------------------------------------------------------------------------------------------
+
+
+def variation(z):
+    """(N,) the sum of the L2 norms of the differences of rows, and of columns."""
+    return z.diff(dim=2).norm(dim=3).sum((1, 2)) + z.diff(dim=3).norm(dim=2).sum((1, 2))
+
+
+def test_total_variance_leaves_a_constant_image_and_lowers_the_variation_of_others(x, draw):
+    grey = torch.full((2, 3, 9, 7), 0.3)
+    assert torch.allclose(TotalVariance().purified(grey, Draw(0, content(grey))), grey, atol=1e-6)
+    once, more = (TotalVariance(weight=w).purified(x, draw) for w in (0.03, 0.3))
+    assert (variation(more) < variation(once)).all() and (variation(once) < variation(x)).all()
+    assert once.min() >= x.min() - 1e-6 and once.max() <= x.max() + 1e-6  # means of what there is
+
+
+def test_total_variance_that_drops_nothing_and_weighs_nothing_is_the_identity(x, draw):
+    assert torch.allclose(TotalVariance(drop=0.0, weight=1e-9).purified(x, draw), x, atol=1e-5)
+
+
+def test_total_variance_is_the_minimum_of_its_sum(x, draw):
+    """Its derivative vanishes there, taken by autograd of the sum as it is written."""
+    x, defence = x[:1, :1, :12, :10].double(), TotalVariance(iterations=400)
+    kept = (draw.at(index=draw.index[:1], stream=Stream.DROPPED).uniform(1, 12, 10) >= 0.5).double()
+    z = defence.purified(x, draw.at(index=draw.index[:1])).requires_grad_()
+
+    def energy(z):
+        return 0.5 * (kept * (z - x).square()).sum() + 0.03 * variation(z).sum()
+
+    (slope,) = torch.autograd.grad(energy(z), z)
+    assert slope.abs().max() < 1e-3
+    assert all(energy(z) <= energy(z + 0.01 * torch.randn_like(z)) for _ in range(20))
+
+
+def test_dropped_values_have_no_effect_and_the_gradient_is_exact(draw):
+    x, one = torch.rand(1, 2, 5, 4, dtype=torch.float64), draw.at(index=draw.index[:1])
+    kept = one.at(stream=Stream.DROPPED).uniform(2, 5, 4) >= 0.5
+    defence = TotalVariance(iterations=4)
+    assert torch.allclose(defence.purified(torch.where(kept, x, 0.9), one), defence.purified(x, one))
+    assert torch.autograd.gradcheck(lambda z: defence.purified(z, one), x.requires_grad_())
+
+
+@pytest.mark.parametrize("colours", [1, 2, 5])
+def test_discretization_leaves_so_many_colours_each_the_nearest(colours, x, draw):
+    out = RandomizedDiscretization(sigma=0.0, colours=colours).purified(x, draw).flatten(2)
+    for image, shown in zip(x.flatten(2), out, strict=True):
+        palette = shown.unique(dim=1)
+        assert palette.shape[1] == colours
+        assert all((colour == image.T).all(1).any() for colour in palette.T)  # pixels of the image
+        nearest = torch.cdist(image.T, palette.T).argmin(1)
+        assert torch.equal(palette[:, nearest], shown)
+
+
+def test_discretization_with_a_colour_for_each_pixel_is_the_noisy_image(draw):
+    x = torch.rand(6, 3, 3, 3) * 0.6 + 0.2
+    noise = draw.at(stream=Stream.PALETTE).normal(3, 3, 3)
+    out = RandomizedDiscretization(sigma=0.02, colours=9).purified(x, draw)
+    assert torch.allclose(out, x + 0.02 * noise, atol=1e-6)
+
+
+def test_discretization_finds_the_second_of_two_colours(draw):
+    """k-means++ never draws a colour that there is already."""
+    x = torch.zeros(6, 3, 8, 8)
+    x[:, 0, 3, 3] = 1.0
+    assert torch.equal(RandomizedDiscretization(sigma=0.0, colours=2).purified(x, draw), x)
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def test_self_ensemble_without_noise_is_the_network_and_leaves_no_hook(x):
+    model = tiny_model()
+    assert torch.allclose(RandomSelfEnsemble(0.0, 0.0)(model)(x), model(x).log_softmax(1), atol=1e-5)
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_self_ensemble_is_the_mean_over_its_draws_of_networks_with_noise(x, draw):
+    model, wanted = (
+        nn.Sequential(tiny_model().net[0], nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.LazyLinear(5)),
+        0.0,
+    )
+    model(x)
+    for copy in range(4):
+        at = draw.at(copy=copy)
+        z = x + 0.3 * at.at(stream=Stream.SELF_ENSEMBLE).normal(3, 32, 32)
+        z = model[1](model[0](z))
+        z = z + 0.7 * at.at(stream=Stream.SELF_ENSEMBLE + 1).normal(8, 32, 32)
+        wanted = wanted + model[2:](z).softmax(1) / 4
+    assert torch.allclose(RandomSelfEnsemble(0.3, 0.7, n=4)(model)(x).exp(), wanted, atol=1e-5)
+
+
+def test_model_ensemble_is_the_mean_of_the_probabilities(x):
+    nets = [tiny_model(seed) for seed in range(3)]
+    together = ModelEnsemble()(nets)
+    assert torch.allclose(together(x).exp(), torch.stack([net(x).softmax(1) for net in nets]).mean(0), atol=1e-6)
+    assert torch.equal(together.predict(x), together(x).argmax(1))
+    adv = attacks.i_fgsm(together, x, together.predict(x), eps=8 / 255, steps=2)
+    assert 0 < (adv - x).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_diversity_of_networks_that_agree_and_of_those_that_do_not():
+    y = torch.tensor([0, 3])
+    agree = torch.full((3, 2, 5), 0.2)
+    assert torch.allclose(adaptive_diversity(agree, y, 1.0, 0.0), torch.tensor(5.0).log().expand(2))
+    assert torch.allclose(adaptive_diversity(agree, y, 0.0, 1.0), torch.tensor(1e-6).log().expand(2), atol=0.5)
+    apart = torch.stack([F.one_hot(torch.tensor([k, k]), 5) for k in (1, 2, 4)]) * 0.4
+    apart = apart + 0.6 * F.one_hot(y, 5)
+    assert torch.allclose(adaptive_diversity(apart, y, 0.0, 1.0), torch.zeros(2), atol=1e-5)
+    for angle in (0.3, 1.0):  # of two columns: det is the square of the sine between them
+        two = torch.tensor([[0.2, 1.0, 0.0], [0.2, math.cos(angle), math.sin(angle)]])[:, None]
+        found = adaptive_diversity(two, torch.tensor([0]), 0.0, 2.0)
+        assert found.item() == pytest.approx(2 * math.log(math.sin(angle) ** 2 + 1e-6), rel=1e-4)
+
+
 # --- NIPS-r3 ----------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +495,11 @@ def test_warp_by_a_quarter_turn_is_rot90():
         (lambda v: RandomizedSmoothing(n=v), "n="),
         (lambda v: RandomizedSmoothing(alpha=v), "alpha"),
         (lambda v: RandomizedSmoothing(n=2).certify(tiny_model(), grid_images(), n=v), "n="),
+        (lambda v: TotalVariance(weight=v), "weight"),
+        (lambda v: TotalVariance(iterations=v), "iterations"),
+        (lambda v: RandomizedDiscretization(colours=v), "colours"),
+        (lambda v: RandomizedDiscretization(draws=v), "draws"),
+        (lambda v: RandomSelfEnsemble(n=v), "n="),
     ],
 )
 @pytest.mark.parametrize("value", [None, "a", True, 0, -1, float("nan"), float("inf"), 1j])
@@ -396,6 +524,17 @@ def test_bad_options_are_refused_by_name(make, named, value):
         (lambda: NIPSr3()([tiny_model()] * 3 + [None]), r"model\[3\]"),
         (lambda: NIPSr3()(tiny_model()), "model"),
         (lambda: NIPSr3()(None), "model"),
+        (lambda: TotalVariance(drop=1.0), "drop"),
+        (lambda: RandomizedDiscretization(sigma=-0.1), "sigma"),
+        (lambda: RandomSelfEnsemble(first=-0.1), "first"),
+        (lambda: RandomSelfEnsemble(inner="a"), "inner"),
+        (lambda: RandomSelfEnsemble()(nn.Flatten()), "model: no convolution"),
+        (lambda: RandomSelfEnsemble()(lambda z: z.mean((2, 3))), "model"),
+        (lambda: ModelEnsemble()([]), "model"),
+        (lambda: ModelEnsemble()([tiny_model(), None]), r"model\[1\]"),
+        (lambda: adaptive_diversity(torch.rand(3, 4), torch.zeros(4).long()), "probabilities"),
+        (lambda: adaptive_diversity(torch.rand(3, 4, 3), torch.zeros(4).long()), "probabilities: 3 members"),
+        (lambda: adaptive_diversity(torch.rand(2, 4, 3), torch.full((4,), 3)), "y"),
         (lambda: JPEG()(tiny_model(), 1.5), "seed"),
         (lambda: JPEG()(None), "model"),
         (lambda: JPEG()(nn.ReLU), "model"),

@@ -53,6 +53,7 @@ class Call:
 ATTACKED = "model:attacked x:images y:labels eps:share "
 LOOP = "seed:seed index:index target:target norm:word start:word alpha:optional-positive "
 OPTIONS = "transform:transform loss:loss chunk:count wrap:wrap accelerate:accelerate "
+ASKED = "model:model x:images y:labels target:target seed:seed index:index "
 # What a transform or a loss does to the gradient is seen in that of the model.
 NAMES = {"transform": "transform|model", "loss": "loss|model"}
 
@@ -102,6 +103,40 @@ CALLS = {
         "target:target",
         {"model": F, "x": X, "y": Y, "steps": 1, "searches": 1},
         NAMES,
+    ),
+    "lbfgs": Call(
+        al.lbfgs,
+        "model:attacked x:images y:labels steps:count searches:count c:positive memory:count target:target",
+        {"model": F, "x": X, "y": Y, "steps": 1, "searches": 1},
+        NAMES,
+    ),
+    "jsma": Call(
+        al.jsma,
+        "model:attacked x:images y:labels theta:other-than-0 gamma:share pairs:flag target:target",
+        {"model": F, "x": X, "y": (Y + 7) % 10, "target": Y, "gamma": 0.02},
+        NAMES,
+    ),
+    "nes": Call(
+        al.queries.nes,
+        "model:unseen-model sigma:positive pairs:count loss:unseen-value chunk:count",
+        {"model": F, "pairs": 1},
+        NAMES,
+        then=lambda g: g(X, Y, DRAW),
+    ),
+    "nattack": Call(
+        al.queries.nattack,
+        ASKED + "eps:share steps:count population:several sigma:positive lr:positive chunk:count",
+        {"model": F, "x": X, "y": Y, "steps": 1, "population": 4},
+    ),
+    "boundary": Call(
+        al.decisions.boundary,
+        ASKED + "steps:count sphere:positive toward:level start:start-images tries:count",
+        {"model": F, "x": X, "y": Y, "steps": 1, "tries": 1},
+    ),
+    "sign_flip": Call(
+        al.decisions.sign_flip,
+        ASKED + "eps:share steps:count alpha:positive flip:level start:start-images tries:count",
+        {"model": F, "x": X, "y": Y, "steps": 1, "tries": 1},
     ),
     "ila_plus_plus": Call(
         ila_plus_plus,
@@ -259,6 +294,12 @@ CALLS = {
     "FeatureDistillation": Call(al.defenses.FeatureDistillation, "low:positive high:positive"),
     "RandomResizePad": Call(al.defenses.RandomResizePad, "draws:count"),
     "RandomizedSmoothing": Call(al.defenses.RandomizedSmoothing, "sigma:positive n:count alpha:level"),
+    "TotalVariance": Call(al.defenses.TotalVariance, "drop:share-below-1 weight:positive iterations:count"),
+    "RandomizedDiscretization": Call(
+        al.defenses.RandomizedDiscretization, "sigma:not-negative colours:count draws:count"
+    ),
+    "RandomSelfEnsemble": Call(al.defenses.RandomSelfEnsemble, "first:not-negative inner:not-negative n:count"),
+    "ModelEnsemble": Call(lambda model: al.defenses.ModelEnsemble()(model), "model:networks-in-a-list", {"model": [F]}),
     **{
         f"behind {defence}": Call(defence(F), "x:seen", {"x": X})
         for defence in (
@@ -267,6 +308,9 @@ CALLS = {
             al.defenses.FeatureDistillation(),
             al.defenses.RandomResizePad(),
             al.defenses.RandomizedSmoothing(),
+            al.defenses.TotalVariance(),
+            al.defenses.RandomizedDiscretization(),
+            al.defenses.RandomSelfEnsemble(),
         )
     },
     "accelerate": Call(al.accelerate, "model:module fold_batchnorm:flag dtype:type compile:flag", {"model": F}),

@@ -1,5 +1,7 @@
-"""What stands in the way: transformations, trained purifiers, authors' checkpoints, the thesis' secured networks."""
+"""What stands in the way: transformations, ensembles, trained purifiers, authors' checkpoints, secured networks."""
 
+from .ensembles import ModelEnsemble, RandomSelfEnsemble, adaptive_diversity
+from .reconstruction import RandomizedDiscretization, TotalVariance
 from .transformations import (
     ABSTAIN,
     JPEG,
@@ -20,8 +22,13 @@ __all__ = [
     "Defence",
     "Defended",
     "FeatureDistillation",
+    "ModelEnsemble",
     "NIPSr3",
     "RandomResizePad",
+    "RandomSelfEnsemble",
+    "RandomizedDiscretization",
     "RandomizedSmoothing",
+    "TotalVariance",
+    "adaptive_diversity",
     "straight_through",
 ]
