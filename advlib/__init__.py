@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         core,
         curvature,
         defenses,
+        feature_attacks,
         files,
+        ghosts,
         gradients,
         layers,
         lipschitz,
@@ -50,7 +52,9 @@ if TYPE_CHECKING:
     from .core import balls, batchnorm, checks, draws, intervals, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
+    from .feature_attacks import activation, attention, relevance
     from .files import paths, provenance
+    from .ghosts import dropout_erosion, skip_erosion
     from .gradients import (
         Gradient,
         averaged,
@@ -66,14 +70,14 @@ if TYPE_CHECKING:
     from .loop import attack
     from .minimum_norm import carlini_wagner
     from .rules import Elastic, EnhancedMomentum, VarianceReduced, VarianceTuned
-    from .training import augment, objectives, recipes
+    from .training import augment, objectives, recipes, substitutes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
     from .zoo.acceleration import accelerate
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "attacks curvature gradients layers lipschitz loop rules sam transforms "
+    "": "attacks curvature feature_attacks ghosts gradients layers lipschitz loop rules sam transforms "
     "bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
@@ -81,12 +85,14 @@ _HOMES = {
     "core": "balls batchnorm checks draws intervals norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
+    "feature_attacks": "activation attention relevance",
     "files": "paths provenance",
+    "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "layers": "linear_backward skip_gradient",
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",
-    "training": "augment objectives recipes",
+    "training": "augment objectives recipes substitutes",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",
     "zoo.acceleration": "accelerate",

@@ -59,6 +59,7 @@ class Stream(IntEnum):
     CROP, FLIP, CUTOUT, AUTOAUGMENT = 101, 102, 103, 104
     OBJECTIVE = 200  # and 201: what an objective of training draws
     DEFENCE = 4096  # and the three that follow
+    DROPPED, SKIPPED = 1 << 20, 1 << 21  # of ghost networks; each eroded layer has one, from these on
     # The pictures of `shapes` are drawn from seeds of their own.
     LABEL, SENSOR, LEAVES, PAINT, FIGURE = 1, 2, 3, 4, 5
 
