@@ -7,7 +7,7 @@
 Both return a model around the one they are given and change nothing in it. The numbers are drawn for each image, step
 and copy from the seed of the attack, so that an image has its own ghosts. Where nobody draws, as when its accuracy is
 measured, a ghost network is the network itself; so it is inside a wrapper that has no method `drawn` (an ensemble, and
-what `accelerate` makes, have one): erode last.
+what `accelerate` makes, have one): erode last. Compiled, it runs uncompiled where it is drawn.
 """
 
 from __future__ import annotations

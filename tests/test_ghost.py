@@ -156,3 +156,13 @@ def test_bad_input(net, x):
     net.spare = nn.ReLU()
     with pytest.raises(ValueError, match="spare.*never calls"):
         drawn(dropout_erosion(net, "spare"), DRAW)(grid_images(4))
+
+
+def test_what_is_not_random_is_run_as_it_is(net, x):
+    """With its own hooks, and compiled if it is."""
+    together = al.ensemble([net, al.ensemble([net, net])])
+    assert drawn(together, DRAW) is together and drawn(net, DRAW) is net and drawn(torch.relu, DRAW) is torch.relu
+    fast = al.accelerate(tiny_model(), dtype=torch.bfloat16)
+    assert drawn(fast, DRAW) is fast
+    compiled = torch.compile(together, backend="eager")
+    assert drawn(compiled, DRAW) is compiled

@@ -6,7 +6,7 @@ always the same ones.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -79,7 +79,10 @@ CALLS = {
     "vmi_fgsm": preset(attacks.vmi_fgsm, "points:place radius:not-negative", steps=1, points=1),
     "vni_fgsm": preset(attacks.vni_fgsm, "points:place radius:not-negative", steps=1, points=1),
     "emi_fgsm": preset(attacks.emi_fgsm, "points:count interval:not-negative", steps=1, points=1),
-    "svre": preset(attacks.svre, "rounds:count", steps=1, model=al.ensemble([F]), rounds=1),
+    "svre": replace(
+        preset(attacks.svre, "rounds:count", steps=1, model=al.ensemble([F]), rounds=1),
+        names={**NAMES, "model": "model|momentum"},  # the rule says that it needs an ensemble
+    ),
     "smoothed_gradient": preset(attacks.smoothed_gradient, "points:count radius:not-negative", steps=1, points=1),
     "pgn": preset(attacks.pgn, "points:count radius:not-negative beta:number", steps=1, points=1),
     "rdim": preset(attacks.rdim, "scale:positive momentum:rule", steps=1),

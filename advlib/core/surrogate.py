@@ -74,11 +74,12 @@ class Ensemble(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._joined(x, self.members)
 
-    def drawn(self, draw: Draw) -> Model:
+    def drawn(self, draw: Draw) -> Model | None:
         """The ensemble of its members as they are at draws of their own."""
         own = (draw.branch(torch.full_like(draw.index, i)) for i in range(len(self.members)))
         networks = [drawn(member, there) for member, there in zip(self.members, own, strict=True)]
-        return lambda x: self._joined(x, networks)
+        still = all(network is member for network, member in zip(networks, self.members, strict=True))
+        return None if still else lambda x: self._joined(x, networks)
 
     def _joined(self, x: torch.Tensor, networks: Iterable[Model]) -> torch.Tensor:
         logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(networks)]
@@ -130,10 +131,11 @@ def members(model: Model) -> int:
 
 
 def drawn(model: Model, draw: Draw) -> Model:
-    """What `model` is at one draw, for as many images as that has numbers: a random network has a method drawn(draw),
-    which returns it (`ghosts`); any other is always itself."""
+    """What `model` is at one draw, for as many images as that has numbers. A random network (`ghosts`) has a method
+    drawn(draw), which returns it; where that returns None, or is missing, the model is always itself."""
     at = getattr(model, "drawn", None)
-    return model if at is None else at(draw)
+    found = None if at is None else at(draw)
+    return model if found is None else found
 
 
 # --- for the attack loop ----------------------------------------------------------------------------------------------

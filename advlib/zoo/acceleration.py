@@ -24,10 +24,10 @@ class _Cast(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._cast(x, self.net)
 
-    def drawn(self, draw: Draw) -> Model:
+    def drawn(self, draw: Draw) -> Model | None:
         """Of a random network, such as a ghost network (`surrogate.drawn`)."""
         network = drawn(self.net, draw)
-        return lambda x: self._cast(x, network)
+        return None if network is self.net else lambda x: self._cast(x, network)
 
     def _cast(self, x: torch.Tensor, network: Model) -> torch.Tensor:
         return network(x.to(self.dtype)).float()
