@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         curvature,
         decisions,
         defenses,
+        feature_attacks,
         files,
+        ghosts,
         gradients,
         layers,
         lipschitz,
@@ -55,7 +57,9 @@ if TYPE_CHECKING:
     from .core import balls, batchnorm, checks, draws, intervals, measured, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
+    from .feature_attacks import activation, attention, relevance
     from .files import paths, provenance
+    from .ghosts import dropout_erosion, skip_erosion
     from .gradients import (
         Gradient,
         averaged,
@@ -72,32 +76,30 @@ if TYPE_CHECKING:
     from .minimum_norm import carlini_wagner, lbfgs
     from .rules import Elastic, EnhancedMomentum, VarianceReduced, VarianceTuned
     from .saliency import jsma
-    from .training import augment, objectives, recipes
+    from .training import augment, objectives, recipes, substitutes
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
     from .zoo.acceleration import accelerate
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "advice attacks curvature decisions gradients layers lipschitz loop queries rules sam sam_family sharpness "
-    "transforms bench core defenses files press training zoo",
+    "": "advice attacks curvature decisions feature_attacks ghosts gradients layers lipschitz loop queries rules sam "
+    "sam_family sharpness transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner lbfgs",
     "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
+    "feature_attacks": "activation attention relevance",
     "files": "paths provenance",
+    "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "layers": "linear_backward skip_gradient",
-<<<<<<< HEAD
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",
-=======
-    "loop": "Elastic attack",
     "saliency": "jsma",
->>>>>>> part-queries
-    "training": "augment objectives recipes",
+    "training": "augment objectives recipes substitutes",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",
     "zoo.acceleration": "accelerate",

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .advice import compositions as compositions
 from .advice import recommended as recommended
 from .core import checks
 from .core.checks import Model
-from .core.surrogate import Ensemble
+from .core.surrogate import Ensemble, frozen
+from .feature_attacks import activation, attention, relevance
 from .gradients import (
     Gradient,
     Loss,
@@ -77,11 +78,14 @@ def _run(
     loss: str | Loss = "cross_entropy",
     wrap: Callable[[Gradient], Gradient] | None = None,
     chunk: int = 1,
+    make: Callable[..., Gradient] | None = None,
     **options: Any,
 ) -> Tensor:
-    """behind: the attack's own transforms, which come after those of the caller; options: of `attack`."""
+    """behind: the attack's own transforms, which come after those of the caller; make: makes the gradient function in
+    place of `gradient`; options: of `attack`."""
     checks.network(model)
-    g = gradient(model, (*listed(transform), *behind), loss, chunk)
+    make = partial(gradient, loss=loss) if make is None else make
+    g = make(model, transform=(*listed(transform), *behind), chunk=chunk)
     return attack(x, y, _wrapped(smoothed(g, kernel, std), wrap), eps=eps, **options)
 
 
@@ -387,6 +391,69 @@ def lgv(
     (Gubri et al. 2022; thesis sect. 1.2.3). options: of `attack`. One network is I-FGSM."""
     checks.instance("checkpoints", checkpoints, Sequence, "a list of models")
     return attack(x, y, cycled([gradient(model) for model in checkpoints]), eps=eps, **options)
+
+
+@preset("loss", "start", momentum=MI)
+def aa(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    layer: str,
+    toward: Tensor | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """AA on MI-FGSM: the activation attack at one layer, by `activation` (Inkawhich et al. 2019; thesis sect. 1.2.3,
+    [54]; there eps is 0.07).
+
+    toward: images of the classes `target`, like x, to whose features it goes, which is the paper's attack; without both
+    it goes away from the features of x, from a random start."""
+    _wanted(model, x, y, options.get("target"))
+    if (toward is None) != (options.get("target") is None):
+        raise ValueError("toward: expected images of the classes wanted together with `target`, or neither")
+    checks.transformed(x if toward is None else toward, x, "toward")
+    make = partial(activation, layer=layer, images=x if toward is None else toward)
+    return _run(model, x, y, eps, make=make, start="once" if toward is None else "none", **options)
+
+
+def _wanted(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """The classes of an attack that runs the model on x beforehand, after the checks that `attack` makes of these."""
+    checks.module(model)
+    checks.images(x)
+    checks.labels(y, x)
+    wanted = y if target is None else target
+    checks.labels(wanted, x, "target")
+    with frozen([model]):
+        checks.outputs([model], x, y=y, target=wanted)
+    return wanted
+
+
+@preset("loss", momentum=PLAIN)
+def ata(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 16 / 255,
+    *,
+    layers: str,
+    weight: float = 1.0,
+    **options: Unpack[Options],
+) -> Tensor:
+    """ATA on I-FGSM: cross-entropy and the change of the attention maps at `layers`, by `attention` (Wu et al. 2020;
+    thesis sect. 1.2.3, [51])."""
+    wanted = _wanted(model, x, y, options.get("target"))
+    make = partial(attention, layers=layers, images=x, y=wanted, weight=weight)
+    return _run(model, x, y, eps, make=make, **options)
+
+
+@preset("loss", momentum=PLAIN)
+def aoa(
+    model: Model, x: Tensor, y: Tensor, eps: float = 16 / 255, *, weight: float = 1.0, **options: Unpack[Options]
+) -> Tensor:
+    """AoA on I-FGSM: the heat map of the class against that of the second one, by `relevance` (Chen et al. 2020; thesis
+    sect. 1.2.3, [53])."""
+    return _run(model, x, y, eps, make=partial(relevance, weight=weight), **options)
 
 
 EM_RE = {"momentum": Elastic(mu=1.0, sigma=2.0), "transform": ERASURE}

@@ -11,7 +11,7 @@ summed over the batch, so that an image's gradient does not depend on its neighb
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -22,11 +22,12 @@ from .core import checks
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import NORMS, divided, l2_norm
-from .core.surrogate import Ensemble, members, shares
+from .core.surrogate import Ensemble, drawn, members, shares
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Function = Callable[[torch.Tensor, torch.Tensor, Draw], torch.Tensor]
+Losses = Callable[[torch.Tensor, torch.Tensor, Draw], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,44 @@ def gradient(
         checks.choice("loss", loss, LOSSES)
     else:
         checks.function("loss", loss, "a name or a function (logits, y) -> (N,)", 2)
+    loss_of = LOSSES[loss] if isinstance(loss, str) else loss
+
+    def losses(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return loss_of(checks.logits(drawn(model, draw)(x), len(x)), y)
+
+    whole = of_losses(losses, model, transform, chunk, members(model))
+    alone = model.members if isinstance(model, Ensemble) else ()
+    return replace(whole, parts=tuple(gradient(member, transform, loss, chunk) for member in alone))
+
+
+def of_losses(
+    losses: Losses,
+    model: Model,
+    transform: Transform | Sequence[Transform] | None = None,
+    chunk: int = 1,
+    passes: int = 1,
+) -> Gradient:
+    """The gradient of losses(x, y, draw), (N,), averaged over the copies that the transforms make.
+
+    losses: gets copies that it may write into, those of all images one after the other, with their labels and draws.
+    model: what they run; passes: their cost for a copy. transform, chunk: as of `gradient`, which raises as this does.
+    """
     checks.whole("chunk", chunk, 1)
     transforms = listed(transform)
     for t in transforms:
         checks.function("transform", t, "a function (x, draw, copy) -> images", 3)
         checks.whole("transform.copies", getattr(t, "copies", 1), 1)
     copies = prod(getattr(t, "copies", 1) for t in transforms)
-    loss_of = LOSSES[loss] if isinstance(loss, str) else loss
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         total: torch.Tensor | None = None
         for first in range(0, copies, chunk):
-            part = _summed_gradient(model, loss_of, transforms, x, y, draw, range(first, min(first + chunk, copies)))
+            part = _summed_gradient(losses, transforms, x, y, draw, range(first, min(first + chunk, copies)))
             total = part if total is None else total.add_(part)
         assert total is not None  # there is one copy or more
         return total if copies == 1 else total.div_(copies)
 
-    alone = model.members if isinstance(model, Ensemble) else ()
-    parts = tuple(gradient(member, transform, loss, chunk) for member in alone)
-    return Gradient(function, (model,), copies * members(model), parts)
+    return Gradient(function, (model,), copies * passes)
 
 
 def listed(transform: Transform | Sequence[Transform] | None) -> tuple[Transform, ...]:
@@ -117,15 +137,9 @@ def listed(transform: Transform | Sequence[Transform] | None) -> tuple[Transform
 
 
 def _summed_gradient(
-    model: Model,
-    loss: Loss,
-    transforms: tuple[Transform, ...],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    draw: Draw,
-    copies: range,
+    losses: Losses, transforms: tuple[Transform, ...], x: torch.Tensor, y: torch.Tensor, draw: Draw, copies: range
 ) -> torch.Tensor:
-    """Gradient at x of the loss summed over the given copies, through the transforms."""
+    """Gradient at x of the losses summed over the given copies, through the transforms."""
     k = len(copies)
     copy = torch.arange(copies.start, copies.stop, device=x.device).repeat_interleave(len(x))
     rows = draw.at(index=draw.index.repeat(k), copy=copy)
@@ -137,8 +151,7 @@ def _summed_gradient(
             own = getattr(t, "copies", 1)
             view = t(stack, rows.at(stream=(place + 1) * Stream.TRANSFORM), (copy // stride) % own)
             stack, stride = checks.transformed(view, stack), stride * own
-        logits = checks.logits(model(stack), len(copy))
-        return checks.losses(loss(logits, y.repeat(k)), len(copy)).sum()
+        return checks.losses(losses(stack, y.repeat(k), rows), len(copy)).sum()
 
     return image_gradient(total_loss, x)
 

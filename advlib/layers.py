@@ -10,7 +10,7 @@ after an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,10 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from .core import checks
 from .core.draws import Draw
-from .core.surrogate import Ensemble, frozen
+from .core.surrogate import Ensemble, drawn, frozen
 from .gradients import Gradient, cross_entropy, image_gradient
 from .loop import attack
 
+Hook = Callable[[torch.Tensor], torch.Tensor | None]
+Seen = tuple[torch.Tensor, dict[str, torch.Tensor]]
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
 
 
@@ -53,6 +55,48 @@ def only(model: nn.Module, name: str) -> str:
     if len(found) > 1:
         raise ValueError(f"layer {name!r}: expected one layer, it fits {', '.join(found)}")
     return next(iter(found))
+
+
+@contextmanager
+def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Meanwhile each named layer of `model` returns what its hook makes of its output, or the output itself where that
+    returns None. Raises TypeError for a layer that returns no tensor; and ValueError at the end if the model called
+    none of them."""
+    called: list[str] = []
+
+    def of(name: str, hook: Hook) -> Callable[[nn.Module, object, object], torch.Tensor | None]:
+        def around(layer: nn.Module, inputs: object, output: object) -> torch.Tensor | None:
+            called.append(name)
+            checks.instance(f"layer {name!r}", output, torch.Tensor, "a layer that returns one tensor")
+            assert isinstance(output, torch.Tensor)
+            return hook(output)
+
+        return around
+
+    handles = [model.get_submodule(name).register_forward_hook(of(name, hook)) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise ValueError(f"layer {', '.join(hooks)}: {type(model).__name__} never calls it; name another")
+
+
+def seen(model: nn.Module, names: Sequence[str], x: torch.Tensor, draw: Draw | None = None) -> Seen:
+    """The logits of one pass through `model`, as it is at `draw` if one is given, and what its layers of these names
+    returned when they were called first. Raises as `hooked` does."""
+    found: dict[str, torch.Tensor] = {}
+
+    def recorded(name: str) -> Hook:
+        def record(output: torch.Tensor) -> None:
+            found.setdefault(name, output)
+
+        return record
+
+    with hooked(model, {name: recorded(name) for name in names}):
+        logits = (model if draw is None else drawn(model, draw))(x.clone())  # a model may write into what it is given
+    return checks.logits(logits, len(x)), found
 
 
 class _Rewired(nn.Module):
@@ -162,23 +206,11 @@ class _SkipGradient(_Rewired):
     def extra_repr(self) -> str:
         return f"layers={self.layers}, gamma={self.gamma}"
 
-    @contextmanager
-    def rewired(self) -> Iterator[None]:
-        called: list[nn.Module] = []
+    def rewired(self) -> AbstractContextManager[None]:
+        return hooked(self.model, dict.fromkeys(self.layers, self._decayed))
 
-        def decayed(layer: nn.Module, inputs: tuple[object, ...], output: torch.Tensor) -> torch.Tensor:
-            called.append(layer)
-            return torch.lerp(output.detach(), output, self.gamma)
-
-        hooks = [self.model.get_submodule(name).register_forward_hook(decayed) for name in self.layers]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not called:
-            names = ", ".join(self.layers)
-            raise ValueError(f"layers {names}: {type(self.model).__name__} never calls them; name others")
+    def _decayed(self, output: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(output.detach(), output, self.gamma)
 
 
 # --- intermediate levels -------
@@ -190,38 +222,26 @@ class _Stop(Exception):
     """Thrown by a layer that was reached: nothing behind it is needed."""
 
 
-def features(model: nn.Module, layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images to the output of one layer, (N, features), flattened; what comes behind the layer is not run.
+def features(model: nn.Module, layer: str) -> Callable[..., torch.Tensor]:
+    """Images to the output of one layer, (N, features), flattened; what comes behind the layer is not run. The function
+    takes (x, draw=None), for the network as it is at a draw.
 
-    layer: its name, or the end of it. Raises as `only` does, and ValueError when run if the model never calls
-    the layer."""
+    layer: its name, or the end of it. Raises as `only` does, TypeError when run for a layer that returns no tensor, and
+    ValueError if the model never calls it."""
     name = only(model, layer)
-    module = model.get_submodule(name)
 
-    def function(x: torch.Tensor) -> torch.Tensor:
-        seen: list[torch.Tensor] = []
+    def function(x: torch.Tensor, draw: Draw | None = None) -> torch.Tensor:
+        found: list[torch.Tensor] = []
 
-        def stop(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            seen.append(_flat(output, layer))
+        def stop(output: torch.Tensor) -> None:
+            found.append(output)
             raise _Stop
 
-        hook = module.register_forward_hook(stop)
-        try:
-            model(x.clone())  # a model may write into what it is given
-        except _Stop:
-            return seen[0]
-        finally:
-            hook.remove()
-        raise ValueError(f"layer {layer!r}: {type(model).__name__} never calls it; name another")
+        with suppress(_Stop), hooked(model, {name: stop}):
+            (model if draw is None else drawn(model, draw))(x.clone())  # a model may write into what it is given
+        return found[0].flatten(1)
 
     return function
-
-
-def _flat(output: object, layer: str) -> torch.Tensor:
-    """What a layer returned, (N, features). Raises TypeError for what is no tensor."""
-    checks.instance(f"layer {layer!r}", output, torch.Tensor, "a layer that returns one tensor")
-    assert isinstance(output, torch.Tensor)
-    return output.flatten(1)
 
 
 def ila_plus_plus(
@@ -294,12 +314,6 @@ def _features_and_loss(
     model: nn.Module, layer: str, z: torch.Tensor, y: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output of `layer`, (N, D), and the cross-entropy, (N,), of one pass."""
-    seen: list[torch.Tensor] = []
-    hook = model.get_submodule(only(model, layer)).register_forward_hook(
-        lambda module, inputs, output: seen.append(_flat(output, layer))
-    )
-    try:
-        loss = cross_entropy(checks.logits(model(z.clone()), len(z)), y)
-    finally:
-        hook.remove()
-    return seen[0], loss
+    name = only(model, layer)
+    logits, found = seen(model, [name], z)
+    return found[name].flatten(1), cross_entropy(logits, y)

@@ -472,7 +472,8 @@ pd.DataFrame({name: {k: v.item() for k, v in row.items()} for name, row in rows.
 # better needs many (chapter 5 has three for its own).
 
 # %%
-OPTIMIZERS = {"SGD": "resnet", **{name: f"resnet-{net}" for name, net in al.registry.SHARPNESS_AWARE.items()}}
+VARIANTS = ("SAM", "ASAM", "CR-SAM", "GSAM", "LookSAM", "ESAM", "SSAM", "AE-SAM", "SAF")
+OPTIMIZERS = {"SGD": "resnet", **{name: f"resnet-{name.lower().replace('-', '')}" for name in VARIANTS}}
 start = partial(al.models.create, "resnet", "small", dataset)
 training = al.seeds.Trainings(lambda seed: start(seed=seed).to(device), train, val, RUN.checkpoints)
 judged = al.datasets.load(dataset, "test", RUN["n_judged"]).to(device)

@@ -152,6 +152,7 @@ WRONG = {
     "flag": [None, 0, 1, "yes", torch.tensor(True)],
     "number": NO_NUMBER,
     "share": [*NO_NUMBER, -0.1, 1.1],
+    "portion": [*NO_NUMBER, -0.1, 1],
     "not-negative": [*NO_NUMBER, -1, -1e-9],
     "positive": [*NO_NUMBER, 0, -1],
     "optional-count": [*NO_WHOLE[1:], 0, -3],

@@ -351,7 +351,7 @@ def test_total_variance_that_drops_nothing_and_weighs_nothing_is_the_identity(x,
 def test_total_variance_is_the_minimum_of_its_sum(x, draw):
     """Its derivative vanishes there, taken by autograd of the sum as it is written."""
     x, defence = x[:1, :1, :12, :10].double(), TotalVariance(iterations=400)
-    kept = (draw.at(index=draw.index[:1], stream=Stream.DROPPED).uniform(1, 12, 10) >= 0.5).double()
+    kept = (draw.at(index=draw.index[:1], stream=Stream.DROPPED_PIXELS).uniform(1, 12, 10) >= 0.5).double()
     z = defence.purified(x, draw.at(index=draw.index[:1])).requires_grad_()
 
     def energy(z):
@@ -364,7 +364,7 @@ def test_total_variance_is_the_minimum_of_its_sum(x, draw):
 
 def test_dropped_values_have_no_effect_and_the_gradient_is_exact(draw):
     x, one = torch.rand(1, 2, 5, 4, dtype=torch.float64), draw.at(index=draw.index[:1])
-    kept = one.at(stream=Stream.DROPPED).uniform(2, 5, 4) >= 0.5
+    kept = one.at(stream=Stream.DROPPED_PIXELS).uniform(2, 5, 4) >= 0.5
     defence = TotalVariance(iterations=4)
     assert torch.allclose(defence.purified(torch.where(kept, x, 0.9), one), defence.purified(x, one))
     assert torch.autograd.gradcheck(lambda z: defence.purified(z, one), x.requires_grad_())

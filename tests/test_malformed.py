@@ -6,7 +6,7 @@ always the same ones.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ EXAMPLES = 1500
 DRAW = al.draws.Draw(0, torch.arange(3))
 WEIGHTS = al.curvature.weights(F)
 LOSS = al.curvature.mean_loss(F, DATA)
+TUNED = {"train": DATA, "val": DATA, "epochs": 1, "batch_size": 1, "lr": 0.0, "bf16": False}
 PARAMETERS = {"params": WEIGHTS, "lr": 0.1}
 
 
@@ -79,7 +80,10 @@ CALLS = {
     "vmi_fgsm": preset(attacks.vmi_fgsm, "points:place radius:not-negative", steps=1, points=1),
     "vni_fgsm": preset(attacks.vni_fgsm, "points:place radius:not-negative", steps=1, points=1),
     "emi_fgsm": preset(attacks.emi_fgsm, "points:count interval:not-negative", steps=1, points=1),
-    "svre": preset(attacks.svre, "rounds:count", steps=1, model=al.ensemble([F]), rounds=1),
+    "svre": replace(
+        preset(attacks.svre, "rounds:count", steps=1, model=al.ensemble([F]), rounds=1),
+        names={**NAMES, "model": "model|momentum"},  # the rule says that it needs an ensemble
+    ),
     "smoothed_gradient": preset(attacks.smoothed_gradient, "points:count radius:not-negative", steps=1, points=1),
     "pgn": preset(attacks.pgn, "points:count radius:not-negative beta:number", steps=1, points=1),
     "rdim": preset(attacks.rdim, "scale:positive momentum:rule", steps=1),
@@ -91,6 +95,58 @@ CALLS = {
     "admix": preset(attacks.admix, "pool:pool eta:not-negative mixed:count copies:count", steps=1, pool=X),
     "taig": preset(attacks.taig, "points:count noise:not-negative", steps=1, points=2),
     "rap": preset(attacks.rap, "steps:count late:place", steps=1),
+    "aa": Call(
+        attacks.aa,
+        "model:module x:images y:labels eps:share layer:layer seed:seed index:index norm:word chunk:count wrap:wrap "
+        "transform:transform kernel:odd momentum:rule alpha:optional-positive",
+        {"model": F, "x": X, "y": Y, "eps": 0.1, "layer": "net.2", "steps": 1},
+        NAMES,
+    ),
+    "ata": Call(
+        attacks.ata,
+        "model:module x:images y:labels eps:share target:target layers:layer weight:not-negative chunk:count "
+        "transform:transform kernel:odd momentum:rule " + LOOP,
+        {"model": F, "x": X, "y": Y, "eps": 0.1, "layers": "net.2", "steps": 1},
+        NAMES,
+    ),
+    "aoa": Call(
+        attacks.aoa,
+        ATTACKED + LOOP + "weight:not-negative chunk:count transform:transform wrap:wrap kernel:odd momentum:rule",
+        {"model": F, "x": X, "y": Y, "eps": 0.1, "steps": 1},
+        NAMES,
+    ),
+    "activation": Call(
+        al.activation,
+        "model:module layer:layer images:pool transform:transform chunk:count",
+        {"model": F, "layer": "net.2", "images": X},
+        NAMES,
+        then=lambda g: g(X, Y, DRAW),
+    ),
+    "attention": Call(
+        al.attention,
+        "model:module layers:layer images:pool y:labels weight:not-negative transform:transform chunk:count",
+        {"model": F, "layers": "net.2", "images": X, "y": Y},
+        NAMES,
+        then=lambda g: g(X, Y, DRAW),
+    ),
+    "relevance": Call(
+        al.relevance,
+        "model:unseen-model weight:not-negative transform:transform chunk:count",
+        {"model": F},
+        NAMES,
+        then=lambda g: g(X, Y, DRAW),
+    ),
+    "of_losses": Call(
+        gradients.of_losses,
+        "transform:transform chunk:count",
+        {"losses": lambda x, y, draw: gradients.cross_entropy(F(x), y), "model": F},
+        NAMES,
+        then=lambda g: g(X, Y, DRAW),
+    ),
+    "dropout_erosion": Call(
+        al.dropout_erosion, "model:module layers:layer rate:portion", {"model": F, "layers": "net.2"}
+    ),
+    "skip_erosion": Call(al.skip_erosion, "model:module layers:layer rate:portion", {"model": F, "layers": "net.2"}),
     "lgv": Call(attacks.lgv, "x:images y:labels eps:share " + LOOP, {"checkpoints": [F], "x": X, "y": Y, "steps": 1}),
     "attack": Call(
         al.attack,
@@ -288,6 +344,20 @@ CALLS = {
     ),
     "training.accuracy": Call(
         al.training.accuracy, "model:module data:data batch_size:count", {"model": F, "data": DATA}
+    ),
+    "training.collect": Call(
+        al.training.collect, "model:module train:data val:data per_epoch:count", {"model": F, **TUNED, "per_epoch": 3}
+    ),
+    "training.posterior": Call(
+        al.training.posterior, "model:module train:data val:data moments:count", {"model": F, **TUNED}
+    ),
+    "samples": Call(
+        al.substitutes.Posterior(F, [p * 0 for p in F.parameters()]).samples,
+        "n:count seed:seed scale:not-negative isotropic:not-negative",
+        {"n": 1},
+    ),
+    "FlatMinimum": Call(
+        al.substitutes.FlatMinimum, "params:parameters rho:positive weight:not-negative lr:not-negative", PARAMETERS
     ),
     "BitReduction": Call(al.defenses.BitReduction, "bits:bits"),
     "JPEG": Call(al.defenses.JPEG, "quality:quality colour:word"),

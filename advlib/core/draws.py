@@ -60,9 +60,10 @@ class Stream(IntEnum):
     OBJECTIVE = 200  # and 201: what an objective of training draws
     OPTIMIZER = 210  # what an optimizer draws; the index is that of a tensor of weights
     DEFENCE = 4096  # and the three that follow
-    DROPPED, PALETTE = 4100, 4101  # PALETTE and the one that follows
+    DROPPED_PIXELS, PALETTE = 4100, 4101  # PALETTE and the one that follows
     SELF_ENSEMBLE = 4112  # and the following, one for each layer of noise
     NES, NATTACK, START, WALK, SIGNS = 5000, 5001, 5002, 5003, 5004  # attacks that query; up to 5009
+    DROPPED, SKIPPED = 1 << 20, 1 << 21  # of ghost networks; each eroded layer has one, from these on
     # The pictures of `shapes` are drawn from seeds of their own.
     LABEL, SENSOR, LEAVES, PAINT, FIGURE = 1, 2, 3, 4, 5
 

@@ -1,13 +1,14 @@
 """Networks as attacks take them: images in [0, 1] to logits, alone or several together, frozen while they are used.
 
 ensemble([f, h])                the mean of the logits, or of the probabilities
+drawn(f, draw)                  a random network, such as a ghost network, as it is at one draw
 with frozen([f]): ...           eval mode, no weight gradients, handed back as it was
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from . import checks
 from .checks import Model
+from .draws import Draw
 
 
 class Normalized(nn.Module):
@@ -70,7 +72,17 @@ class Ensemble(nn.Module):
         return f"by={self.by!r}, share={self.share}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(self.members)]
+        return self._joined(x, self.members)
+
+    def drawn(self, draw: Draw) -> Model | None:
+        """The ensemble of its members as they are at draws of their own."""
+        own = (draw.branch(torch.full_like(draw.index, i)) for i in range(len(self.members)))
+        networks = [drawn(member, there) for member, there in zip(self.members, own, strict=True)]
+        still = all(network is member for network, member in zip(networks, self.members, strict=True))
+        return None if still else lambda x: self._joined(x, networks)
+
+    def _joined(self, x: torch.Tensor, networks: Iterable[Model]) -> torch.Tensor:
+        logits = [checks.logits(m(x.clone()), len(x), f"members[{i}]") for i, m in enumerate(networks)]
         classes = [member.shape[1] for member in logits]
         if len(set(classes)) > 1:
             raise ValueError(f"members: expected the same classes of all, got {', '.join(map(str, classes))} logits")
@@ -116,6 +128,14 @@ def shares(weights: object, n: int) -> list[float]:
 def members(model: Model) -> int:
     """How many networks one pass through `model` runs: the unit in which cost is counted."""
     return len(model.members) if isinstance(model, Ensemble) else 1
+
+
+def drawn(model: Model, draw: Draw) -> Model:
+    """What `model` is at one draw, for as many images as that has numbers. A random network (`ghosts`) has a method
+    drawn(draw), which returns it; where that returns None, or is missing, the model is always itself."""
+    at = getattr(model, "drawn", None)
+    found = None if at is None else at(draw)
+    return model if found is None else found
 
 
 # --- for the attack loop ----------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class TotalVariance(Defence):
         checks.whole("iterations", self.iterations, 1)
 
     def purified(self, x: torch.Tensor, draw: Draw) -> torch.Tensor:
-        kept = (draw.at(stream=Stream.DROPPED).uniform(*x.shape[1:]) >= self.drop).to(x)
+        kept = (draw.at(stream=Stream.DROPPED_PIXELS).uniform(*x.shape[1:]) >= self.drop).to(x)
         mean = (kept * x).sum((2, 3), keepdim=True) / kept.sum((2, 3), keepdim=True).clamp(min=1)
         z = kept * x + (1 - kept) * mean
         for _ in range(self.iterations):

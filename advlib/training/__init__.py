@@ -2,5 +2,6 @@
 
 from .fitting import accuracy, fine_tune, fit, train_and_save, train_member
 from .side_by_side import SideBySideCRSAM
+from .substitutes import collect, posterior
 
-__all__ = ["SideBySideCRSAM", "accuracy", "fine_tune", "fit", "train_and_save", "train_member"]
+__all__ = ["SideBySideCRSAM", "accuracy", "collect", "fine_tune", "fit", "posterior", "train_and_save", "train_member"]

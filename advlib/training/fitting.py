@@ -41,6 +41,7 @@ def fit(
     report: Callable[[dict], None] = lambda row: None,
     watch: Callable[[nn.Module], dict[str, float]] = lambda model: {},
     watch_at: Collection[int] | None = None,
+    after_step: Callable[[int], None] = lambda done: None,
 ) -> list[dict]:
     """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds, and
     what `watch` measures on the model after it.
@@ -48,12 +49,14 @@ def fit(
     checkpoint: written atomically after every epoch; where it exists, training goes on from it and ends at the weights
     of a run that never stopped. It belongs to the recipe, the data, the weights that `model` starts from, the static
     networks of the objective, and the code of the package. report is called with every row. watch_at: the epochs,
-    counted from 1, after which `watch` is called; all if None.
+    counted from 1, after which `watch` is called; all if None. after_step: called after every step with the number of
+    steps done so far, those before a checkpoint included.
     Raises TypeError or ValueError on bad input; ValueError, which says what differs, if the checkpoint belongs to
     something else; and FloatingPointError at the end of an epoch in which a loss or a weight was not finite, before the
     checkpoint of the epoch before is replaced.
     """
     _check(model, train, val, recipe, checkpoint, report, watch, watch_at)
+    checks.function("after_step", after_step, "a function (steps done) -> None", 1)
     device = next(model.parameters()).device
     train, val = train.to(device), val.to(device)
     model.to(memory_format=torch.channels_last)
@@ -63,7 +66,7 @@ def fit(
     history = state.resume(checkpoint)
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
-        loss = _epoch(state, train, recipe, epoch, steps)
+        loss = _epoch(state, train, recipe, epoch, steps, after_step)
         kept = state.kept()
         row = {
             "epoch": epoch + 1,
@@ -278,7 +281,9 @@ def _optimizer(model: nn.Module, recipe: Recipe, more: dict[str, object]) -> tor
     return optimizer
 
 
-def _epoch(state: State, train: Images, recipe: Recipe, epoch: int, steps: int) -> float:
+def _epoch(
+    state: State, train: Images, recipe: Recipe, epoch: int, steps: int, after_step: Callable[[int], None]
+) -> float:
     """One pass over the data in an order, and with draws, that depend on (seed, epoch) alone; returns the mean loss."""
     state.model.train()
     run = torch.compile(state.model) if recipe.compile else state.model
@@ -290,6 +295,7 @@ def _epoch(state: State, train: Images, recipe: Recipe, epoch: int, steps: int) 
         for step in range(steps):
             batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
             losses.append(state.step(_closure(state, run, batch, epoch)))
+            after_step(epoch * steps + step + 1)
     return state.mean(losses, epoch)
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from ..core import checks
-from ..core.surrogate import Ensemble, Normalized
+from ..core.checks import Model
+from ..core.draws import Draw
+from ..core.surrogate import Ensemble, Normalized, drawn
 from . import folding
 
 
@@ -20,7 +22,15 @@ class _Cast(nn.Module):
         self.net, self.dtype = net.to(dtype), dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x.to(self.dtype)).float()
+        return self._cast(x, self.net)
+
+    def drawn(self, draw: Draw) -> Model | None:
+        """Of a random network, such as a ghost network (`surrogate.drawn`)."""
+        network = drawn(self.net, draw)
+        return None if network is self.net else lambda x: self._cast(x, network)
+
+    def _cast(self, x: torch.Tensor, network: Model) -> torch.Tensor:
+        return network(x.to(self.dtype)).float()
 
 
 def accelerate(
