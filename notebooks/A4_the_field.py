@@ -42,13 +42,14 @@ import advlib as al
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "n_val": 6, "steps": 2, "points": 2, "epochs": 1, "networks": 2, "n_tuning": 512,
-              "rap": 4, "layers": ("layer3",), "queries": 200, "n_asked": 2, "n_judged": 100, "n_sharp": 20, "trial": 1},
+              "rap": 4, "layers": ("layer3",), "queries": 200, "n_asked": 2, "n_judged": 100, "n_sharp": 20, "trial": 1,
+              "batch": 64},
     "laptop": {"n": 40, "n_val": 40, "steps": 10, "points": 20, "epochs": 1, "networks": 10, "n_tuning": 0,
                "rap": 40, "layers": ("layer1", "layer2", "layer3"), "queries": 1000, "n_asked": 10, "n_judged": 1000,
-               "n_sharp": 200, "trial": 0},
+               "n_sharp": 200, "trial": 0, "batch": 128},
     "paper": {"n": 1000, "n_val": 500, "steps": 10, "points": 20, "epochs": 10, "networks": 40, "n_tuning": 0,
               "rap": 400, "layers": ("layer1", "layer2", "layer3"), "queries": 10_000, "n_asked": 100, "n_judged": 10_000,
-              "n_sharp": 1000, "trial": 0},
+              "n_sharp": 1000, "trial": 0, "batch": 0},
 }  # fmt: skip
 RUN = al.chapters.begin("A4", globals(), SETTINGS)
 n, n_val, steps, points, epochs = RUN["n", "n_val", "steps", "points", "epochs"]
@@ -265,13 +266,13 @@ tables["the network"] = book.measure("A4.4", NETWORK, {source: plain})
 # ### Several networks
 #
 # The ensembles add a second network, the DenseNet, which therefore is no target of theirs. LGV and the Bayesian substitute have one network to
-# start from, and fine-tune it: at laptop scale for one epoch, where the papers have ten.
+# start from, and fine-tune it: at laptop scale for one epoch in batches of 128, where the papers have ten, of 256 and 1,024.
 
 # %%
 second = "densenet"
 h = al.accelerate(models[second], dtype=dtype)
 train = al.datasets.load(dataset, "train", RUN["n_tuning"] or None)
-tuning = {"epochs": epochs, "seed": seed}
+tuning = {"epochs": epochs, "seed": seed} | ({"batch_size": RUN["batch"]} if RUN["batch"] else {})
 collected = al.training.collect(plain, train, val, per_epoch=max(1, RUN["networks"] // epochs), **tuning)
 drawn = al.training.posterior(plain, train, val, **tuning).samples(RUN["networks"], seed)
 

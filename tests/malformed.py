@@ -158,6 +158,7 @@ WRONG = {
     "optional-count": [*NO_WHOLE[1:], 0, -3],
     "any-labels": {"None": None, **{k: v for k, v in NO_LABELS.items() if k != "of no logit"}},
     "optional-positive": [*NO_NUMBER[1:], 0, -1],
+    "other-than-0": [*NO_NUMBER, 0, 0.0],
     "count": [*NO_WHOLE, 0, -3],
     "several": [*NO_WHOLE, 0, 1, -3],
     "share-below-1": [*NO_NUMBER, -0.1, 1, 1.1],
