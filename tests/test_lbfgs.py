@@ -86,8 +86,8 @@ def test_a_network_is_fooled_nearer_than_by_its_start_and_in_the_box(model, x, y
 def test_image_alone_gives_the_same_as_in_a_batch(near):
     f, x, _ = near
     y = f(x).argmax(1)
-    whole = lbfgs(f, x, y, steps=20, searches=4)
-    alone = torch.cat([lbfgs(f, x[i : i + 1], y[i : i + 1], steps=20, searches=4) for i in range(4)])
+    whole = lbfgs(f, x, y, steps=10, searches=3)
+    alone = torch.cat([lbfgs(f, x[i : i + 1], y[i : i + 1], steps=10, searches=3) for i in range(4)])
     assert torch.allclose(whole, alone, atol=1e-5)
 
 
