@@ -54,6 +54,31 @@ def test_it_is_the_search_pair_by_pair(theta, pairs, gamma, small):
     assert torch.allclose(found, torch.stack(wanted), atol=1e-6) and not torch.equal(found, x)
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_no_more_than_the_share_changes(pairs, small):
+    """Black images become white value by value: with the share that a success takes it is one, with less it is not."""
+    f, x, _, target = small
+    x, size = torch.zeros_like(x), 2 if pairs else 1
+    start, found = f(x + 1e-6).argmax(1), []
+    for i in range(6):
+        one = jsma(f, x[i : i + 1] + 1e-6, start[i : i + 1], target=target[i : i + 1], gamma=1.0, pairs=pairs)
+        steps = round(one.sum().item()) // size
+        if steps:
+            again = [
+                jsma(
+                    f,
+                    x[i : i + 1] + 1e-6,
+                    start[:1],
+                    target=target[i : i + 1],
+                    gamma=(k * size) / 12 + 1e-6,
+                    pairs=pairs,
+                )
+                for k in (steps, steps - 1)
+            ]
+            found.append(torch.equal(again[0], one) and again[1].sum() < 0.5)
+    assert found and all(found)
+
+
 def test_a_table_of_pairs_in_blocks_is_the_same(monkeypatch, small):
     f, x, y, target = small
     whole = jsma(f, x, y, target=target, gamma=1.0)
