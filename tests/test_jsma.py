@@ -56,27 +56,16 @@ def test_it_is_the_search_pair_by_pair(theta, pairs, gamma, small):
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_no_more_than_the_share_changes(pairs, small):
-    """Black images become white value by value: with the share that a success takes it is one, with less it is not."""
-    f, x, _, target = small
-    x, size = torch.zeros_like(x), 2 if pairs else 1
-    start, found = f(x + 1e-6).argmax(1), []
-    for i in range(6):
-        one = jsma(f, x[i : i + 1] + 1e-6, start[i : i + 1], target=target[i : i + 1], gamma=1.0, pairs=pairs)
-        steps = round(one.sum().item()) // size
-        if steps:
-            again = [
-                jsma(
-                    f,
-                    x[i : i + 1] + 1e-6,
-                    start[:1],
-                    target=target[i : i + 1],
-                    gamma=(k * size) / 12 + 1e-6,
-                    pairs=pairs,
-                )
-                for k in (steps, steps - 1)
-            ]
-            found.append(torch.equal(again[0], one) and again[1].sum() < 0.5)
-    assert found and all(found)
+    """Values near black become white: with the share that a success has it is one, with a value less it is none."""
+    f, _, _, target = small
+    x, used = torch.full((1, 3, 2, 2), 1e-6), set()
+    for wanted in target[:3, None]:
+        adv = jsma(f, x, wanted, target=wanted, gamma=1.0, pairs=pairs)
+        if values := round(adv.sum().item()):
+            used.add(values)
+            assert torch.equal(jsma(f, x, wanted, target=wanted, gamma=(values + 0.1) / 12, pairs=pairs), adv)
+            assert torch.equal(jsma(f, x, wanted, target=wanted, gamma=(values - 0.9) / 12, pairs=pairs), x)
+    assert used
 
 
 def test_a_table_of_pairs_in_blocks_is_the_same(monkeypatch, small):

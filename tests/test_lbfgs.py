@@ -82,6 +82,19 @@ def test_a_quadratic_is_minimised_in_the_box(memory):
     assert torch.allclose(adv.flatten(1), wanted, atol=1e-3)
 
 
+def test_a_sum_that_bends_downwards_is_followed_to_the_edge_of_the_box():
+    """Its curvature is negative everywhere, and no pair of a step and a change of the gradient is of use."""
+    x, one = torch.full((1, 1, 2, 2), 0.5), torch.ones(1)
+    goal = torch.tensor([[0.4, 0.45, 0.55, 0.6]])
+
+    def f(z):
+        bent = 50 - 8 * (z.flatten(1) - goal).square().sum(1)
+        return torch.stack([bent, torch.zeros_like(bent)], 1)
+
+    adv, _ = minimum_norm._quasi_newton(f, x, one.long(), -1.0, one, 30, 5)
+    assert torch.equal(adv.flatten(1), torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+
+
 def test_two_loops_are_the_matrix_that_bfgs_builds():
     """H becomes (1 - r s d^T) H (1 - r d s^T) + r s s^T with each pair, r = 1 / s^T d, from the scale of the newest."""
     torch.manual_seed(0)
