@@ -198,7 +198,6 @@ def _quasi_newton(
     for _ in range(steps):
         free = ~(((adv <= 0) & (grad > 0)) | ((adv >= 1) & (grad < 0)))
         step = free * _two_loops(free * grad, *changes)
-        step = torch.where(_dot(step, grad) > 0, step, free * grad / 2)  # else it would not lead down
         new = (adv - length * step).clamp(0, 1)
         new_grad = 2 * (new - x) + image_gradient(penalty, new)
         pair = new - adv, new_grad - grad

@@ -98,7 +98,7 @@ def _salient(a: torch.Tensor, b: torch.Tensor, pairs: bool) -> torch.Tensor:
     for first in range(0, a.shape[1] if pairs else 1, rows):
         # The table of rows first, first + 1, ... against all columns; a lone value is a row of its own.
         of_a, of_b = (_table(z, first, rows) if pairs else z[:, None] for z in (a, b))
-        top, where = torch.where((of_a > 0) & (of_b < 0), -of_a * of_b, 0.0).flatten(1).max(1)
+        top, where = torch.where(of_a > 0, -of_a * of_b, 0.0).flatten(1).max(1)
         here = torch.stack([first + where // a.shape[1], where % a.shape[1]]) if pairs else torch.stack([where, where])
         place, best = torch.where(top > best, here, place), torch.maximum(top, best)
     chosen = torch.zeros_like(a, dtype=torch.bool)

@@ -56,7 +56,7 @@ def test_boundary_comes_to_the_nearest_point_of_a_half_space(near):
 
 def test_distance_of_the_walk_never_grows(near):
     f, x, y, start = near
-    lengths = [apart(boundary(f, x, y, steps=steps, start=start), x, 2) for steps in (1, 5, 20, 60, 150)]
+    lengths = [apart(boundary(f, x, y, steps=steps, start=start), x, 2) for steps in (1, 5, 20, 60)]
     assert (lengths[0] <= (start - x).flatten(1).norm(dim=1)).all()
     assert all((later <= earlier).all() for earlier, later in zip(lengths, lengths[1:], strict=False))
     assert (lengths[-1] < lengths[0]).all()

@@ -54,6 +54,20 @@ def test_it_is_the_search_pair_by_pair(theta, pairs, gamma, small):
     assert torch.allclose(found, torch.stack(wanted), atol=1e-6) and not torch.equal(found, x)
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_no_more_than_the_share_changes(pairs, small):
+    """Values near black become white: with the share that a success has it is one, with a value less it is none."""
+    f, _, _, target = small
+    x, used = torch.full((1, 3, 2, 2), 1e-6), set()
+    for wanted in target[:3, None]:
+        adv = jsma(f, x, wanted, target=wanted, gamma=1.0, pairs=pairs)
+        if values := round(adv.sum().item()):
+            used.add(values)
+            assert torch.equal(jsma(f, x, wanted, target=wanted, gamma=(values + 0.1) / 12, pairs=pairs), adv)
+            assert torch.equal(jsma(f, x, wanted, target=wanted, gamma=(values - 0.9) / 12, pairs=pairs), x)
+    assert used
+
+
 def test_a_table_of_pairs_in_blocks_is_the_same(monkeypatch, small):
     f, x, y, target = small
     whole = jsma(f, x, y, target=target, gamma=1.0)

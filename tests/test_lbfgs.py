@@ -62,18 +62,54 @@ def test_minimiser_for_one_c_is_where_the_derivative_vanishes(near):
 
 @pytest.mark.parametrize("memory", [1, 10])
 def test_a_quadratic_is_minimised_in_the_box(memory):
-    """The nearest point of the box to the minimum of a diagonal quadratic, from its own derivatives."""
-    scale = 10 ** torch.linspace(-1, 1, 12).view(1, 3, 2, 2).expand(3, -1, -1, -1)
-    goal = torch.linspace(-0.5, 1.5, 36).view(3, 3, 2, 2)
-    x = torch.full((3, 3, 2, 2), 0.5)
+    """Its values are correlated, so that the minimum in the box is not that outside cut to it; the reference is found
+    by many small steps."""
+    root = torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    goal = torch.linspace(-1, 2, 36, dtype=torch.float64).view(3, 12)[:, torch.randperm(12)]
+    x = torch.full((3, 3, 2, 2), 0.5, dtype=torch.float64)
 
-    def f(z):  # the log-odds against class 1: minus log of its probability is then about the quadratic
-        quadratic = (scale * (z - goal) ** 2).sum((1, 2, 3)) + 50
+    def f(z):  # the log-odds against class 1: minus log of its probability is then the quadratic
+        quadratic = ((z.flatten(1) - goal) @ root).square().sum(1) + 50
         return torch.stack([quadratic, torch.zeros_like(quadratic)], 1)
 
-    adv, _ = minimum_norm._quasi_newton(f, x, torch.ones(3, dtype=torch.int64), -1.0, torch.ones(3), 150, memory)
-    wanted = ((scale * goal + x) / (scale + 1)).clamp(0, 1)
-    assert torch.allclose(adv, wanted, atol=5e-3)
+    wanted, hessian = x.flatten(1), 2 * (root @ root.T + torch.eye(12, dtype=torch.float64))
+    for _ in range(1000):
+        slope = 2 * (wanted - 0.5) + 2 * (wanted - goal) @ root @ root.T
+        wanted = (wanted - slope / torch.linalg.matrix_norm(hessian, 2)).clamp(0, 1)
+    assert ((wanted == 0) | (wanted == 1)).sum() > 8
+    one = torch.ones(3, dtype=torch.float64)
+    adv, _ = minimum_norm._quasi_newton(f, x, one.long(), -1.0, one, 150, memory)
+    assert torch.allclose(adv.flatten(1), wanted, atol=1e-3)
+
+
+def test_a_sum_that_bends_downwards_is_followed_to_the_edge_of_the_box():
+    """Its curvature is negative everywhere, and no pair of a step and a change of the gradient is of use."""
+    x, one = torch.full((1, 1, 2, 2), 0.5), torch.ones(1)
+    goal = torch.tensor([[0.4, 0.45, 0.55, 0.6]])
+
+    def f(z):
+        bent = 50 - 8 * (z.flatten(1) - goal).square().sum(1)
+        return torch.stack([bent, torch.zeros_like(bent)], 1)
+
+    adv, _ = minimum_norm._quasi_newton(f, x, one.long(), -1.0, one, 30, 5)
+    assert torch.equal(adv.flatten(1), torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+
+
+def test_two_loops_are_the_matrix_that_bfgs_builds():
+    """H becomes (1 - r s d^T) H (1 - r d s^T) + r s s^T with each pair, r = 1 / s^T d, from the scale of the newest."""
+    torch.manual_seed(0)
+    n, root = 12, torch.randn(12, 12, dtype=torch.float64)
+    s = torch.randn(3, n, dtype=torch.float64)
+    d, g = s @ (root @ root.T + torch.eye(n)).to(s), torch.randn(n, dtype=torch.float64)
+    one = torch.eye(n, dtype=torch.float64)
+    h = (s[-1] @ d[-1]) / (d[-1] @ d[-1]) * one
+    for step, rise in zip(s, d, strict=True):
+        r = 1 / (step @ rise)
+        h = (one - r * torch.outer(step, rise)) @ h @ (one - r * torch.outer(rise, step)) + r * torch.outer(step, step)
+    images = [z.view(-1, 1, 3, 2, 2) for z in (s, d)]
+    assert torch.allclose(minimum_norm._two_loops(g.view(1, 3, 2, 2), *images).flatten(), h @ g)
+    empty = torch.zeros(4, 1, 3, 2, 2, dtype=torch.float64)
+    assert torch.equal(minimum_norm._two_loops(g.view(1, 3, 2, 2), empty, empty).flatten(), g / 2)
 
 
 def test_a_network_is_fooled_nearer_than_by_its_start_and_in_the_box(model, x, y):
@@ -86,8 +122,8 @@ def test_a_network_is_fooled_nearer_than_by_its_start_and_in_the_box(model, x, y
 def test_image_alone_gives_the_same_as_in_a_batch(near):
     f, x, _ = near
     y = f(x).argmax(1)
-    whole = lbfgs(f, x, y, steps=20, searches=4)
-    alone = torch.cat([lbfgs(f, x[i : i + 1], y[i : i + 1], steps=20, searches=4) for i in range(4)])
+    whole = lbfgs(f, x, y, steps=10, searches=3)
+    alone = torch.cat([lbfgs(f, x[i : i + 1], y[i : i + 1], steps=10, searches=3) for i in range(4)])
     assert torch.allclose(whole, alone, atol=1e-5)
 
 

@@ -139,13 +139,15 @@ def test_nattack_moves_the_mean_along_the_sign_of_the_weights():
 
 def test_one_step_of_nattack_is_the_score_function_estimate(small):
     f, x, y = small
-    k, sigma, lr, seen = 6, 0.1, 0.02, []
+    k, sigma, lr, seen = 12, 0.6, 0.02, []
+    with torch.no_grad():
+        bias = 0.5 + al.gradients.margin(f(x[:1]), y[:1])  # just inside the boundary
 
     def far(images):
         seen.append(images)
-        return f(images) + 100 * torch.nn.functional.one_hot(y[:1], 3)
+        return f(images) + bias * torch.nn.functional.one_hot(y[:1], 3)
 
-    nattack(far, x[:1], y[:1], eps=0.5, steps=1, population=k, sigma=sigma, lr=lr)
+    nattack(far, x[:1], y[:1], eps=1.0, steps=1, population=k, sigma=sigma, lr=lr)
     u = torch.cat(
         [Draw(0, torch.zeros(1, dtype=torch.int64), copy=i, stream=Stream.NATTACK).normal(3, 4, 4) for i in range(k)]
     )
@@ -154,6 +156,7 @@ def test_one_step_of_nattack_is_the_score_function_estimate(small):
     with torch.no_grad():
         reward = -torch.relu(-al.gradients.margin(far(samples), y[:1].expand(k)))
     seen.pop()
+    assert 0 < (reward == 0).sum() < k
     score = (reward - reward.mean()) / reward.std(correction=0)
     mean = lr / (k * sigma) * (score[:, None, None, None] * u).sum(0)
     assert torch.allclose(seen[-1], (torch.tanh(w + mean) + 1) / 2, atol=1e-5)
