@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .core import checks
-from .core.balls import BALLS, Ball, moved
+from .core.balls import BALLS, Ball, moved, toward
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.surrogate import frozen
@@ -88,7 +88,7 @@ def attack(
         for t in range(steps):
             adv, state = step(adv, state, wanted, g, draw.at(step=t), momentum, ball)
         checks.gradients(torch.cat(sizes))
-    return _toward(clean, adv).contiguous()
+    return toward(clean, adv).contiguous()
 
 
 def _check_rule(momentum: object) -> None:
@@ -123,14 +123,3 @@ def _jittered(g: Function, ball: Ball) -> Function:
 def _negated(g: Function) -> Function:
     """Minus `g`: a targeted attack raises minus its loss."""
     return lambda x, y, draw: -g(x, y, draw)
-
-
-def _toward(x: torch.Tensor, adv: torch.Tensor) -> torch.Tensor:
-    """adv, float32 or float64, in the type of x; where that is coarser, rounded toward x, so that no ball is left."""
-    near = adv.to(x.dtype)
-    if near.dtype == adv.dtype:
-        return near
-    away = (near.to(adv.dtype) - adv) * (adv - x.to(adv.dtype)) > 0
-    # The 16 bits of numbers in [0, 1] count upwards with them: the next one is a unit away.
-    toward = torch.where(near > x, -1, 1).to(torch.int16)
-    return (near.view(torch.int16) + toward * away).view(x.dtype)

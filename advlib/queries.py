@@ -17,13 +17,12 @@ from typing import NamedTuple
 import torch
 
 from .core import checks
-from .core.balls import LinfBall
+from .core.balls import LinfBall, toward
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import divided, l1_norm
 from .core.surrogate import frozen, members
 from .gradients import LOSSES, Gradient, Loss, margin
-from .loop import _toward
 from .minimum_norm import unbounded
 
 
@@ -118,7 +117,7 @@ class Oracle:
         n, gap = len(live), points.new_full((len(points), 1, 1, 1), float("-inf"))
         rows = live.flatten().repeat(len(points) // n).nonzero()[:, 0]
         if len(rows):
-            shown = _toward(self.clean[rows % n], points[rows])
+            shown = toward(self.clean[rows % n], points[rows])
             logits = checks.logits(self.model(shown), len(rows)).to(gap.dtype)
             gap[rows, 0, 0, 0] = self.sign * margin(logits, self.wanted[rows % n])
         self.queries += len(points) // n * live.flatten()
@@ -156,7 +155,7 @@ def searched(
         ask = Oracle(model, clean, wanted, sign)
         already = ask(x, torch.ones_like(x[:, :1, :1, :1], dtype=torch.bool)) > 0
         adv, success = walk(ask, x, ~already, draw)
-        images = torch.where(success & ~already, _toward(clean, adv), clean)
+        images = torch.where(success & ~already, toward(clean, adv), clean)
     return Found(images.contiguous(), ask.queries, (success | already).flatten())
 
 

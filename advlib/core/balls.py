@@ -88,3 +88,14 @@ BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Bal
 def moved(ball: Ball, z: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
     """z after one step along m, back in the ball."""
     return ball.project(torch.add(z, ball.direction(m), alpha=ball.alpha))
+
+
+def toward(x: torch.Tensor, adv: torch.Tensor) -> torch.Tensor:
+    """adv, float32 or float64, in the type of x; where that is coarser, rounded toward x, so that no ball is left."""
+    near = adv.to(x.dtype)
+    if near.dtype == adv.dtype:
+        return near
+    away = (near.to(adv.dtype) - adv) * (adv - x.to(adv.dtype)) > 0
+    # The 16 bits of numbers in [0, 1] count upwards with them: the next one is a unit away.
+    toward = torch.where(near > x, -1, 1).to(torch.int16)
+    return (near.view(torch.int16) + toward * away).view(x.dtype)
