@@ -259,6 +259,7 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # | A1 Training the zoo | where the small networks come from |
 # | A2 Defences | which defences hold, and against whom |
 # | A3 Speed | what an attack costs, and how to make it cheaper |
+# | A4 The field | all attacks and optimizers that the thesis names, on one page; which one to take |
 #
 # - **Scales.** `smoke` takes seconds and shows only that the code runs. `laptop`, the default, takes minutes
 #   on two CPU cores. `paper` uses as many images as the thesis and wants a GPU. It does not bring the thesis' networks

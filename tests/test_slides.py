@@ -289,6 +289,7 @@ WRITTEN = {
     "A1": zoo,
     "A2": defences,
     "A3": speed,
+    "A4": list,
 }
 
 
