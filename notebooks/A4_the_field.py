@@ -558,4 +558,10 @@ shown.rename(columns=columns)[
 # - Y. Li et al., *NATTACK: learning the distributions of adversarial examples for an improved black-box attack on deep neural
 #   networks*, ICML 2019.
 # - W. Brendel, J. Rauber, M. Bethge, *Decision-based adversarial attacks*, ICLR 2018.
+# - N. Papernot et al., *The limitations of deep learning in adversarial settings*, EuroS&P 2016.
+# - J. Du et al., *Efficient sharpness-aware minimization for improved training of neural networks* (ESAM), ICLR 2022.
+# - P. Mi et al., *Make sharpness-aware minimization stronger: a sparsified perturbation approach* (SSAM), NeurIPS 2022.
+# - J. Du et al., *Sharpness-aware training for free* (SAF), NeurIPS 2022.
+# - W. Jiang et al., *An adaptive policy to employ sharpness-aware minimization* (AE-SAM), ICLR 2023.
+# - J. Zhuang et al., *Surrogate gap minimization improves sharpness-aware training* (GSAM), ICLR 2022.
 # - W. Chen et al., *Boosting decision-based black-box adversarial attacks with random sign flip*, ECCV 2020.
