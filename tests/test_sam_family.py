@@ -381,6 +381,16 @@ def test_a_group_added_later_takes_part(name):
     assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(net.parameters(), whole.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["LookSAM", "ESAM", "SSAM", "AESAM"])
+def test_a_group_added_in_mid_run_counts_the_steps_of_the_first(name):
+    net = network()
+    optimizer = FAMILY[name](net[0].parameters(), rho=0.1, **SGD)
+    stepped(None, 3, net, optimizer=optimizer)
+    optimizer.add_param_group({"params": net[4].parameters()})
+    stepped(None, 1, net, 3, optimizer)
+    assert [group["steps"] for group in optimizer.param_groups] == [4, 4]
+
+
 @EACH
 def test_frozen_and_unused_weights_stay(name):
     net, spare = network(), nn.Parameter(torch.ones(2))
