@@ -114,8 +114,8 @@ class ESAM(SAM):
 
     Tensors and not single weights are left out, one at least stays in, and v is the gradient of those in, as in the
     authors' code. seed: of which these are, a hash of it, the step and the tensor; the others: as of `SAM`. What is
-    left out needs no gradient in the first pass: under DistributedDataParallel give `local`, and of a compiled network
-    `model`, for which that saving is left. Raises as `SAM` does, and for a beta or gamma outside (0, 1]."""
+    left out needs no gradient in the first pass: under DistributedDataParallel give `local`, and `model` of a compiled
+    network, which goes without that saving. Raises as `SAM` does, and for a beta or gamma outside (0, 1]."""
 
     _numbers = {"steps": 0}
 

@@ -166,6 +166,22 @@ def test_a_step_of_ssam_moves_the_weight_with_the_larger_gradient_alone():
     assert torch.allclose(new, w - 0.1 * h * (w + step))
 
 
+def test_masks_of_ssam_are_of_the_squares_since_the_last_look():
+    w, masks = nn.Parameter(torch.zeros(4)), []
+    optimizer = SSAM([w], lr=0.0, sparsity=0.75, every=2)
+    slopes = [[9.0, 1, 1, 1], [0, -2, 2.1, 1], [0, -2, 1, 2.5], [0, 0, 0, 9], [0, 0, 9, 9.1]]
+
+    def closure():
+        loss = w @ torch.tensor(slopes[len(masks)], dtype=w.dtype)
+        loss.backward()
+        return loss
+
+    for _ in slopes:
+        optimizer.step(closure)
+        masks.append(optimizer.param_groups[0]["mask"][0].argmax().item())
+    assert masks == [0, 0, 1, 1, 3]  # squares of the second and third slope: 0, 8, 5.4, 7.3
+
+
 @pytest.mark.parametrize("total", [1, 2])
 def test_steps_of_aesam_on_a_quadratic(total):
     w = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
@@ -191,6 +207,12 @@ def test_steps_of_aesam_on_a_quadratic(total):
         taken.append(0)
         optimizer.step(closure)
         assert torch.allclose(w.detach(), by_hand) and taken[-1] == wanted
+        group = optimizer.param_groups[0]
+        assert (group["mean"], group["variance"], group["steps"]) == (
+            pytest.approx(mean),
+            pytest.approx(variance),
+            t + 1,
+        )
     assert set(taken) == {1, 2}
 
 
@@ -225,22 +247,22 @@ def test_what_looksam_reuses_is_at_right_angles_and_as_long_as_alpha_says():
     hook = optimizer.base.register_step_pre_hook(
         lambda *_: gradients.__setitem__("used", [p.grad.clone() for p in net.parameters()])
     )
-    optimizer.step(closure_of(net, optimizer))
     seen = []
-    closure = closure_of(net, optimizer, 1)
 
-    def watched():
-        loss = closure()
+    def watched(step):
+        loss = closure_of(net, optimizer, step)()
         seen.append([p.grad.clone() for p in net.parameters()])
         return loss
 
-    optimizer.step(watched)
+    for step in (0, 1):
+        optimizer.step(partial(watched, step))
     hook.remove()
-    (g,) = seen
+    g0, _, g = seen
     added = [u - p for u, p in zip(gradients["used"], g, strict=True)]
     assert norm(added) == pytest.approx(0.7 * norm(g).item(), rel=1e-5)
     kept = optimizer.param_groups[0]["sideways"]
     assert dot(added, kept) / norm(added) / norm(kept) == pytest.approx(1, abs=1e-5)
+    assert dot(g0, kept) / norm(g0) / norm(kept) == pytest.approx(0, abs=1e-5)
 
 
 # --- what a step costs, and leaves -----------------------------------------------------------------------------------
@@ -359,6 +381,16 @@ def test_a_group_added_later_takes_part(name):
     assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(net.parameters(), whole.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["LookSAM", "ESAM", "SSAM", "AESAM"])
+def test_a_group_added_in_mid_run_counts_the_steps_of_the_first(name):
+    net = network()
+    optimizer = FAMILY[name](net[0].parameters(), rho=0.1, **SGD)
+    stepped(None, 3, net, optimizer=optimizer)
+    optimizer.add_param_group({"params": net[4].parameters()})
+    stepped(None, 1, net, 3, optimizer)
+    assert [group["steps"] for group in optimizer.param_groups] == [4, 4]
+
+
 @EACH
 def test_frozen_and_unused_weights_stay(name):
     net, spare = network(), nn.Parameter(torch.ones(2))
@@ -372,8 +404,8 @@ def test_frozen_and_unused_weights_stay(name):
 def test_dropout_of_esam_draws_the_same_where_it_is_asked_for():
     net, masks = network(dropout=0.5), []
     net[4].register_forward_pre_hook(lambda layer, inputs: masks.append(inputs[0] == 0))
-    ESAM(net.parameters(), rho=0.1, beta=0.5, gamma=1.0, same_draws=True, **SGD).step(losses_of(net))
-    assert torch.equal(*masks)
+    ESAM(net.parameters(), rho=0.1, beta=0.5, gamma=0.95, same_draws=True, **SGD).step(losses_of(net))
+    assert len(masks) == 3 and all(torch.equal(mask, masks[0]) for mask in masks)  # ceil(0.95 * 16) is all of them
 
 
 @pytest.mark.parametrize("name", ["GSAM", "ESAM"])
@@ -428,7 +460,8 @@ def as_one_of_two(rank, folder):
             optimizer = make(net.parameters(), rho=0.1, local=nullcontext, **SGD)
             for step in range(6):
                 optimizer.step(share_of(net, optimizer, step, share))
-            found[name, share == slice(None)] = [p.detach() for p in net.parameters()]
+            masks = optimizer.param_groups[0].get("mask", [])
+            found[name, share == slice(None)] = [p.detach() for p in (*net.parameters(), *masks)]
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -453,7 +486,7 @@ def test_two_processes_stay_together_and_with_the_same_batch_are_one(tmp_path):
     for name, make in FAMILY.items():
         net = network().eval()
         stepped(None, 6, net, optimizer=make(net.parameters(), rho=0.1, **SGD))
-        for p, alone in zip(net.parameters(), first[name, True], strict=True):
+        for p, alone in zip(net.parameters(), first[name, True], strict=name != "SSAM"):
             assert torch.allclose(p, alone, atol=1e-6)
         assert all(torch.equal(p, q) for p, q in zip(first[name, False], second[name, False], strict=True)), name
 

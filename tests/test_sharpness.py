@@ -164,9 +164,12 @@ def test_frobenius_norm_of_a_diagonal_hessian_is_exact_with_one_probe():
 def test_frobenius_norm_of_a_network_is_within_its_error_and_no_matter_how_many_at_once(net, data):
     net.eval()
     loss, weights = mean_loss(net, data), curvature.weights(net)
-    exact = exact_hessian(loss, weights).norm().item()
+    h = exact_hessian(loss, weights)
+    square, exact = h @ h, h.norm().item()
     found = frobenius_norm(loss, weights, probes=300, per_graph=100)
     assert abs(found.value - exact) < 4 * found.standard_error < 0.3 * exact
+    variance = 2 * (square.square().sum() - square.diagonal().square().sum()).item() / 300
+    assert found.standard_error == pytest.approx(variance**0.5 / (2 * exact), rel=0.25)
     few, again = frobenius_norm(loss, weights, 10, per_graph=10), frobenius_norm(loss, weights, 10, per_graph=3)
     assert few.value == pytest.approx(again.value) != frobenius_norm(loss, weights, 10, seed=1).value
 
