@@ -121,12 +121,11 @@ def _of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, chunk: int = 1) -> Gradient:
     """AoA: the gradient of weight * cross-entropy + log ||h(x, z)||_1 - log ||h(x, y)||_1 (Chen et al. 2020, the attack
     on attention, its logarithmic loss; thesis sect. 1.2.3, [53]). h(x, c) is the heat map of a class: what each value
-    of x contributes to it; z is the best class besides y at x.
+    of x contributes to it, if that is more than 0; z is the best class besides y at x.
 
-    h is gradient * input of the log-odds of c, log p_c - log(1 - p_c), in place of the paper's SGLRP, which runs
-    backward by rules for each kind of layer: any differentiable network has it. Both begin with the softmax gradient of
-    the class, here without its factor p_c (1 - p_c), which is 0 for a confident network in float32. The input counts
-    from black.
+    h is the positive part of gradient * input of the logit of c, counted from black, in place of that of the paper's
+    SGLRP, which runs backward by rules for each kind of layer and sets the class against the others by their softmax:
+    this way any differentiable network has it. Its published code keeps the positive part, too.
     A targeted attack, whose y are the classes wanted, draws attention to them. weight: the paper's lambda of 1000 times
     its mean over 1000 classes is 1; 0 is the heat maps alone. transform, chunk: as of `gradients.gradient`. A call runs
     forward once and backward three times. Raises TypeError or ValueError for what is no model, or weight < 0; and when
@@ -149,8 +148,7 @@ def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, c
 
 
 def _log_heat(logits: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(N,) the logarithm of the L1 norm of the heat map of class y; constant where nothing is relevant."""
-    odds = _of(logits, y) - logits.scatter(1, y[:, None], float("-inf")).logsumexp(1)
-    (slope,) = torch.autograd.grad(odds.sum(), x, create_graph=True, allow_unused=True)
-    heat = (x * checks.reached(slope)).abs().sum((1, 2, 3))
+    """(N,) the logarithm of the sum of the heat map of class y; constant where nothing speaks for it."""
+    (slope,) = torch.autograd.grad(_of(logits, y).sum(), x, create_graph=True, allow_unused=True)
+    heat = (x * checks.reached(slope)).relu().sum((1, 2, 3))
     return heat.clamp(min=torch.finfo(heat.dtype).tiny).log()

@@ -130,6 +130,8 @@ def test_ata_without_weight_is_i_fgsm_and_with_it_moves_the_attention(model, x, 
         adv, less = (attacks.ata(model, x, y, EPS, layers="net.2", weight=w, target=target) for w in (1e3, 0.0))
         far, near = (change(model, image, x, wanted) for image in (adv, less))
         assert far.sum() > near.sum()
+        by_hand = al.attack(x, y, attention(model, "net.2", x, wanted, weight=1e3), eps=EPS, target=target)
+        assert torch.equal(adv, by_hand)
 
 
 def change(model, a, b, y):
@@ -155,30 +157,33 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.w.T
 
 
-def heat(net, z, y):
-    """||z * (w_y - the mean of the other rows by their probabilities)||_1."""
-    others = net(z).scatter(1, y[:, None], float("-inf")).softmax(1)
-    return ((net.w[y] - others @ net.w) * z.flatten(1)).abs().sum(1)
-
-
-def test_relevance_of_a_linear_network(points):
-    x, z, _ = points
-    net, d, y = Linear(5), random(4, 3, 8, 8, seed=5), torch.tensor([4, 0, 1, 2])
+def test_relevance_of_a_linear_network_is_a_closed_form(points):
+    net, y = Linear(5), torch.tensor([4, 0, 1, 2])
+    z = points[1].clamp(min=0.01)
     second = net(z).scatter(1, y[:, None], float("-inf")).argmax(1)
 
-    def loss(image):
-        told = F.cross_entropy(net(image), y, reduction="none")
-        return 0.5 * told + heat(net, image, second).log() - heat(net, image, y).log()
+    def of_heat(c):
+        w = net.w[c].clamp(min=0)
+        return w / (w * z.flatten(1)).sum(1, keepdim=True)
 
-    found = relevance(net, weight=0.5)(z, y, DRAW)
-    assert torch.allclose((found * d).sum((1, 2, 3)), along(loss, z, d, 1e-7), rtol=1e-4, atol=1e-5)
+    surprise = (net(z).softmax(1) - F.one_hot(y, 5)) @ net.w
+    wanted = 0.5 * surprise + of_heat(second) - of_heat(y)
+    assert torch.allclose(relevance(net, weight=0.5)(z, y, DRAW).flatten(1), wanted, atol=1e-10)
 
 
-def test_of_two_classes_the_heat_maps_are_the_same(points):
-    _, z, _ = points
-    net, y = Linear(2), torch.tensor([0, 1, 1, 0])
-    assert torch.allclose(relevance(net)(z, y, DRAW), gradient(net)(z, y, DRAW), atol=1e-10)
-    assert relevance(net, weight=0.0)(z, y, DRAW).abs().max() < 1e-10
+def heat(net, z, y):
+    """The positive part of z * the slope of logit y, with the derivative of softplus written out."""
+    behind = torch.sigmoid(net.layer(z)) * net.w[y].view(4, 5, 8, 8)
+    return (z * F.conv_transpose2d(behind, net.layer.weight, padding=1)).relu().sum((1, 2, 3))
+
+
+def test_relevance_is_differentiated_through_its_slope(points):
+    net, d, y = Convolved(bent=True), random(4, 3, 8, 8, seed=5), points[2]
+    z = points[1].clamp(min=0.01)
+    second = net(z).scatter(1, y[:, None], float("-inf")).argmax(1)
+    found = relevance(net, weight=0.0)(z, y, DRAW)
+    wanted = along(lambda image: heat(net, image, second).log() - heat(net, image, y).log(), z, d, 1e-7)
+    assert torch.allclose((found * d).sum((1, 2, 3)), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_aoa_takes_attention_from_the_class_and_gives_it_to_the_one_wanted():
@@ -196,9 +201,8 @@ def balance(net, image, y):
 
     def log_heat(classes):
         leaf = image.clone().requires_grad_()
-        p = net(leaf).softmax(1).gather(1, classes[:, None])[:, 0]
-        (slope,) = torch.autograd.grad((p / (1 - p)).log().sum(), leaf)
-        return (slope * leaf).abs().sum((1, 2, 3)).log()
+        (slope,) = torch.autograd.grad(net(leaf)[torch.arange(4), classes].sum(), leaf)
+        return (slope * leaf).relu().sum((1, 2, 3)).log()
 
     second = net(image).scatter(1, y[:, None], float("-inf")).argmax(1)
     return (log_heat(y) - log_heat(second)).detach()
