@@ -1,7 +1,7 @@
 """The sharpness-aware optimizers that the thesis names beside SAM (sect. 5.2.1): LookSAM, ESAM, SSAM and AE-SAM, which
 cost less, and GSAM. The sixth of them, SAF, is no optimizer but an objective, `training.objectives.SAF`.
 
-    optimizer = GSAM(net.parameters(), torch.optim.SGD, rho=0.05, alpha=0.4, lr=0.1, momentum=0.9)
+    optimizer = GSAM(net.parameters(), torch.optim.SGD, rho=0.05, alpha=0.2, lr=0.1, momentum=0.9)
     loss = optimizer.step(closure)
 
 All that `sam` says of its optimizers holds for these: closures, weights that come back bit for bit, BatchNorm, and the
@@ -298,7 +298,8 @@ class GSAM(SAM):
     """GSAM (Zhuang et al. 2022, Alg. 1; thesis sect. 5.3.2, [139]): SAM that also shrinks the surrogate gap, the loss
     at w + rho v less that at w, by `gsam_gradient`. Two passes. alpha = 0 is `SAM`.
 
-    alpha: of a parameter group if it has one; the others: as of `SAM`. The paper lets rho fall with the learning rate:
+    alpha: of a parameter group if it has one, 0.2 in the authors' example for CIFAR-10; the others: as of `SAM`. The
+    paper lets rho fall with the learning rate:
     a schedule may set it in the parameter groups. Raises as `SAM` does."""
 
     def __init__(
@@ -306,7 +307,7 @@ class GSAM(SAM):
         params: Params,
         base: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         rho: float = 0.05,
-        alpha: float = 0.4,
+        alpha: float = 0.2,
         **options: Any,
     ) -> None:
         self._more = {"alpha": alpha}

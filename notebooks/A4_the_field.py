@@ -461,7 +461,7 @@ pd.DataFrame({name: {k: v.item() for k, v in row.items()} for name, row in rows.
 # - **SAM** (Foret et al. 2021): the gradient at $w + \rho\, g / \|g\|$. **ASAM** (Kwon et al. 2021): the step scaled by the
 #   weights, $\rho = 0.5$.
 # - **CR-SAM** (thesis chapter 5): three gradients, at $w$ and at $w \pm \rho\, g / \|g\|$.
-# - **GSAM** (Zhuang et al. 2022): SAM's gradient less 0.4 of the part of $g$ at right angles to it, which lowers the
+# - **GSAM** (Zhuang et al. 2022): SAM's gradient less a fifth of the part of $g$ at right angles to it, which lowers the
 #   surrogate gap.
 # - **LookSAM** (Liu et al. 2022): SAM every fifth step; in between its sideways part is reused.
 # - **ESAM** (Du et al. 2022): 60 % of the weights are perturbed, and the second pass sees the half of the batch whose loss

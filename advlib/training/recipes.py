@@ -140,7 +140,7 @@ _FLAT = {
     "esam": partial(ESAM, rho=0.05, beta=0.6, gamma=0.5),
     "ssam": partial(SSAM, rho=0.05, sparsity=0.5),
     "aesam": partial(AESAM, rho=0.05, low=-1.0, high=1.0),
-    "gsam": partial(GSAM, rho=0.05, alpha=0.4),
+    "gsam": partial(GSAM, rho=0.05, alpha=0.2),
 }
 
 # Radius of "adv": of 1, 2, 4/255 the largest that keeps LRS-F's accuracy on validation images of `shapes`; on CIFAR-10
