@@ -299,8 +299,7 @@ class GSAM(SAM):
     at w + rho v less that at w, by `gsam_gradient`. Two passes. alpha = 0 is `SAM`.
 
     alpha: of a parameter group if it has one, 0.2 in the authors' example for CIFAR-10; the others: as of `SAM`. The
-    paper lets rho fall with the learning rate:
-    a schedule may set it in the parameter groups. Raises as `SAM` does."""
+    paper lets rho fall with the learning rate: a schedule may set it in the parameter groups. Raises as `SAM` does."""
 
     def __init__(
         self,

@@ -367,53 +367,6 @@ for k, branch in enumerate(tables, 1):
     book.committed(f"A4.{k}", baseline=next(iter(tables[branch].attack)))
 
 # %% [markdown]
-# ## Which one, then?
-#
-# A transfer attack is a composition: a momentum, copies of the input, points around the iterate, a penalty. Here are some
-# for 1, 5, 10 and 50 passes a step (10, 50, 100 and 500 in ten steps). They are compared on *validation* images and on
-# *other targets* than those of the report: the best at each cost is what `al.attacks.recommended` says, and its expected
-# success is that on the test images and the remaining targets.
-
-# %%
-print(inspect.getsource(al.attacks.compositions))
-
-# %%
-judges = {name: models[name] for name in ("wrn", "resnext") if name in models}
-rest = {name: model for name, model in book.models.items() if name not in judges}
-costs = (10, 50) if scale == "smoke" else (10, 50, 100, 500)
-candidates = {name: partial(attack, **T) for cost in costs for name, attack in A.compositions(cost).items()}
-chosen_on = replace(
-    book, models={source: models[source]} | judges, images=val, config={**config, "split": "validation"}
-)
-validation = chosen_on.measure("A4.7", candidates, {source: f}, stem="table_A4_7_validation")
-reported = replace(book, models=rest).measure("A4.7", candidates, {source: f})
-
-
-# %%
-def best(cost, budget):
-    """The composition of that cost with the highest mean success on validation images and networks."""
-    part = validation[~validation.white_box & (validation.metric == "asr") & (validation.eps_255 == budget)]
-    return part[part.attack.isin(A.compositions(cost))].groupby("attack").value.mean().idxmax()
-
-
-found = {(cost, f"{eps:g}/255"): best(cost, eps) for cost in costs for eps in eps_255}
-pd.Series(found, name="best on validation images").rename_axis(["passes", "budget"]).to_frame()
-
-# %%
-replace(book, models=rest).gains(reported, next(iter(candidates)))
-
-# %% [markdown]
-# *All candidates on test images and the remaining targets, beside plain MI-FGSM.*
-
-# %%
-advice = {passes: al.attacks.recommended(passes) for passes in (10, 50, 100, 500)}
-pd.DataFrame({passes: {"composition": a.name, **a.success} for passes, a in advice.items()}).T.rename_axis("passes")
-
-# %% [markdown]
-# *What `al.attacks.recommended` says, from the committed CIFAR-10 run: success (%) per kind of target at the budget of
-# that run. On other networks and images expect the order, not the numbers.*
-
-# %% [markdown]
 # ## Asking the target
 #
 # These need no surrogate. They ask the target, many times: scores in the case of NES and NAttack, answers alone in the
@@ -504,13 +457,58 @@ columns = {
     "top_eigenvalue": "top eigenvalue",
 }
 display(
-    Markdown(
-        f"*{dataset}, {scale} scale, n = {len(judged)} test images, the last four columns but one on {RUN['n_sharp']}*"
-    )
+    Markdown(f"*{dataset}, {scale} scale, n = {len(judged)} test images, the last four columns on {RUN['n_sharp']}*")
 )
 shown.rename(columns=columns)[
     ["accuracy (%)", "time, SGD = 1", "Hessian trace", "C(w)", "top eigenvalue", "eps-sharpness (%)"]
 ].round(2)
+
+# %% [markdown]
+# ## Which one, then?
+#
+# A transfer attack is a composition: a momentum, copies of the input, points around the iterate, a penalty. Here are some
+# for 1, 5, 10 and 50 passes a step (10, 50, 100 and 500 in ten steps). They are compared on *validation* images and on
+# *other targets* than those of the report: the best at each cost is what `al.attacks.recommended` says, and its expected
+# success is that on the test images and the remaining targets.
+
+# %%
+print(inspect.getsource(al.attacks.compositions))
+
+# %%
+judges = {name: models[name] for name in ("wrn", "resnext") if name in models}
+rest = {name: model for name, model in book.models.items() if name not in judges}
+costs = (10, 50) if scale == "smoke" else (10, 50, 100, 500)
+candidates = {name: partial(attack, **T) for cost in costs for name, attack in A.compositions(cost).items()}
+chosen_on = replace(
+    book, models={source: models[source]} | judges, images=val, config={**config, "split": "validation"}
+)
+validation = chosen_on.measure("A4.7", candidates, {source: f}, stem="table_A4_7_validation")
+reported = replace(book, models=rest).measure("A4.7", candidates, {source: f})
+
+
+# %%
+def best(cost, budget):
+    """The composition of that cost with the highest mean success on validation images and networks."""
+    part = validation[~validation.white_box & (validation.metric == "asr") & (validation.eps_255 == budget)]
+    return part[part.attack.isin(A.compositions(cost))].groupby("attack").value.mean().idxmax()
+
+
+found = {(cost, f"{eps:g}/255"): best(cost, eps) for cost in costs for eps in eps_255}
+pd.Series(found, name="best on validation images").rename_axis(["passes", "budget"]).to_frame()
+
+# %%
+replace(book, models=rest).gains(reported, next(iter(candidates)))
+
+# %% [markdown]
+# *All candidates on test images and the remaining targets, beside plain MI-FGSM.*
+
+# %%
+advice = {passes: al.attacks.recommended(passes) for passes in (10, 50, 100, 500)}
+pd.DataFrame({passes: {"composition": a.name, **a.success} for passes, a in advice.items()}).T.rename_axis("passes")
+
+# %% [markdown]
+# *What `al.attacks.recommended` says, from the committed CIFAR-10 run: success (%) per kind of target at the budget of
+# that run. On other networks and images expect the order, not the numbers.*
 
 # %% [markdown]
 # ## How to read the result
