@@ -388,7 +388,8 @@ def lgv(
     checkpoints: Sequence[Model], x: Tensor, y: Tensor, eps: float = 16 / 255, **options: Unpack[LoopOptions]
 ) -> Tensor:
     """LGV: I-FGSM, each step on another network of `checkpoints`, collected along a fine-tuning at a high learning rate
-    (Gubri et al. 2022; thesis sect. 1.2.3). options: of `attack`. One network is I-FGSM."""
+    by `training.collect` (Gubri et al. 2022; thesis sect. 1.2.3, [56]). Samples of `training.posterior` make it the
+    Bayesian attack of Li et al. 2023 ([57]). options: of `attack`. One network is I-FGSM."""
     checks.instance("checkpoints", checkpoints, Sequence, "a list of models")
     return attack(x, y, cycled([gradient(model) for model in checkpoints]), eps=eps, **options)
 
