@@ -70,8 +70,9 @@ class RandomizedDiscretization(Defence):
     the noisy image (Zhang & Liang 2019; thesis sect. 1.2.2, [43]), averaged over `draws` of both.
 
     sigma: of the noise, in [0, 1] units; colours: how many, the first any pixel's, each other that of a pixel chosen
-    with a probability proportional to its squared distance from those there are, as k-means++ begins. The values of
-    sigma, colours and draws are ours, for images of 32 pixels, and the paper's bound on the accuracy is not computed.
+    with a probability proportional to its squared distance from those there are, as k-means++ begins. The steps are
+    those of the paper's abstract; the values of sigma, colours and draws are ours, for images of 32 pixels, and its
+    bound on the accuracy is not computed.
     """
 
     kind: ClassVar[str] = "proxy"
