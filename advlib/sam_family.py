@@ -249,10 +249,10 @@ class AESAM(SAM):
 
     delta: what the moving ones keep at each step; they begin at 0 and e^-10. These constants and the order of the
     updates are from descriptions of the paper at second hand. total: steps of the whole training, which `training.fit`
-    knows; the others: as of `SAM`. A far too low threshold (-1e30) is `SAM`, a far too
-    high one the base. Which it is must be known on the host, so that every step waits for its first pass. A gradient
-    that is not finite is no sharp one, and is left out of both; a scaler should not change its scale often. Raises as
-    `SAM` does, and for a delta outside [0, 1) or total < 1."""
+    knows; the others: as of `SAM`. A far too low threshold (-1e30) is `SAM`, a far too high one the base. Which it is
+    must be known on the host, so that every step waits for its first pass. A gradient that is not finite is no sharp
+    one, and is left out of both; a scaler should not change its scale often. Raises as `SAM` does, and for a delta
+    outside [0, 1) or total < 1."""
 
     _numbers = {"steps": 0, "mean": 0.0, "variance": exp(-10)}
 
