@@ -64,3 +64,10 @@ def test_front_names_the_points_of_the_front():
     three = dict.fromkeys("abc", points)
     axes = plotting.front(three, dict.fromkeys("abc", bands), "passes", "success").axes
     assert [ax.get_title() for ax in axes if ax.axison] == list("abc") and len(axes) == 4
+
+
+def test_tree_has_its_branches_from_top_to_bottom_and_all_its_leaves():
+    ax = plotting.tree("all of the attacks here", {"one": ["a", "b"], "two": ["c"], "three": []}).axes[0]
+    written = {t.get_text(): t.get_position()[1] for t in ax.texts}
+    assert written["one"] > written["two"] > written["three"] and written["a  ·  b"] == written["one"]
+    assert written["all of the attacks\nhere"] == written["two"] and "c" in written and len(ax.lines) == 3

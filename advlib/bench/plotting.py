@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -234,7 +235,7 @@ def tree(root: str, branches: Mapping[str, Sequence[str]]) -> Figure:
             ax.plot([1.0, 1.5, 1.5, 2.0], [middle, middle, height, height], color=COLOURS[0], lw=1.0, zorder=0)
             ax.text(2.0, height, branch, ha="left", va="center", bbox=frame)
             ax.text(3.8, height, "  ·  ".join(leaves), ha="left", va="center")
-        ax.text(0.0, middle, root.replace(" in ", "\nin "), ha="left", va="center", bbox=frame)
+        ax.text(0.0, middle, fill(root, 18), ha="left", va="center", bbox=frame)
         ax.set(xlim=(-0.2, 9.0), ylim=(-0.6, len(branches) - 0.4))
         ax.axis("off")
     return figure
