@@ -70,15 +70,7 @@ print(RUN)
 # 6. *the question*: no surrogate at all, the target itself is asked.
 
 # %%
-BRANCHES = {
-    "the step": ["FGSM", "I-FGSM", "PGD", "MI-FGSM", "NI-FGSM", "EM-FGSM", "VMI-FGSM", "EMI-FGSM"],
-    "the gradient": ["GNP", "PGN", "noise-averaged", "TAIG", "RAP"],
-    "the input": ["DIM", "RDIM", "TIM", "SIM", "Admix", "RE", "Composite"],
-    "the network": ["LinBP", "SGM", "ghosts", "ILA++", "AA", "ATA", "AoA", "LRS"],
-    "several networks": ["logits", "probabilities", "losses", "SVRE", "LGV", "Bayesian"],
-    "the question": ["NES", "NAttack", "Boundary", "Sign Flip"],
-}
-fig = al.plotting.tree("maximise the loss in a ball", BRANCHES)
+fig = al.plotting.tree("maximise the loss in a ball", al.attacks.BRANCHES)
 al.plotting.save(fig, "fig_A4_1_family_tree", RUN)
 fig
 
