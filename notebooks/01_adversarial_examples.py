@@ -149,7 +149,8 @@ fig
 # and estimate a gradient from them (Ilyas et al. 2018); decision-based ones get the class only (Brendel et
 # al. 2018). *Transfer-based* attacks, shaded, ask the target nothing at all: they run a white-box attack on a
 # surrogate of their own and hand over the result. That needs the least knowledge, leaves no trace, and is the
-# subject of the thesis.
+# subject of the thesis. Every attack that it names is in this book: appendix A4 has a paragraph and a line of
+# code for each, sorted by what it changes, and one table for all.
 
 # %% [markdown]
 # ## A network to compute by hand
@@ -683,22 +684,6 @@ assert (read_back.int() - some.images.int()).abs().max() <= eps_255
 print(f"{len(files)} files written, read back: every pixel within {eps_255:g} levels of the clean image")
 
 # %% [markdown]
-# ## Where the others belong
-#
-# Section 1.2 of the thesis names some thirty attacks. All but C&W and its like maximise a loss in a ball, and each changes
-# one thing about it. This chapter was about the first branch.
-
-# %%
-fig = al.plotting.tree("maximise the loss in a ball", al.attacks.BRANCHES)
-al.plotting.save(fig, "fig_1_4_family_tree", RUN)
-fig
-
-# %% [markdown]
-# *Figure 1.4. Attacks by what they change: how the step follows from the gradients, the gradient itself, the input that the
-# network is shown, the network, their number; or no surrogate at all, the target is asked. Chapter 2 is about the step and
-# the input, chapter 3 about the gradient, chapter 4 about the network. Appendix A4 has a paragraph and a line of code for
-# each, and one table for all.*
-#
 # ## Summary
 #
 # - An adversarial example maximises the loss inside a ball (1.1). FGSM does it in one step and is exact for a
