@@ -495,12 +495,15 @@ replace(book, models=rest).gains(reported, next(iter(candidates)))
 # *All candidates on test images and the remaining targets, beside plain MI-FGSM.*
 
 # %%
-advice = {passes: al.attacks.recommended(passes) for passes in (10, 50, 100, 500)}
-pd.DataFrame({passes: {"composition": a.name, **a.success} for passes, a in advice.items()}).T.rename_axis("passes")
+advice = {passes: al.attacks.recommended(passes) for passes in al.advice.PASSES}
+rows = {passes: {"composition": a.name, "its passes": a.passes, **a.success} for passes, a in advice.items()}
+one = advice[10]
+display(Markdown(f"*{one.dataset}, {one.scale} scale, {one.eps_255:g}/255, n = {one.n}*"))
+pd.DataFrame(rows).T.rename_axis("at most so many passes")
 
 # %% [markdown]
-# *What `al.attacks.recommended` says, from the committed CIFAR-10 run: success (%) per kind of target at the budget of
-# that run. On other networks and images expect the order, not the numbers.*
+# *What `al.attacks.recommended` says, from the committed CIFAR-10 run: success (%) per kind of target. On other networks and
+# images expect the order, not the numbers.*
 
 # %% [markdown]
 # ## How to read the result

@@ -58,10 +58,13 @@ def test_other_costs_are_refused(passes):
 
 # --- advice ---------------------------------------------------------------------------------------------------------
 
+BONUS = {10: 0, 50: 3, 100: 1, 500: 4}
+
 
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
-    """Tables in which the second name of every cost wins on validation images, and the first one on test images."""
+    """Tables in which the second name of every cost wins on validation images, by more at 50 than at 100 passes, and the
+    first one on test images."""
     monkeypatch.setattr(measured, "RESULTS", tmp_path)
     folder = tmp_path / "laptop" / "cifar10"
     folder.mkdir(parents=True)
@@ -74,20 +77,21 @@ def committed(tmp_path, monkeypatch):
                     for target in ("resnet", "vgg", "wrn", "vgg-pgd", "JPEG"):
                         for eps in (4.0, 8.0):
                             base = {"resnet": 100.0, "vgg": 60.0, "wrn": 40.0, "vgg-pgd": 5.0, "JPEG": 20.0}[target]
-                            value = base - 2 * k + 10 * (k == favourite) + eps
+                            value = base - 2 * k + (10 + BONUS[passes]) * (k == favourite) + eps
                             row = {"source": "resnet", "attack": name, "target": target, "eps_255": eps, "n": 500}
                             out.writerow({**row, "metric": "asr", "value": min(value, 100.0)})
                             out.writerow({**row, "metric": "asr_all", "value": 0.0})
     return folder
 
 
-@pytest.mark.parametrize("passes", advice.PASSES)
-def test_advice_is_chosen_on_validation_and_reported_on_test_images(passes, committed, model, x, y):
-    found, names = attacks.recommended(passes), list(advice.compositions(passes))
-    assert (found.name, found.passes, found.n, found.eps_255) == (names[1], passes, 500, 4.0)
+@pytest.mark.parametrize(("passes", "cost"), [(10, 10), (50, 50), (100, 50), (500, 500)])
+def test_advice_is_chosen_on_validation_and_reported_on_test_images(passes, cost, committed, model, x, y):
+    """At 100 passes it is what 50 passes buy, since more brought nothing."""
+    found, names = attacks.recommended(passes), list(advice.compositions(cost))
+    assert (found.name, found.passes, found.n, found.eps_255) == (names[1], cost, 500, 4.0)
     # 60 and 40 less 2, 5 less 2, 20 less 2, each with 4 of the budget; white-box rows and other metrics do not count.
     assert found.success == {published.UNDEFENDED: 52.0, published.TRAINED: 7.0, published.DEFENDED: 22.0}
-    assert torch.equal(found.attack(model, x, y, EPS), advice.compositions(passes)[names[1]](model, x, y, EPS))
+    assert torch.equal(found.attack(model, x, y, EPS), advice.compositions(cost)[names[1]](model, x, y, EPS))
 
 
 def test_advice_without_its_run_is_refused(tmp_path, monkeypatch):
