@@ -63,8 +63,8 @@ BONUS = {10: 0, 50: 3, 100: 1, 500: 4}
 
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
-    """Tables in which the second name of every cost wins on validation images, by more at 50 than at 100 passes, and the
-    first one on test images."""
+    """Tables in which the second name of every cost wins on validation images, by more at 50 than at 100 passes, and
+    the first one on test images."""
     monkeypatch.setattr(measured, "RESULTS", tmp_path)
     folder = tmp_path / "laptop" / "cifar10"
     folder.mkdir(parents=True)
