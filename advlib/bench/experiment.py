@@ -260,7 +260,7 @@ def _gain(row: tuple) -> str:
     """One cell of `Experiment.gains`: success, points above the baseline and their interval."""
     if not row.interval:  # the baseline itself
         return f"{row.value:.1f}"
-    points = f"{row.points:+.1f}"
+    points = f"{round(row.points, 1) + 0.0:+.1f}"  # no minus before a zero
     return f"{row.value:.1f} ({f'**{points}**' if row.clear else points}, {row.low:+.1f} to {row.high:+.1f})"
 
 
