@@ -13,9 +13,9 @@ SHELL := bash
 .PHONY: help env reproduce book course test quick notebooks figures check clean
 
 # These chapters take five to twelve minutes of one core each: a test runs them at smoke scale.
-LONG := 03 04 05 06 A3 A4
+LONG := 02 03 04 05 06 A3 A4
 # Those of them that no test in tests/test_notebooks.py runs.
-SMOKE := 03 A3 A4
+SMOKE := 02 03 A3 A4
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp

@@ -762,12 +762,13 @@ print("passes with GNP over passes without:", ratios)
 # section 3.2 predicts well when the step turns downhill: at $r = 0.1$ nearly every image is beyond the limit of 0.81,
 # and nearly every first step points the wrong way; at the thesis' $r = 0.01$ no image is, and no step does. In between
 # there is no room in which the penalty helps: at $r = 0.01$ it is inert, changing single images and neither the norm of
-# the gradient at the end nor the loss that noise takes away; longer, it undoes the attack. Rescaling $g_2$, or the
-# margin loss, keeps the step uphill and most of the white-box success, and loses transfer all the same. The form
-# *chosen* on validation images is ahead of plain I-FGSM there by less than one image per target, and behind it
-# more often than ahead of it in the tables. Twice the steps buy as little, or more. Another surrogate, a less certain
-# one, or more steps change nothing of that: the thesis' constants stay within two or three points of I-FGSM, the rescaled
-# forms lose everywhere. Nor does it help against the secured networks of Table 3.3.
+# the gradient at the end nor the loss that noise takes away; longer, it undoes the attack. Rescaling $g_2$, the
+# margin loss, or the backward difference keeps the step uphill and most of the white-box success, and loses transfer all the
+# same. The form *chosen* on validation images (margin loss, backward) is ahead of the same loss without a penalty there by
+# about one image per target; in the tables it is behind plain I-FGSM, whose loss is the cross-entropy, wherever the two
+# differ. Twice the steps buy as little, or more. Another surrogate, a less certain one, or more steps change nothing of that:
+# the thesis' constants stay within a few points of I-FGSM, forward and backward, the rescaled forms lose everywhere. Nor does
+# it help against the secured networks of Table 3.3.
 #
 # With more images (n = 660 of 700 for Tables 3.1 and 3.2, 634 for 3.3; the rows are in `data/results/laptop/shapes`) the
 # result is the same, and sharper. Against the undefended networks of Tables 3.1 and 3.2 GNP is behind its baseline in 54
