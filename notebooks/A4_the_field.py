@@ -508,7 +508,17 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 # %% [markdown]
 # ## How to read the result
 #
-# READING
+# - *A page of `shapes` is an illustration.* A few dozen images tell a collapse from a success, and little else. The rows of
+#   CIFAR-10 are the evidence, as far as they go: the first branch and the compositions; the other branches are to come.
+# - *Where to look.* On CIFAR-10, at 4/255, the cheapest gain is the look-ahead *inside the ball*: it costs nothing, and is
+#   clear. As the text of chapter 2 has it, without the projection, one step ahead gains half of that and two steps nothing.
+# - *What points buy.* A few points around the iterate add to it, at five or ten times the cost. Fifty do no better than
+#   ten: `al.attacks.recommended` does not spend what brings nothing.
+# - *What does not transfer.* At 4/255 hardly anything fools the adversarially trained networks, whatever the attack. That is
+#   what they are for.
+# - *Not every method is at its best here.* Constants are those of the papers, for ImageNet: sizes, radii and rates that fit
+#   299 pixels need not fit 32. The form of the attack on attention (AoA) was chosen among six on sixty test images of
+#   CIFAR-10, because the first ones failed. And LGV and the Bayesian substitute fine-tune for one epoch.
 #
 # ## Summary
 #

@@ -103,3 +103,12 @@ def test_advice_without_its_run_is_refused(tmp_path, monkeypatch):
 def test_a_table_without_an_attack_is_refused(committed):
     with pytest.raises(ValueError, match="table_A4_7: has no Sparkle"):
         measured.means("table_A4_7", ["MI-FGSM", "Sparkle"])
+
+
+def test_our_own_advice_is_there_and_more_passes_never_win_less():
+    """From the committed rows: the best of those that cost at most so much, on validation images."""
+    rows = measured.means("table_A4_7_validation", [name for _, name in EACH])
+    found = [attacks.recommended(passes) for passes in advice.PASSES]
+    won = [rows[a.name, published.UNDEFENDED, a.eps_255].value for a in found]
+    assert won == sorted(won) and all(a.passes <= passes for a, passes in zip(found, advice.PASSES, strict=True))
+    assert all(set(a.success) == {published.UNDEFENDED, published.TRAINED, published.DEFENDED} for a in found)
