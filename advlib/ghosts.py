@@ -55,7 +55,7 @@ def skip_erosion(model: nn.Module, layers: str, rate: float = 0.22) -> nn.Module
     return _SkipErosion(model, names, rate)
 
 
-class _Ghost(nn.Module):
+class Ghost(nn.Module):
     """`model`, which at a draw has the hooks `erosion` on its layers."""
 
     def __init__(self, model: nn.Module, layers: tuple[str, ...], rate: float) -> None:
@@ -82,7 +82,7 @@ class _Ghost(nn.Module):
         raise NotImplementedError
 
 
-class _DropoutErosion(_Ghost):
+class _DropoutErosion(Ghost):
     def erosion(self, draw: Draw) -> Mapping[str, Hook]:
         return {
             name: partial(_dropped, rate=self.rate, draw=draw.at(stream=Stream.DROPPED + place))
@@ -94,7 +94,7 @@ def _dropped(z: torch.Tensor, rate: float, draw: Draw) -> torch.Tensor:
     return torch.where(draw.uniform(*z.shape[1:]) < rate, 0, z / (1 - rate))
 
 
-class _SkipErosion(_Ghost):
+class _SkipErosion(Ghost):
     def erosion(self, draw: Draw) -> Mapping[str, Hook]:
         hooks: dict[str, Hook] = {}
         for place, name in enumerate(self.layers):

@@ -7,6 +7,7 @@ from torch import nn
 
 import advlib as al
 from advlib import attacks
+from advlib.bench.evaluation import counting
 from advlib.core.draws import Draw, Stream
 from advlib.core.surrogate import drawn
 from advlib.ghosts import dropout_erosion, skip_erosion
@@ -166,3 +167,13 @@ def test_what_is_not_random_is_run_as_it_is(net, x):
     assert drawn(fast, DRAW) is fast
     compiled = torch.compile(together, backend="eager")
     assert drawn(compiled, DRAW) is compiled
+
+
+@pytest.mark.parametrize("erode", [dropout_erosion, skip_erosion])
+def test_passes_of_a_ghost_are_counted_once(erode, x, y):
+    """Also of a ghost of a ghost, which runs the network without calling either."""
+    once = erode(Residual().eval(), "*.conv", 0.1)
+    for ghost in (once, dropout_erosion(once, "*.skip", 0.1)):
+        with counting(ghost) as counter:
+            attacks.mi_fgsm(ghost, x, y % 5, eps=EPS, steps=3)
+        assert counter.rows == 3 * len(x)

@@ -23,6 +23,7 @@ from ..core.checks import Model
 from ..core.intervals import wilson
 from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
+from ..ghosts import Ghost
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
 from .outcomes import ALL, COMMON, Outcome, Outcomes
@@ -132,12 +133,19 @@ def counting(model: nn.Module) -> Iterator[PassCounter]:
             counter.rows += inputs[0].shape[0]
 
     networks = list(model.members) if isinstance(model, Ensemble) else [model]
-    hooks = [network.register_forward_pre_hook(seen) for network in networks]
+    hooks = [_within(network).register_forward_pre_hook(seen) for network in networks]
     try:
         yield counter
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _within(network: nn.Module) -> nn.Module:
+    """The network itself of a ghost network, which runs it without being called."""
+    while isinstance(network, Ghost):
+        network = network.model
+    return network
 
 
 def success_rates(
