@@ -66,6 +66,12 @@ def test_front_names_the_points_of_the_front():
     assert [ax.get_title() for ax in axes if ax.axison] == list("abc") and len(axes) == 4
 
 
+def test_many_costs_are_labelled_by_powers_of_ten():
+    many = {str(cost): (cost, 50.0 + cost / 10) for cost in (1, 2, 5, 10, 11, 20, 50, 100, 200)}
+    (ax,) = plotting.front({"t": many}, {"t": dict.fromkeys(many, (40.0, 90.0))}, "passes", "success").axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "100"]
+
+
 def test_tree_has_its_branches_from_top_to_bottom_and_all_its_leaves():
     ax = plotting.tree("all of the attacks here", {"one": ["a", "b"], "two": ["c"], "three": []}).axes[0]
     written = {t.get_text(): t.get_position()[1] for t in ax.texts}

@@ -198,6 +198,8 @@ def front(
                 ax.annotate(name, points[name], (4, (5, -10)[k % 2]), textcoords="offset points", fontsize=6)
             ax.set(title=title, xlabel=xlabel, xscale="log")
             costs = sorted({x for x, _ in points.values()})
+            if len(costs) > 8:  # they would stand on one another: powers of ten
+                costs = [10.0**k for k in range(9) if costs[0] <= 10.0**k <= costs[-1]]
             ax.set_xticks(costs, [f"{x:g}" for x in costs])
             ax.set_xticks([], minor=True)
         for ax in axes[:, 0]:
