@@ -299,7 +299,7 @@ tables["several networks"] = others.measure("A4.5", MANY, {source: f})
 # Chapter 4 fine-tunes a DenseNet. Its surrogates are attacked with PGD, as there, and are compared with PGD on the DenseNet.
 
 # %%
-pgd = {"PGD": partial(A.pgd, **T)}
+pgd = {"PGD, DenseNet": partial(A.pgd, **T)}
 smooth = {
     f"PGD on {kind}": f"{dataset}/{second}-{name}"
     for kind, name in (("LRS-1", "lrs1"), ("LRS-2", "lrs2"), ("LRS-F", "lrsf"))
@@ -327,8 +327,9 @@ def leaderboard(tables):
     for rows in tables.values():
         first = rows.attack.iloc[0]
         for row in al.claims.gains(rows, first).query("eps_255 == @eps_255[0]").itertuples():
-            panels.setdefault(row.kind, {})[row.attack] = (row.passes, row.value)
-            bands.setdefault(row.kind, {})[row.attack] = al.intervals.wilson(round(row.value / 100 * row.n), row.n)
+            panels.setdefault(row.kind, {}).setdefault(row.attack, (row.passes, row.value))
+            interval = al.intervals.wilson(round(row.value / 100 * row.n), row.n)
+            bands.setdefault(row.kind, {}).setdefault(row.attack, interval)
     return al.plotting.front(panels, bands, "passes per image", "black-box success (%)")
 
 
