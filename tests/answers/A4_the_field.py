@@ -8,6 +8,12 @@ def vmi(x, y, radius):
     return al.attack(x, y, f, momentum=rule, eps=8 / 255, steps=4, seed=1)
 
 
+# %% 1 right: on any model
+def vmi(x, y, radius):
+    options = {"eps": 8 / 255, "steps": 4, "seed": 1}
+    return al.attacks.vmi_fgsm(lambda z: f(z), x, y, radius=radius, points=4, **options)
+
+
 # %% 1 wrong: the radius in pixels
 def vmi(x, y, radius):
     return al.attacks.vmi_fgsm(f, x, y, eps=8 / 255, points=4, radius=radius * 8 / 255, steps=4, seed=1)
