@@ -516,9 +516,9 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 #   ten: `al.attacks.recommended` does not spend what brings nothing.
 # - *What does not transfer.* At 4/255 hardly anything fools the adversarially trained networks, whatever the attack. That is
 #   what they are for.
-# - *What two epochs show.* SAF has not begun by then: it is SGD here. LookSAM's training fell apart on the page you read; it
-#   reuses a direction for four steps at 0.7 times the gradient's length, and whether the rate or the method is at fault was
-#   not pursued.
+# - *What two epochs show.* SAF has not begun by then: it is SGD here. LookSAM does not learn on the page you read. It reuses
+#   a direction for four steps at 0.7 times the gradient's length, which its paper chose for vision transformers; with a
+#   fifth of the gradient's length, or none, it learns.
 # - *Not every method is at its best here.* Constants are those of the papers, for ImageNet: sizes, radii and rates that fit
 #   299 pixels need not fit 32. The form of the attack on attention (AoA) was chosen among six on sixty test images of
 #   CIFAR-10, because the first ones failed. And LGV and the Bayesian substitute fine-tune for one epoch.
