@@ -57,7 +57,7 @@ test: $(STAMP) ## pytest with coverage, then execute and validate the committed 
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
 	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) $(VALIDATED); \
-	  $(PY) -m advlib run $(SMOKE) --scale smoke --fresh; \
+	  printf '%s\n' $(SMOKE) | xargs -P $(JOBS) -I{} $(PY) -m advlib run {} --scale smoke --fresh; \
 	else echo "notebooks/ holds no executed notebook: nothing for nbval to validate"; fi
 	@$(WALL)
 
