@@ -259,7 +259,7 @@ def smoothed_gradient(
     **options: Unpack[Options],
 ) -> Tensor:
     """I-FGSM along gradients averaged over normal noise of the standard deviation `radius` (Wu & Zhu 2020; the "SGM" of
-    thesis sect. 1.2.3, [49]). radius, points: of `neighbours`, the paper's for ImageNet."""
+    thesis sect. 1.2.3, [49]). radius, points: of `neighbours`; the paper's for ImageNet, as others cite it."""
     around = partial(neighbours, radius=radius, points=points, noise="normal")
     return _run(model, x, y, eps, wrap=around, **options)  # type: ignore[misc]
 

@@ -76,7 +76,7 @@ def attention(
     cross-entropy of the class wanted, and raises the change of its map all the same.
     The weights a depend on x as well, and are differentiated through; the paper does not say, and known
     reimplementations take them as constant, which is the same where everything behind the layer is linear. Its Z, which
-    scales them, is the number of places here, as in Grad-CAM.
+    scales them, is the number of places here, as in Grad-CAM; weight 1 is that of known reimplementations, too.
     layers: a pattern of names (`layers.named`); images: the clean images, float (N, C, H, W) in [0, 1]; y: int64 (N,),
     the classes of the attack, its targets if it is targeted; transform, chunk: as of `gradients.gradient`, for x alone.
     A call runs forward once and backward twice. Raises as `activation` does; and TypeError or ValueError for layers

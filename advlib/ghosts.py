@@ -30,8 +30,9 @@ def dropout_erosion(model: nn.Module, layers: str, rate: float = 0.012) -> nn.Mo
     z / (1 - rate).
 
     layers: a pattern of names (`layers.named`); the paper has them all over the network. rate: the paper's Lambda,
-    which its published code sets to 0.006 for Inception v3. 0 is the network. Raises TypeError or ValueError for a
-    pattern that fits no layer, or a rate outside [0, 1); and ValueError when run if the model calls none of the layers.
+    0.006 for Inception v3 in its published code; 0.012 was not checked against the paper. 0 is the network. Raises
+    TypeError or ValueError for a pattern that fits no layer, or a rate outside [0, 1); and ValueError when run if the
+    model calls none of the layers.
     """
     checks.number("rate", rate, 0, below=1)
     return _DropoutErosion(model, tuple(named(model, layers, "layers")), rate)
