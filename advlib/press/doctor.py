@@ -99,7 +99,7 @@ def _on_imagenet(validation_files: list[str]) -> list[str]:
     return [
         *few,
         *(["imagenet/val, for chapter 03"] if validation_files else []),
-        "authors' files (advlib/checkpoints.py), given by -p checkpoints; without them 02, 03, A2 leave rows out",
+        "authors' files (advlib/defenses/authors.py), given by -p checkpoints; without them 02, 03, A2 leave rows out",
         "weights of timm and torchvision, which are downloaded when first used",
     ]
 
