@@ -501,14 +501,15 @@ both_kinds.gains(table_3_4, "I-FGSM")
 
 # %%
 cifar_3_4 = both_kinds.committed("3.4", baseline="I-FGSM")
+imagenet_3_4 = both_kinds.committed("3.4", "imagenet", baseline="I-FGSM")
 
 # %%
 table_3_5 = both_kinds.measure("3.5", two_sides("MI-FGSM", al.attacks.mi_fgsm), {source: f})
 both_kinds.gains(table_3_5, "MI-FGSM")
 
 # %% [markdown]
-# *Tables 3.4 and 3.5 of this book: success (%), and in brackets the points above the baseline with their 95 % interval, in
-# bold where it leaves out 0.*
+# *Tables 3.4 and 3.5 of this book: success (%), and in brackets the points above the baseline with their 95 % interval, ▲
+# or ▼ where it leaves out 0.*
 #
 # On the page you read (`shapes`, laptop scale) the thesis' constants do next to nothing, on whichever side. Over one step of
 # the attack the forward and the central form turn downhill, and nothing is left of the attack. The backward form cannot, and
@@ -516,6 +517,7 @@ both_kinds.gains(table_3_5, "MI-FGSM")
 
 # %%
 cifar_3_5 = both_kinds.committed("3.5", baseline="MI-FGSM")
+imagenet_3_5 = both_kinds.committed("3.5", "imagenet", baseline="MI-FGSM")
 
 # %% [markdown]
 # ## 3.5 Penalty or sampling?
@@ -548,6 +550,7 @@ both_kinds.gains(table_3_6, "MI-FGSM")
 
 # %%
 cifar_3_6 = both_kinds.committed("3.6", baseline="MI-FGSM")
+imagenet_3_6 = both_kinds.committed("3.6", "imagenet", baseline="MI-FGSM")
 
 # %% [markdown]
 # ## 3.6 Tables 3.1 to 3.3
