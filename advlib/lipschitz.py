@@ -142,6 +142,13 @@ def lrs2(
     every pixel out of [0, 1].
     form: "text": ||difference||^2 / h^2. "reference", which the thesis' lambda = 5 fits: ||difference||, not squared
     and not over h, of the gradients of the batch's *mean* loss, N times smaller than those of an image's own.
+
+    Its gradient by the weights takes a second derivative. With u = difference / ||difference|| held fixed, that of
+    ||difference|| is also the derivative along u of the weights' gradient of the loss, there minus here, for which
+    passes a step along u apart would do; but not on a network of ReLUs in float32, where any step that is not lost to
+    rounding crosses kinks, which belong to another penalty. Over all weights of the zoo's small DenseNets the two have
+    a cosine of at most 0.76 with central differences, which take 1.3 times the time and 1.6 times the memory, and of
+    0.57 with one-sided ones, at 0.9 times the time. On small networks of GELU, tanh or softplus it is above 0.999.
     Raises as `lrs1` does, and ValueError for a `here` without curvature.
     """
     _check_images(model, x, y)

@@ -1,14 +1,17 @@
-"""Small things that many tests share: a tiny network, images on the 8-bit grid, a skip for data that is not there."""
+"""Small things that many tests share: a tiny network, images on the 8-bit grid, operations counted, a skip for data
+that is not there."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from advlib.core.surrogate import Normalized
 from advlib.files.paths import data_roots
@@ -71,6 +74,18 @@ def grid_images(n: int = 4, h: int = 8, w: int = 8, seed: int = 0) -> torch.Tens
     levels = torch.randint(0, 256, (n, 3, h, w), generator=torch.Generator().manual_seed(seed))
     levels[:, :, 0, 0], levels[:, :, 0, 1] = 0, 255
     return levels / 255
+
+
+class Counted(TorchDispatchMode):
+    """How often each operation of torch ran inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls[function] += 1
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.utils.checkpoint
-from conftest import grid_images, tiny_model
+from conftest import Counted, grid_images, tiny_model
 from torch import nn
 
 from advlib import curvature
+from advlib.core.second_order import SecondOrder
 from advlib.curvature import (
     approximation_ratio,
     filter_normalized,
@@ -70,6 +71,24 @@ def quadratic(hessian, at):
     w = torch.tensor(at, dtype=torch.float64, requires_grad=True)
     h = torch.tensor(hessian, dtype=torch.float64)
     return (lambda: [0.5 * w @ h @ w]), [w]
+
+
+def test_a_product_is_one_way_back_and_no_dot_product(loss, weights):
+    """The vector is where the way back starts, and a product is added to zeros; the dot product of a gradient with it,
+    tensor by tensor, would be three operations for each, and their derivatives."""
+    v = [w.detach().clone() for w in weights]
+
+    def operations(call, *args, **options):
+        with Counted() as counted:
+            call(*args, **options)
+        return sum(counted.calls.values())
+
+    with SecondOrder():
+        (part,) = loss()
+        first = torch.autograd.grad(part, weights, create_graph=True)
+    way_back = operations(torch.autograd.grad, first, weights, v, retain_graph=True)
+    one, two = (operations(hvp, loss, weights, vectors) for vectors in ([v], [v, v]))
+    assert two - one == way_back + len(weights) + 1
 
 
 def test_products_are_those_of_the_exact_hessian_for_several_vectors_at_once(loss, weights):

@@ -127,6 +127,61 @@ def test_derivative_by_the_weights_tends_to_that_of_double_backward(smooth, x, y
     assert [a / b for a, b in zip(errors, errors[1:], strict=False)] == pytest.approx([2, 2], rel=0.1)
 
 
+def convolutional(kind):
+    """With BatchNorm in train mode, where an image's gradient depends on its batch, and a depthwise convolution."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), kind())
+        second = nn.Sequential(nn.Conv2d(6, 6, 3, stride=2, groups=6), kind(), nn.Flatten(), nn.Linear(24, 10))
+        return nn.Sequential(first, second).double()
+
+
+def along_the_turn(model, x, y, h, direction, form):
+    """The gradient of the mean of LRS-2 by the weights without a second derivative: that of ||difference|| is, with u =
+    difference / ||difference|| held fixed, the derivative along u of the gradient of the loss by the weights, at the
+    far point minus that here. The derivative is a central difference."""
+
+    def gradient(at):
+        at = at.detach().requires_grad_()
+        return torch.autograd.grad(cross_entropy(model(at), y).sum(), at)[0]
+
+    far = x + h * unit_direction(gradient(x), direction)
+    difference = gradient(far) - gradient(x)
+    length = l2_norm(difference)
+    u = difference / length if form == "reference" else 2 * difference / h**2
+    share, t = (1 / len(x) ** 2 if form == "reference" else 1 / len(x)), 1e-5 / l2_norm(u).mean()
+    ends = [sign * cross_entropy(model(at + sign * t * u), y).sum() for at in (far, x) for sign in (1, -1)]
+    return share * weight_gradient((ends[0] + ends[1] - ends[2] - ends[3]) / (2 * t), model)
+
+
+@pytest.mark.parametrize("kind", [nn.GELU, nn.ReLU])
+@pytest.mark.parametrize("form", lipschitz.FORMS)
+@pytest.mark.parametrize("direction", lipschitz.DIRECTIONS)
+def test_lrs2_by_the_weights_is_how_their_gradient_changes_along_the_turn(x, y, kind, form, direction):
+    model = convolutional(kind)
+    found = weight_gradient(lrs2(model, x, y, 0.3, direction, form).mean(), model)
+    wanted = along_the_turn(model, x, y, 0.3, direction, form)
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_lrs2_of_a_quadratic_by_its_hessian(made_of, x, y):
+    """||h A d|| by A is h e d', where e is A d over its length: the direction does not move with A."""
+    a = randn(N, N).requires_grad_()
+    model = made_of(lambda z: 0.5 * ((z @ (a + a.T) / 2) * z).sum(1))
+    d = unit_direction((x.flatten(1) @ (a + a.T) / 2).view_as(x), "unit_sign").flatten(1)
+    e = torch.nn.functional.normalize(d @ (a + a.T) / 2, dim=1)
+    (found,) = torch.autograd.grad(lrs2(model, x, y, 0.5).sum(), a)
+    outer = e.T @ d
+    assert torch.allclose(found, 0.5 * (outer + outer.T).detach() / 2 / len(x))
+
+
+def test_lrs2_of_a_linear_loss_is_zero_for_all_weights(made_of, x, y):
+    w = randn(N).requires_grad_()
+    penalty = lrs2(made_of(lambda z: z @ w + 0 * (z * w).square().sum(1)), x, y)
+    assert torch.equal(penalty, 0 * penalty)
+    assert torch.equal(torch.autograd.grad(penalty.sum(), w)[0], 0 * w)
+
+
 @pytest.mark.parametrize("form", lipschitz.FORMS)
 def test_where_the_gradient_is_zero_there_is_no_penalty_and_no_nan(x, y, form):
     model = nn.Sequential(nn.Flatten(), nn.Linear(N, 10)).double()

@@ -19,11 +19,13 @@ from .batchnorm import uncompiled
 class SecondOrder(TorchFunctionMode):
     """In this mode networks compute what they compute, in a form that can be differentiated twice, cheaply.
 
-    BatchNorm and concatenation: torch puts the second derivative of a BatchNorm together from two dozen passes over its
-    input, where this one takes four; and that of a concatenation of k parts from k sums over all of it, where this one
-    takes one pass. Attention is that of plain operations, since the fused kernels have no second derivative, and
-    compiled code, which has none either, runs uncompiled. What gradient checkpointing would compute again is kept: the
-    second forward pass may come when the mode has ended, and would then consist of other operations."""
+    Convolution, BatchNorm and concatenation: torch takes the second derivative of a convolution by its weights as one
+    whose kernel is as large as the image, for each group by itself, where this one is the way back of a convolution. It
+    puts that of a BatchNorm together from two dozen passes over its input, where this one takes four; and that of a
+    concatenation of k parts from k sums over all of it, where this one takes one pass. Attention is that of plain
+    operations, since the fused kernels have no second derivative, and compiled code, which has none either, runs
+    uncompiled. What gradient checkpointing would compute again is kept: the second forward pass may come when the mode
+    has ended, and would then consist of other operations."""
 
     def __enter__(self) -> SecondOrder:
         self._inside = ExitStack()
@@ -42,7 +44,7 @@ class SecondOrder(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        forms: dict[object, Callable[..., object]] = {F.batch_norm: _batch_norm, torch.cat: _cat}
+        forms: dict[object, Callable[..., object]] = {F.conv2d: _conv2d, F.batch_norm: _batch_norm, torch.cat: _cat}
         with _kept():
             return forms.get(function, function)(*args, **(kwargs or {}))
 
@@ -61,6 +63,93 @@ def _kept() -> saved_tensors_hooks | nullcontext[None]:
 
 
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+# --- convolution -----------------------------------------------------------------------------------------------------
+
+How = tuple[list[int], list[int], list[int], bool, list[int], int]
+"""Stride, padding, dilation, and what else `torch.convolution` takes."""
+
+
+def _conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """`F.conv2d`; torch's own where the padding has a name, or x is an image and no batch."""
+    if isinstance(padding, str) or x.dim() != 4:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    tensors, device = [t for t in (x, weight, bias) if t is not None], x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        tensors = [t.to(torch.get_autocast_dtype(device)) for t in tensors]
+    each = [[n, n] if isinstance(n, int) else [*n, *n][:2] for n in (stride, padding, dilation)]
+    # Views, since the engine tells of no leaf whether it wants its gradient.
+    return _Convolve.apply((*each, False, [0, 0], groups), *[t.view_as(t) for t in tensors])
+
+
+class _Convolve(torch.autograd.Function):
+    """y = x * w + b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, how: How, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        ctx.how = how
+        ctx.save_for_backward(x, weight)
+        return torch.convolution(x, weight, bias, *how)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        # There is no public way to ask. A pass to the images alone costs twice as much with what the weights would get.
+        wanted = [node is not None and torch._C._will_engine_execute_node(node) for node, _ in ctx.next_functions]
+        dx = _ToImages.apply(ctx.how, dy, x.detach(), weight) if wanted[0] else None
+        dw = _ToWeights.apply(ctx.how, dy, x, weight.detach()) if wanted[1] else None
+        return None, dx, dw, *(dy.sum((0, 2, 3)) if wants else None for wants in wanted[2:])
+
+
+class _ToImages(torch.autograd.Function):
+    """dx, linear in dy and w: <u, dx> = <dy, u * w>."""
+
+    @staticmethod
+    def forward(ctx: Any, how: How, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.how = how
+        ctx.save_for_backward(dy, weight)
+        return _dx(how, dy, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        dy, weight = ctx.saved_tensors
+        return None, torch.convolution(u, weight, None, *ctx.how), None, _dw(ctx.how, dy, u, weight)
+
+
+class _ToWeights(torch.autograd.Function):
+    """dw, linear in dy and x: <v, dw> = <dy, x * v>."""
+
+    @staticmethod
+    def forward(ctx: Any, how: How, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.how = how
+        ctx.save_for_backward(dy, x)
+        return _dw(how, dy, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        dy, x = ctx.saved_tensors
+        return None, torch.convolution(x, v, None, *ctx.how), _dx(ctx.how, dy, x, v), None
+
+
+def _dx(how: How, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, *how, [True, False, False])[0]
+
+
+def _dw(how: How, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, *how, [False, True, False])[1]
+
 
 # --- BatchNorm -------------------------------------------------------------------------------------------------------
 
