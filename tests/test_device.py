@@ -1,5 +1,5 @@
 """No GPU is needed to see whether code would stay on one: on torch's "meta" device nothing is computed, and reading a
-value back raises. `Watch` refuses what meta would let pass: an operand that was left on the processor, a copy across."""
+value back raises. `Watch` refuses what meta would let pass: an operand left on the processor, a copy across."""
 
 import inspect
 from functools import cache, partial
