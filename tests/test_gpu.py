@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from functools import partial
 from math import nan
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from advlib import attacks
 from advlib.bench.gpu import __main__ as gpu
-from advlib.bench.gpu import exactness, peers, speed
+from advlib.bench.gpu import exactness, graphs, peers, speed
 from advlib.bench.gpu.cases import ROUNDS, Bench, Case, Measure, OutOfTimeError, of_rounds, ratios
 from advlib.bench.gpu.table import COLUMNS, Table
 from advlib.core.surrogate import frozen
@@ -227,6 +228,26 @@ def test_differences_are_seen(monkeypatch, clock):
     assert calls == [2, 2, 2, 1, 1]
     assert found["images that differ"] == 50 and found["largest difference"] == pytest.approx(1)
     assert found["equal values"] == found["equal values, second run"] == pytest.approx(share, abs=1e-4)
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", graphs.ATTACKS)
+def test_a_replay_is_the_attack_on_the_images_it_is_given(name, model, x, y):
+    attack = partial(graphs.ATTACKS[name], model, steps=2)
+    call, other = graphs.captured(attack, x, y, graphs.again), grid_images(seed=1)
+    first, there = call(x, y), attack(x, y)
+    assert torch.equal(first, there) and not torch.equal(there, attack(other, y))
+    second = call(other, y)
+    assert second is first and torch.equal(second, attack(other, y))
+    assert torch.equal(x, grid_images())
+
+
+def test_only_the_recording_goes_without_checks(model, x, y):
+    call = graphs.captured(partial(attacks.mi_fgsm, model), x, y, graphs.again)
+    with pytest.raises(ValueError, match="x: expected values in"):
+        call(x + 1, y)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

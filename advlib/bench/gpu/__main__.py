@@ -14,7 +14,7 @@ import torch
 
 from ...files.paths import BUILD
 from ...zoo import datasets
-from . import exactness, speed
+from . import exactness, graphs, speed
 from .cases import Bench, Case, Measure, OutOfTimeError
 from .table import Table
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "training": speed.training,
     "products": speed.products,
     "copies": speed.with_copies,
+    "graphs": graphs.graphs,
     "compiled": speed.compiled,
 }
 """In the order of their worth. One more is a function of a `Bench` that yields cases, and a line here."""

@@ -109,11 +109,13 @@ NETWORKS = (
 TINY = (Network("ResNet-8", _resnet8, 16, {2: 0}),)
 
 
-def _networks(bench: Bench) -> tuple[Network, ...]:
+def networks(bench: Bench) -> tuple[Network, ...]:
+    """Those of this run."""
     return TINY if bench.tiny else NETWORKS
 
 
-def _images(bench: Bench, n: int, side: int) -> Images:
+def images(bench: Bench, n: int, side: int) -> Images:
+    """Random images in [0, 1] and classes."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(n, 3, side, side, generator=generator), torch.arange(n) % 10
     return x.to(bench.device), y.to(bench.device)
@@ -135,7 +137,7 @@ def _prepared(model: nn.Module) -> nn.Module:
 
 def loop(bench: Bench) -> Iterator[Case]:
     """MI-FGSM in every form but compiled, beside bare passes and the peers' loop."""
-    for network in _networks(bench):
+    for network in networks(bench):
         for n, seconds in network.batches.items():
             yield Case(network.case(n), seconds, partial(of_loop, bench, network, n))
 
@@ -149,7 +151,7 @@ def of_loop(bench: Bench, network: Network, n: int) -> list[Measure]:
         "bfloat16": accelerate(model, fold_batchnorm=False, dtype=BFLOAT16),
         "folded, bfloat16": accelerate(model, dtype=BFLOAT16),
     }
-    return _beside(bench, forms, model, *_images(bench, n, network.side))
+    return _beside(bench, forms, model, *images(bench, n, network.side))
 
 
 def _beside(
@@ -178,7 +180,7 @@ def _beside(
 def compiled(bench: Bench) -> Iterator[Case]:
     """The same with torch.compile, at one batch for each network: compiling takes a minute."""
     for dynamic in (False, None):
-        for network in reversed(_networks(bench)):
+        for network in reversed(networks(bench)):
             n, kind = max(network.batches), "any batch" if dynamic is None else "this batch"
             yield Case(f"{network.case(n)}, {kind}", 90, partial(of_compiled, bench, network, n, dynamic))
 
@@ -186,7 +188,7 @@ def compiled(bench: Bench) -> Iterator[Case]:
 def of_compiled(bench: Bench, network: Network, n: int, dynamic: bool | None) -> list[Measure]:
     """As `of_loop`, and the seconds of the first call. dynamic: of torch.compile; None is what `accelerate` has, which
     compiles for any batch once it has seen two, and an attack shows a model two images before its batch."""
-    model, (x, y) = network.built(bench), _images(bench, n, network.side)
+    model, (x, y) = network.built(bench), images(bench, n, network.side)
     plain = accelerate(model, dtype=BFLOAT16)
     torch.compiler.reset()
     net = torch.compile(plain, dynamic=dynamic, backend="aot_eager" if bench.tiny else "inductor")
@@ -215,7 +217,7 @@ CHUNKED = ("SIM", "RE", "Composite", "EM-RE-Composite", "TAIG")
 
 def with_copies(bench: Bench) -> Iterator[Case]:
     """Time over that of the bare passes, copy by copy and with all copies at once."""
-    for network in _networks(bench):
+    for network in networks(bench):
         n = min(network.batches)
         for name in COPIES:
             yield Case(f"{name}, {network.case(n)}", 8, partial(of_attack, bench, network, n, name))
@@ -224,7 +226,7 @@ def with_copies(bench: Bench) -> Iterator[Case]:
 def of_attack(bench: Bench, network: Network, n: int, name: str) -> list[Measure]:
     """On the folded network in bfloat16."""
     (attack, each), steps = COPIES[name], 1 if bench.tiny else 2
-    net, (x, y) = accelerate(network.built(bench), dtype=BFLOAT16), _images(bench, n, network.side)
+    net, (x, y) = accelerate(network.built(bench), dtype=BFLOAT16), images(bench, n, network.side)
     ways = {"copy by copy": {}, "copies at once": {"chunk": each}} if name in CHUNKED else {"as it is": {}}
     contestants: dict[str, Callable[[], object]] = {
         way: partial(attack, net, x, y, eps=EPS, steps=steps, **options) for way, options in ways.items()
@@ -261,7 +263,7 @@ def training(bench: Bench) -> Iterator[Case]:
 
 def of_training(bench: Bench, n: int, dtype: torch.dtype) -> list[Measure]:
     """Images a second, and the time of a step over that of SGD's."""
-    x, y = _images(bench, n, 32)
+    x, y = images(bench, n, 32)
     x = x.contiguous(memory_format=torch.channels_last)
     seconds = bench.timed({name: _step(bench, make, x, y, dtype) for name, make in OPTIMIZERS.items()})
     return [
@@ -298,7 +300,7 @@ def products(bench: Bench) -> Iterator[Case]:
 def of_products(bench: Bench, n: int) -> list[Measure]:
     """A Hessian-vector product over a gradient, and the trace by 16 probes and 10 Lanczos vectors."""
     few, c = bench.tiny, curvature
-    net, (x, y) = _resnet(bench).eval(), _images(bench, n, 32)
+    net, (x, y) = _resnet(bench).eval(), images(bench, n, 32)
     weights = c.weights(net)
 
     def loss() -> list[torch.Tensor]:
