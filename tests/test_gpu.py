@@ -208,6 +208,34 @@ def test_networks_are_those_of_their_names(network, weights, clock):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
+def test_speeds_and_ratios_are_those_of_the_seconds(monkeypatch, clock):
+    seconds = {"plain loop": 8.0, "float32": 4.0, "bare float32": 2.0, "SGD": 2.0, "SAM": 5.0, "copies at once": 3.0}
+    taken = lambda self, contestants: {name: [seconds.get(name, 1.0)] * ROUNDS for name in contestants}  # noqa: E731
+    monkeypatch.setattr(Bench, "timed", taken)
+    bench = clock.bench(tiny=True)
+    results = {
+        "loop": speed.of_loop(bench, speed.TINY[0], 2),  # of two images in two steps
+        "training": speed.of_training(bench, 4, torch.float32),
+        "copies": speed.of_attack(bench, speed.TINY[0], 2, "SIM"),
+        "product": speed.matrices(bench, torch.float32),  # of 256 x 256 numbers
+        "memory": speed.memory(bench),  # of 2**20 numbers, read and written
+        "graph": graphs.of_graph(bench, speed.TINY[0], 2, "MI"),
+    }
+    found = {(name, measure.metric): measure.value for name, measures in results.items() for measure in measures}
+    wanted = {
+        ("loop", "float32: speed"): 1.0,
+        ("loop", "float32: over the plain loop"): 2.0,
+        ("loop", "float32: over bare passes"): 2.0,
+        ("training", "SAM: speed"): 0.8,
+        ("training", "SAM: over SGD"): 2.5,
+        ("copies", "copies at once: over bare passes"): 3.0,
+        ("product", "speed"): 2 * 256**3 / 1e12,
+        ("memory", "copy"): 2 * 4 * 2**20 / 1e12,
+        ("graph", "graph over eager"): 1.0,
+    }
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted)
+
+
 # --- exactness -------------------------------------------------------------------------------------------------------
 
 

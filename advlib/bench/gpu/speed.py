@@ -160,17 +160,21 @@ def _beside(
     steps = 2 if bench.tiny else 10
     peer = copy.deepcopy(model).requires_grad_(True)
     flat = x.contiguous(memory_format=torch.channels_last)
-    contestants = {"peer": partial(peers.mi_fgsm, peer, x, y, EPS, steps)}
+    contestants = {"plain loop": partial(peers.mi_fgsm, peer, x, y, EPS, steps)}
     for form, net in forms.items():
         contestants[form] = partial(attacks.mi_fgsm, net, x, y, eps=EPS, steps=steps)
         contestants[f"bare {form}"] = partial(passes, net, flat, y, steps)
     seconds = bench.timed(contestants)
     work, found = len(x) * steps, []
-    for form in ("peer", *forms):
+    for form in ("plain loop", *forms):
         found.append(of_rounds(f"{form}: speed", (work / t for t in seconds[form]), "images x passes/s"))
     for form in forms:
-        found.append(of_rounds(f"{form}: over the peer", ratios(seconds["peer"], seconds[form]), "times as fast"))
-        found.append(of_rounds(f"{form}: over bare passes", ratios(seconds[form], seconds[f"bare {form}"]), "time"))
+        found.append(
+            of_rounds(f"{form}: over the plain loop", ratios(seconds["plain loop"], seconds[form]), "times as fast")
+        )
+        found.append(
+            of_rounds(f"{form}: over bare passes", ratios(seconds[form], seconds[f"bare {form}"]), "times as long")
+        )
     return found
 
 
@@ -233,7 +237,9 @@ def of_attack(bench: Bench, network: Network, n: int, name: str) -> list[Measure
     }
     contestants["bare"] = partial(passes, net, x.contiguous(memory_format=torch.channels_last), y, steps * each)
     seconds = bench.timed(contestants)
-    return [of_rounds(f"{way}: over bare passes", ratios(seconds[way], seconds["bare"]), "time") for way in ways]
+    return [
+        of_rounds(f"{way}: over bare passes", ratios(seconds[way], seconds["bare"]), "times as long") for way in ways
+    ]
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -268,7 +274,10 @@ def of_training(bench: Bench, n: int, dtype: torch.dtype) -> list[Measure]:
     seconds = bench.timed({name: _step(bench, make, x, y, dtype) for name, make in OPTIMIZERS.items()})
     return [
         *(of_rounds(f"{name}: speed", (n / t for t in seconds[name]), "images/s") for name in OPTIMIZERS),
-        *(of_rounds(f"{name}: over SGD", ratios(seconds[name], seconds["SGD"]), "time") for name in OPTIMIZERS),
+        *(
+            of_rounds(f"{name}: over SGD", ratios(seconds[name], seconds["SGD"]), "times as long")
+            for name in OPTIMIZERS
+        ),
     ]
 
 
@@ -313,7 +322,7 @@ def of_products(bench: Bench, n: int) -> list[Measure]:
     trace = c.hutchinson_trace(loss, weights, probes=2 if few else 16, deflate=1 if few else 10)
     took = bench.clock() - start
     return [
-        of_rounds("product over gradient", ratios(seconds["product"], seconds["gradient"]), "time"),
+        of_rounds("product over gradient", ratios(seconds["product"], seconds["gradient"]), "times as long"),
         Measure("trace", took, "s"),
         Measure("standard error of the trace", 100 * abs(trace.standard_error / trace.value), "%"),
     ]
