@@ -293,6 +293,12 @@ def test_objectives_stay_on_the_device_and_never_wait(objective, unchecked):
         objective(model, images(), classes(), Draw(0, classes())).backward()
 
 
+@pytest.mark.parametrize("augment", [al.augment.random_crop, al.augment.random_flip, al.augment.cutout])
+def test_augmentations_stay_on_the_device_and_never_wait(augment):
+    with Watch():
+        assert augment(images().to(torch.uint8), Draw(0, classes())).is_meta
+
+
 def test_the_memory_of_saf_stays_on_the_device():
     objective, model = al.objectives.SAF(start=0, back=1).begin(classes()), network()
     with Watch():
