@@ -464,13 +464,3 @@ EM-RE-Composite (Table 2.4)."""
 GNP = {"wrap": norm_penalty}
 """The gradient norm penalty as an option of another attack, with the thesis' constants: `dim(f, x, y, **GNP)`
 (thesis Alg. 2). `wrap=partial(norm_penalty, beta=0.4)` for others."""
-
-BRANCHES = {
-    "the step": ["FGSM", "I-FGSM", "PGD", "MI-FGSM", "NI-FGSM", "EM-FGSM", "VMI-FGSM", "EMI-FGSM"],
-    "the gradient": ["GNP", "PGN", "noise-averaged", "TAIG", "RAP"],
-    "the input": ["DIM", "RDIM", "TIM", "SIM", "Admix", "RE", "Composite"],
-    "the network": ["LinBP", "SGM", "ghosts", "ILA++", "AA", "ATA", "AoA", "LRS"],
-    "several networks": ["logits", "probabilities", "losses", "SVRE", "LGV", "Bayesian"],
-    "the question": ["NES", "NAttack", "Boundary", "Sign Flip"],
-}
-"""The family tree of attacks, by what they change: the last ask the target itself (chapter A4)."""

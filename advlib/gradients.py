@@ -145,12 +145,13 @@ def _summed_gradient(
     rows = draw.at(index=draw.index.repeat(k), copy=copy)
 
     def total_loss(image: torch.Tensor) -> torch.Tensor:
-        # Always a copy: a model, or a transform, may write into what it is given.
-        stack, stride = image.repeat(k, 1, 1, 1) if k > 1 else image.clone(), 1
+        # Always a copy, of the first transform's or ours: a model, or a transform, may write into what it is given.
+        copied = bool(transforms) and getattr(transforms[0], "repeats", False)
+        stack, stride = image if copied else image.repeat(k, 1, 1, 1) if k > 1 else image.clone(), 1
         for place, t in enumerate(transforms):
             own = getattr(t, "copies", 1)
             view = t(stack, rows.at(stream=(place + 1) * Stream.TRANSFORM), (copy // stride) % own)
-            stack, stride = checks.transformed(view, stack), stride * own
+            stack, stride = checks.transformed(view, stack, n=len(copy)), stride * own
         return checks.losses(losses(stack, y.repeat(k), rows), len(copy)).sum()
 
     return image_gradient(total_loss, x)

@@ -2,15 +2,19 @@
 
 A transform maps images x (N, C, H, W) to images of the same shape, differentiably, random per image. It has `copies`:
 how many transformed versions of an image the gradient averages over. `copy`, int64 (N,), says which of them each row
-is; `draw` is where its randomness comes from. Nothing here waits for the device.
+is; `draw` is where its randomness comes from. One that `repeats` also takes N images where draw and copy have k N rows,
+row r of image r % N, and writes into none: the first of a chain then makes the copies itself. Nothing here waits for
+the device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from . import kernels
 from .core import checks
 from .core.draws import Draw, content
 
@@ -119,6 +123,7 @@ class RandomErasure:
     fill: "noise" (uniform on [0, 1]), or a grey value. No gradient flows through erased pixels.
     """
 
+    repeats: ClassVar[bool] = True
     copies: int = 5
     p: float = 0.5
     s_h: float = 0.4
@@ -139,13 +144,25 @@ class RandomErasure:
             checks.number("fill", self.fill, 0, 1, note="or 'noise'")
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        if kernels.run_on(x) and x.dtype != torch.float64:  # which the kernel does not compute in
+            return self._fused(x, draw, copy)
         erased = self.mask(x.shape[2], x.shape[3], draw, copy)
         fill = (
             draw.at(stream=draw.stream + 1).uniform(*x.shape[1:]).to(x.dtype)
             if isinstance(self.fill, str)
             else x.new_full((), self.fill)
         )
-        return torch.where(erased, fill, x)
+        return torch.where(erased, fill, x if len(x) == len(copy) else x.repeat(len(copy) // len(x), 1, 1, 1))
+
+    def _fused(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        """The same in one launch, which writes the copies and nothing else."""
+        from .kernels.erasure import erase
+
+        aspect = None if isinstance(self.aspect, str) else float(self.aspect)
+        fill = None if isinstance(self.fill, str) else float(self.fill)
+        return erase(
+            x, copy.contiguous(), *draw.place(), float(self.p), self._most(x.shape[2], x.shape[3]), aspect, fill
+        )
 
     def mask(self, h: int, w: int, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
         """(N, 1, H, W) bool, True where the image is erased."""
@@ -161,8 +178,8 @@ class RandomErasure:
         self, h: int, w: int, u_area: torch.Tensor, u_aspect: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Height and width in pixels, each (N,), from uniform numbers: H_e = sqrt(S_e r), W_e = sqrt(S_e / r)."""
+        share = self._most(h, w) * u_area
         if isinstance(self.aspect, str):
-            share = self.s_h * u_area
             # H_e <= h and W_e <= w, that is s w / h <= r <= h / (s w).
             limit = torch.log(h / (w * share.clamp(min=1e-12)))
             low = torch.maximum(-limit + 2 * _log(h / w), torch.full_like(limit, _log(0.3)))
@@ -170,10 +187,15 @@ class RandomErasure:
             # On long images no aspect of the interval may fit: then the one that does and is nearest.
             r = torch.exp((low + (high - low) * u_aspect).clamp(-limit + 2 * _log(h / w), limit))
         else:
-            fits = min(self.s_h, self.aspect * w / h, h / (self.aspect * w))
-            share, r = fits * u_area, torch.full_like(u_area, self.aspect)
+            r = torch.full_like(u_area, self.aspect)
         area = share * (h * w)
         return torch.sqrt(area * r), torch.sqrt(area / r)
+
+    def _most(self, h: int, w: int) -> float:
+        """The largest share of an image that is erased."""
+        if isinstance(self.aspect, str):
+            return self.s_h
+        return min(self.s_h, self.aspect * w / h, h / (self.aspect * w))
 
 
 def _inside(side: int, start: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

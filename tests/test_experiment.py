@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model
@@ -104,6 +105,24 @@ def test_gains_are_paired_differences_within_a_kind_of_target(book):
     shown = book.gains(rows, "I-FGSM")
     assert shown.index.tolist() == ["I-FGSM", "MI-FGSM"] and shown.passes.tolist() == [2, 2] and shown.shape == (2, 5)
     assert any("to" in cell for cell in shown.loc["MI-FGSM"].astype(str)) and "(" not in shown.loc["I-FGSM"].iloc[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "cell"),
+    [
+        (1.0, 3.0, "62.0 (+2.0 ▲, +1.0 to +3.0)"),
+        (-3.0, -1.0, "62.0 (-2.0 ▼, -3.0 to -1.0)"),
+        (-1.0, 3.0, "62.0 (+1.0, -1.0 to +3.0)"),
+    ],
+)
+def test_a_gain_is_marked_where_its_interval_leaves_out_zero(book, monkeypatch, low, high, cell):
+    points = (low + high) / 2
+    rows = [("I-FGSM", 60.0, 0.0, 0.0, 0.0, "", False), ("MI-FGSM", 62.0, points, low, high, "paired", low * high > 0)]
+    names = ["attack", "value", "points", "low", "high", "interval", "clear"]
+    found = pd.DataFrame(rows, columns=names).assign(kind=claims.UNDEFENDED, eps_255=8.0, n=30, passes=10.0)
+    monkeypatch.setattr(claims, "gains", lambda rows, baseline: found)
+    table = book.gains(pd.DataFrame(), "I-FGSM")
+    assert table.iloc[0].tolist() == [10, "60.0"] and table.iloc[1].tolist() == [10, cell]
 
 
 def _like(model, seed):

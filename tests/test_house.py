@@ -130,6 +130,15 @@ def test_notebook_has_the_code_of_its_source(source):
     assert theirs == ours, f"{executed.name} does not have the code of {source.name}: run `make notebooks`"
 
 
+def test_no_two_chapters_have_a_table_of_one_name():
+    """They are kept in one folder. A table without a stem of its own has the number of the thesis' table."""
+    owners = {}
+    for source in SOURCES:
+        for stem in set(re.findall(r'stem="([^"]+)"', source.read_text(encoding="utf-8"))):
+            owners.setdefault(stem, []).append(source.name)
+    assert len(owners) > 5 and {stem: names for stem, names in owners.items() if len(names) > 1} == {}
+
+
 def code(notebook):
     return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
 

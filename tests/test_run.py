@@ -13,6 +13,7 @@ import pytest
 import torch
 from test_locks import HOLD
 
+from advlib import kernels
 from advlib.bench import chapters
 from advlib.files import locks
 from advlib.files.paths import ROOT
@@ -319,6 +320,15 @@ def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
         ]
     said = " ".join(lacking["paper on imagenet"])
     assert "imagenet_compatible files" in said and "imagenet/val" in said and "authors' files" in said
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_doctor_says_what_runs_on_a_gpu(book, capsys, here, monkeypatch, installed):
+    _, advlib, _ = book
+    monkeypatch.setattr(kernels, "INSTALLED", installed)
+    assert advlib("doctor") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  kernels ")]
+    assert ("Triton " in line) == installed and ("the PyTorch code that they replace" in line) != installed
 
 
 def test_doctor_names_what_is_damaged(book, capsys, here):

@@ -125,6 +125,14 @@ def test_noise_fill_is_uniform_and_differs_between_images_and_copies():
     assert not torch.equal(out, other) and len(torch.unique(noise)) > 0.99 * len(noise)
 
 
+def test_erasure_makes_the_copies_of_images_itself():
+    x, erasure, copy = grid_images(4), RandomErasure(3, p=1.0), torch.arange(3).repeat_interleave(4)
+    draw = Draw(0, torch.arange(4).repeat(3), copy=copy)
+    out = erasure(x, draw, copy)
+    assert torch.equal(out, erasure(x.repeat(3, 1, 1, 1), draw, copy)) and not torch.equal(out[:4], out[4:8])
+    assert torch.equal(out[:4], x) and out[:4].data_ptr() != x.data_ptr()
+
+
 # --- input diversity ------------------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,7 @@ class Experiment:
 
     def gains(self, rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
         """Mean success of each attack on the targets of each kind, and the points by which it is above `baseline` with
-        their interval of 95 %, in bold where that leaves out 0. rows: as `measure` returns them."""
+        their interval of 95 %, with ▲ or ▼ where that leaves out 0. rows: as `measure` returns them."""
         found = claims.gains(rows, baseline)
         found["cell"] = [_gain(row) for row in found.itertuples()]
         found["column"] = [f"{row.kind}, {row.eps_255:g}/255 (n = {row.n})" for row in found.itertuples()]
@@ -261,7 +261,8 @@ def _gain(row: tuple) -> str:
     if not row.interval:  # the baseline itself
         return f"{row.value:.1f}"
     points = f"{round(row.points, 1) + 0.0:+.1f}"  # no minus before a zero
-    return f"{row.value:.1f} ({f'**{points}**' if row.clear else points}, {row.low:+.1f} to {row.high:+.1f})"
+    mark = "" if not row.clear else " ▲" if row.points > 0 else " ▼"
+    return f"{row.value:.1f} ({points}{mark}, {row.low:+.1f} to {row.high:+.1f})"
 
 
 def _share(count: int, n: int) -> dict[str, float]:

@@ -217,12 +217,13 @@ def reached(found: torch.Tensor | None) -> torch.Tensor:
     return found
 
 
-def transformed(value: object, x: torch.Tensor, name: str = "transform") -> torch.Tensor:
-    """`value`, which a transform made of the images x, if it is a tensor of their shape, type and device. Raises
-    TypeError or ValueError."""
+def transformed(value: object, x: torch.Tensor, name: str = "transform", n: int | None = None) -> torch.Tensor:
+    """`value`, which a transform made of the images x, if it is a tensor of their shape, type and device. n: how many
+    images it holds, where that is another number. Raises TypeError or ValueError."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected images like those it is given, got {shown(value)}")
-    if (value.shape, value.dtype, value.device) != (x.shape, x.dtype, x.device):
+    shape = (len(x) if n is None else n, *x.shape[1:])
+    if (value.shape, value.dtype, value.device) != (shape, x.dtype, x.device):
         raise ValueError(f"{name}: expected images like those it is given, {shown(x)}, got {shown(value)}")
     return value
 

@@ -2,7 +2,7 @@
 
 There is no state. The same image gets the same draws whatever batch, shard or order it comes in, and no draw waits
 for the host. The mixer is the 32-bit finaliser "lowbias32" (C. Wellons, "Prospecting for hash functions", 2018, public
-domain), carried in int32 tensors whose products wrap.
+domain), carried in int32 tensors whose products wrap; on a GPU one kernel does all of it (`kernels.draws`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from enum import IntEnum
 from typing import Any
 
 import torch
+
+from .. import kernels
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive counters over the range
 
@@ -91,6 +93,12 @@ class Draw:
         other = mix(self.index.to(torch.int32) ^ mix(number.to(torch.int32)))
         return replace(self, index=torch.where(number == 0, self.index.to(torch.int32), other))
 
+    def place(self) -> tuple[torch.Tensor, torch.Tensor, int, int, int]:
+        """This draw as kernels take it: index and copy of each row, (N,), and seed, step and stream as int32."""
+        index = self.index.contiguous()
+        copy = self.copy if isinstance(self.copy, torch.Tensor) else torch.full_like(index, _signed(self.copy))
+        return index, copy.expand_as(index).contiguous(), _signed(self.seed), _signed(self.step), _signed(self.stream)
+
     def words(self, count: int) -> torch.Tensor:
         """(N, count) int32 hash words."""
         h = mix(torch.full_like(self.index, _signed(self.seed), dtype=torch.int32))
@@ -102,10 +110,18 @@ class Draw:
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """(N, *shape) float32, uniform on [0, 1)."""
+        if kernels.run_on(self.index):
+            from ..kernels.draws import uniform
+
+            return uniform(*self.place(), _count(shape)).reshape(-1, *shape)
         return _unit(self.words(_count(shape))).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """(N, *shape) float32, standard normal (Box-Muller)."""
+        if kernels.run_on(self.index):
+            from ..kernels.draws import normal
+
+            return normal(*self.place(), _count(shape)).reshape(-1, *shape)
         n = _count(shape)
         u = _unit(self.words(2 * n))
         radius = torch.sqrt(-2.0 * torch.log1p(-u[:, :n]))

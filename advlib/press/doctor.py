@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .. import kernels
 from ..bench.chapters import parameters, select
 from ..defenses import secured
 from ..files.paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
@@ -53,7 +54,7 @@ def report() -> tuple[list[str], bool]:
     parts = {
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in ("torch", "torchvision", "timm", "numpy")},
-        "device": {"": f"{gpu}, {os.cpu_count()} CPU cores"},
+        "device": {"": f"{gpu}, {os.cpu_count()} CPU cores", "kernels": _kernels()},
         "folders": {"ADVLIB_DATA": f"{given} -> {data_roots()[0]}" if given else "not set", "ADVLIB_BUILD": str(BUILD)},
         "data": {"shapes": "built in"} | {name: str(datasets.locate(name) or "missing") for name in FILES},
         "weights": {"of this book": str(ours), "independent": "; ".join(map(str, shown))},
@@ -102,6 +103,13 @@ def _on_imagenet(validation_files: list[str]) -> list[str]:
         "authors' files (advlib/defenses/authors.py), given by -p checkpoints; without them 02, 03, A2 leave rows out",
         "weights of timm and torchvision, which are downloaded when first used",
     ]
+
+
+def _kernels() -> str:
+    """What runs the GPU kernels, or in their place."""
+    if not kernels.INSTALLED:
+        return "none, for want of Triton: a GPU runs the PyTorch code that they replace"
+    return f"Triton {_version('triton')}" + ("" if torch.cuda.is_available() else ", for a GPU")
 
 
 def _version(package: str) -> str:

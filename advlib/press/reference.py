@@ -21,6 +21,7 @@ from .equations import exports, shortest
 ROOMS = {
     "methods": "Methods: what the thesis' equations are",
     "core": "core: what the methods stand on",
+    "kernels": "kernels: what runs on a GPU",
     "zoo": "zoo: networks and pictures",
     "training": "training: making weights",
     "defenses": "defenses: what stands in the way",

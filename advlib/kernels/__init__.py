@@ -1,0 +1,20 @@
+"""GPU kernels, in Triton: each takes the place of PyTorch code that stays, as what a CPU runs and as the tests' oracle.
+
+Nothing has to be switched on: where a tensor is on a GPU and Triton is installed, the kernels run. They know tensors
+and numbers, and nothing else of the package.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+INSTALLED = find_spec("triton") is not None
+"""Whether there is a Triton. It is loaded when the first kernel runs, and not before."""
+
+
+def run_on(x: torch.Tensor) -> bool:
+    """Whether kernels make what is made of x. Compilers are given the PyTorch code, which they fuse themselves, and so
+    are the transformations of torch.func, which take no operator with a gradient of its own."""
+    if torch.compiler.is_compiling() or not x.is_cuda:
+        return False
+    return INSTALLED and not torch._C._functorch.is_functorch_wrapped_tensor(x)

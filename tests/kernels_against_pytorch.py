@@ -1,0 +1,227 @@
+"""Every kernel against the PyTorch code that it takes the place of. `test_kernels.py` runs this file in a process of
+its own: on the CPU in Triton's interpreter, which has to be asked for before Triton is loaded, and on a GPU where there
+is one."""
+
+import math
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from conftest import grid_images, tiny_model
+
+import advlib as al
+from advlib import kernels
+from advlib.core.draws import Draw
+from advlib.kernels import draws
+from advlib.kernels.erasure import erase, rectangle
+
+DEVICE = os.environ["KERNELS_DEVICE"]
+INTERPRETED = triton.knobs.runtime.interpret
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+assert INTERPRETED is (DEVICE == "cpu")
+
+
+def both(function):
+    """What `function` returns with the PyTorch code, and with the kernels."""
+    # The interpreter knows no functions of CUDA's library. Where 1 - u is exact, so is this stand-in's argument.
+    library = SimpleNamespace(log1p=lambda v: tl.log(1.0 + v)) if INTERPRETED else draws.libdevice
+    with patch.object(kernels, "run_on", lambda x: False):
+        plain = function()
+    with patch.object(kernels, "run_on", lambda x: True), patch.object(draws, "libdevice", library):
+        return plain, function()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(shape, layout="contiguous", dtype=torch.float32):
+    return torch.rand(shape, generator=generator()).to(DEVICE, dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+INDEX = torch.tensor([0, 10**6, 2**31 + 7, -3], device=DEVICE)
+DRAWS = {
+    "zeros": Draw(0, INDEX),
+    "ones": Draw(1, INDEX, 1, 1, 1),
+    "copies": Draw(7, INDEX, 3, torch.arange(4, device=DEVICE), 16),
+    "large": Draw(2**33 + 5, INDEX, -1, 2**31 + 1, 2**32 - 1),
+    "int32": Draw(5, INDEX.int(), 2, torch.arange(4, device=DEVICE).int(), 4096),
+    "every second row": Draw(5, INDEX[::2], 2, torch.arange(4, device=DEVICE)[::2], 4096),
+    "one row": Draw(-4, INDEX[:1], 16, 0, 98),
+    "one copy for all": Draw(3, INDEX, 2, torch.tensor([4], device=DEVICE)),
+}
+SHAPES = [(), (1,), (5,), (3, 7, 5), (3, 32, 33)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", DRAWS)
+def test_uniform_numbers_are_the_same_bits(name, shape):
+    plain, fused = both(lambda: DRAWS[name].uniform(*shape))
+    assert fused.dtype == torch.float32 and torch.equal(fused, plain)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", DRAWS)
+def test_normal_numbers_differ_in_the_last_places_at_most(name, shape):
+    """Logarithm, root and cosine are each right to about one unit in the last place, in one library as in another."""
+    plain, fused = both(lambda: DRAWS[name].normal(*shape))
+    assert fused.dtype == torch.float32 and fused.shape == plain.shape
+    assert (fused.view(torch.int32) - plain.view(torch.int32)).abs().max() <= 4
+
+
+# --- random erasure --------------------------------------------------------------------------------------------------
+
+MODES = {
+    "noise": al.RandomErasure(),
+    "grey": al.RandomErasure(fill=0.3),
+    "fixed aspect": al.RandomErasure(aspect=0.3, s_h=0.4),
+    "always, large": al.RandomErasure(p=1.0, s_h=0.9, aspect=4, fill=0),
+    "always, any aspect": al.RandomErasure(p=1.0, s_h=0.9),
+    "never": al.RandomErasure(p=0.0),
+}
+
+
+def placed(n, copies, seed=0, step=2):
+    """The draw of all copies of n images, and which copy of the erasure each row is. They differ: the erasure is the
+    first of a chain, with two copies that another transform makes of each of its own."""
+    chain = torch.arange(2 * copies, device=DEVICE).repeat_interleave(n)
+    return Draw(seed, torch.arange(n, device=DEVICE).repeat(2 * copies), step, chain, 16), chain % copies
+
+
+def erased(mode, x, copies=3, **place):
+    """The erased copies, and the gradient of a sum over them, weighted at random."""
+    image = x.detach().requires_grad_()
+    out = mode(image, *placed(len(x), copies, **place))
+    weights = torch.randn(out.shape, generator=generator(1)).to(out)
+    return out.detach(), torch.autograd.grad(out, image, weights)[0]
+
+
+def compare(mode, x, **options):
+    plain, fused = both(lambda: erased(mode, x, **options))
+    # The interpreter cuts numbers to bfloat16 where a GPU rounds them.
+    last_place = 2**-8 if INTERPRETED and x.dtype == torch.bfloat16 else 0
+    assert fused[0].dtype == x.dtype and torch.allclose(fused[0], plain[0], atol=last_place, rtol=0)
+    # A sum in another order, and for half precision rounded once.
+    close = {torch.float32: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.15}[x.dtype]
+    assert fused[1].shape == x.shape and torch.allclose(fused[1], plain[1], atol=close, rtol=0)
+    return fused
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_erasure_is_the_same_in_every_mode(mode):
+    x = images((2, 3, 20, 16), "channels_last")
+    out, _ = compare(MODES[mode], x)
+    assert (out != x.repeat(6, 1, 1, 1)).any() == (mode != "never")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 3, 24, 17), (2, 1, 5, 9), (1, 4, 8, 64), (1, 3, 40, 9)])
+def test_erasure_is_the_same_at_every_size(shape, layout):
+    """Also where an image takes more than one program, and does not fill the last."""
+    out, _ = compare(al.RandomErasure(p=1.0, s_h=0.6), images(shape, layout), copies=2)
+    assert out.is_contiguous(memory_format=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("place", [{"seed": 0, "step": 0}, {"seed": 1, "step": 1}, {"seed": -5, "step": 999}])
+def test_erasure_is_the_same_at_every_place(place):
+    compare(al.RandomErasure(p=0.8), images((3, 3, 12, 12)), copies=2, **place)
+
+
+@pytest.mark.parametrize("mode", ["noise", "grey"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_erasure_is_the_same_in_half_precision(dtype, mode):
+    compare(replace(MODES[mode], p=1.0), images((2, 3, 16, 16), "channels_last", dtype))
+
+
+def test_images_in_no_layout_of_their_own_are_erased_too():
+    x = images((2, 3, 16, 24)).transpose(2, 3)[:, :, ::2]
+    for no_layout in (x, x[:1].expand(2, -1, -1, -1)):
+        compare(MODES["always, any aspect"], no_layout, copies=2)
+
+
+@triton.jit
+def rectangle_kernel(u, out, most, aspect, lean, RANDOM: tl.constexpr, H: tl.constexpr, W: tl.constexpr):
+    k = tl.arange(0, 4096)
+    tall, wide = rectangle(tl.load(u + k), tl.load(u + 4096 + k), most, aspect, lean, RANDOM, H, W)
+    tl.store(out + k, tall)
+    tl.store(out + 4096 + k, wide)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("h", "w"), [(32, 32), (8, 64), (64, 8), (224, 224)])
+def test_rectangles_are_the_same(mode, h, w):
+    """Thousands of them, to rounding: an edge on the very centre of a pixel may fall to either side of it."""
+    u = torch.rand(2, 4096, generator=generator()).to(DEVICE)
+    u[:, :4] = torch.tensor([[0, 0, 1 - 2**-24, 1 - 2**-24], [0, 1 - 2**-24, 0, 1 - 2**-24]])
+    erasure, out = MODES[mode], torch.empty(2, 4096, device=DEVICE)
+    drawn = erasure.aspect == "random"
+    numbers = (erasure._most(h, w), 1.0 if drawn else float(erasure.aspect), 2 * math.log(h / w))
+    rectangle_kernel[(1,)](u, out, *map(float, numbers), RANDOM=drawn, H=h, W=w)
+    assert torch.allclose(out, torch.stack(erasure.rectangle(h, w, *u)), rtol=2e-6)
+
+
+def test_a_gradient_of_the_gradient_passes_through():
+    """Of a norm of the input gradient, to images and to weights, as penalties take it."""
+    x, mode = images((2, 3, 8, 8)), al.RandomErasure(p=1.0, s_h=0.8)
+
+    def second():
+        image, weight = x.detach().requires_grad_(), torch.ones(8, 3, 8, 8, device=DEVICE, requires_grad=True)
+        out = mode(image, *placed(2, 2))
+        (slope,) = torch.autograd.grad((weight * out**3).sum(), image, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (image, weight))
+
+    for plain, fused in zip(*both(second), strict=True):
+        assert plain.abs().max() > 1 and torch.allclose(plain, fused, rtol=1e-5)
+
+
+def test_float64_stays_with_the_pytorch_code():
+    x = images((2, 3, 10, 12), dtype=torch.float64)
+    with patch("advlib.kernels.erasure.erase", side_effect=AssertionError):
+        plain, fused = both(lambda: al.RandomErasure(p=1.0, fill=1 / 3)(x.repeat(6, 1, 1, 1), *placed(2, 3)))
+    assert torch.equal(plain, fused) and fused.dtype == torch.float64
+
+
+@pytest.mark.parametrize("rows", [{"own": 5}, {"chain": 5}, {"own": 7, "index": 7, "chain": 7}])
+def test_rows_that_do_not_fit_are_refused(rows):
+    lengths = {"own": 6, "index": 6, "chain": 6} | rows
+    place = [torch.zeros(n, dtype=torch.int64, device=DEVICE) for n in lengths.values()]
+    with pytest.raises(ValueError, match="2 images, but"):
+        erase(images((2, 3, 4, 4)), *place, 0, 0, 0, 0.5, 0.4, None, None)
+
+
+# --- whole attacks ---------------------------------------------------------------------------------------------------
+
+CHAIN = [al.RandomErasure(2, p=1.0), al.ScaleCopies(2)]
+
+
+def sample(n=2):
+    """A model, images and their labels."""
+    model, x = tiny_model().to(DEVICE), grid_images(n).to(DEVICE)
+    return model, x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_attacks_start_at_the_same_points(norm):
+    plain, fused = both(lambda: al.attacks.pgd(*sample(), steps=2, start="once", norm=norm))
+    assert torch.allclose(plain, fused, atol=1e-6 if norm == "l2" else 0, rtol=0)
+
+
+@pytest.mark.parametrize("transform", [CHAIN, CHAIN[::-1]], ids=["first", "second"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_gradients_are_the_same_with_several_copies_at_once(transform, chunk):
+    """Where the erasure comes first it makes the copies itself, of the images that it is given once."""
+    model, x, y = sample()
+    g, seen = al.gradient(model, transform, chunk=chunk), []
+    draw = Draw(0, torch.arange(2, device=DEVICE), step=1)
+    with patch("advlib.kernels.erasure.erase", lambda x, *rows: seen.append((len(x), len(rows[0]))) or erase(x, *rows)):
+        plain, fused = both(lambda: g(x, y, draw))
+    first = transform is CHAIN
+    assert seen == [(2 if first else n, n) for n in ([2] * 4 if chunk == 1 else [6, 2])]
+    assert torch.allclose(plain, fused, rtol=0, atol=1e-6 * plain.abs().max().item())
