@@ -5,15 +5,16 @@ import subprocess
 import sys
 from functools import partial
 from math import nan
+from unittest.mock import patch
 
 import pytest
 import torch
 from conftest import grid_images, tiny_model
 from torch import nn
 
-from advlib import attacks
+from advlib import attacks, kernels
 from advlib.bench.gpu import __main__ as gpu
-from advlib.bench.gpu import exactness, graphs, peers, speed
+from advlib.bench.gpu import exactness, fused, graphs, peers, speed
 from advlib.bench.gpu.cases import ROUNDS, Bench, Case, Measure, OutOfTimeError, of_rounds, ratios
 from advlib.bench.gpu.table import COLUMNS, Table
 from advlib.core.surrogate import frozen
@@ -256,6 +257,21 @@ def test_differences_are_seen(monkeypatch, clock):
     assert calls == [2, 2, 2, 1, 1]
     assert found["images that differ"] == 50 and found["largest difference"] == pytest.approx(1)
     assert found["equal values"] == found["equal values, second run"] == pytest.approx(share, abs=1e-4)
+
+
+def test_kernels_are_set_against_the_pytorch_code(clock):
+    """Of a function that is 0.25 higher where kernels run, in one of four values, and twice as fast."""
+    work = {True: clock.work("kernel", 0.1), False: clock.work("PyTorch", 0.2)}
+
+    def function():
+        on = kernels.run_on(torch.zeros(1))
+        work[on]()
+        return torch.tensor([1.0, 2.0, 3.0, 4.0 + on / 4])
+
+    with patch.object(kernels, "run_on", lambda x: True):
+        measures = fused.against_pytorch(clock.bench(), lambda: function)
+        assert kernels.run_on(torch.zeros(1))
+    assert [m.value for m in measures] == pytest.approx([75.0, 0.25, 2.0])
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 
 from ...files.paths import BUILD
 from ...zoo import datasets
-from . import exactness, graphs, speed
+from . import exactness, fused, graphs, speed
 from .cases import Bench, Case, Measure, OutOfTimeError
 from .table import Table
 
@@ -22,6 +22,7 @@ Section = Callable[[Bench], Iterable[Case]]
 SECTIONS: dict[str, Section] = {
     "ceilings": speed.ceilings,
     "exactness": exactness.exactness,
+    "kernels": fused.fused,
     "loop": speed.loop,
     "training": speed.training,
     "products": speed.products,
