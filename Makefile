@@ -4,13 +4,14 @@ PYTHON ?= python3
 SCALE ?= laptop
 DATASET ?= shapes
 CH ?=
+ARGS ?=
 CELL_TIMEOUT ?= 1200
 JOBS ?= 2
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce book course test quick notebooks figures check clean
+.PHONY: help env reproduce book course test quick notebooks figures gpu check clean
 
 # These chapters take five to thirty minutes of one core each: a test runs them at smoke scale.
 LONG := 02 03 04 05 06 A3 A4
@@ -86,6 +87,12 @@ figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its ta
 	@for chapter in $(RUN)/figures/*/; do [ -d "$$chapter" ] || continue; \
 	  mkdir -p "figures/$$(basename "$$chapter")"; cp -v "$$chapter"*.svg "figures/$$(basename "$$chapter")/"; done
 	@$(PY) -m advlib glance
+
+# A machine that lends its GPU may have no package registry: any Python with torch, torchvision, timm, pandas, matplotlib,
+# tqdm and scipy will do.
+gpu: ## measure what a GPU has to tell, in at most 8 minutes; ARGS=--tiny rehearses it without one
+	@PYTHONPATH=. $(or $(wildcard $(PY)),$(PYTHON)) -m advlib.bench.gpu $(ARGS)
+	@$(WALL)
 
 check: $(STAMP) ## ruff, codespell and mypy
 	$(PY) -m ruff format --check .

@@ -90,7 +90,8 @@ class Ensemble(nn.Module):
             logits = [member.log_softmax(1) for member in logits]
         stack = torch.stack(logits)
         if self.share is not None:
-            share = stack.new_tensor(self.share)[:, None, None]
+            # Filled in on the device: a copy of numbers of the host would wait for it.
+            share = torch.stack([stack.new_full((1, 1), each) for each in self.share])
             return (stack * share).sum(0) if self.by == "logits" else (stack + share.log()).logsumexp(0)
         return stack.mean(0) if self.by == "logits" else stack.logsumexp(0) - math.log(len(stack))
 

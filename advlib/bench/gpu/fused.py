@@ -1,0 +1,60 @@
+"""Kernels against the PyTorch code that each takes the place of, on the device that runs both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from unittest.mock import patch
+
+import torch
+
+from ... import kernels
+from ...core.draws import Draw
+from ...transforms import RandomErasure
+from .cases import Bench, Case, Measure, of_rounds, ratios
+
+Function = Callable[[], torch.Tensor]
+
+
+def fused(bench: Bench) -> Iterator[Case]:
+    """Where no kernels run, as in a rehearsal on the CPU, both are the PyTorch code."""
+    for n, side in ((2, 8),) if bench.tiny else ((128, 32), (1024, 32), (64, 224)):
+        for name, made in _functions(bench, n, side).items():
+            yield Case(f"{name}, {side} px, batch {n}", 5, partial(against_pytorch, bench, made))
+
+
+def _functions(bench: Bench, n: int, side: int) -> dict[str, Callable[[], Function]]:
+    """What makes each of the functions that have a kernel."""
+
+    def draw(copies: int = 1) -> tuple[Draw, torch.Tensor]:
+        copy = torch.arange(copies, device=bench.device).repeat_interleave(n)
+        return Draw(3, torch.arange(n, device=bench.device).repeat(copies), 2, copy, 16), copy
+
+    def erased() -> Function:
+        x = torch.rand(n, 3, side, side, device=bench.device).contiguous(memory_format=torch.channels_last)
+        return partial(RandomErasure(), x, *draw(5))
+
+    return {
+        "uniform": lambda: partial(draw()[0].uniform, 3, side, side),
+        "five numbers": lambda: partial(draw()[0].uniform, 5),
+        "normal": lambda: partial(draw()[0].normal, 3, side, side),
+        "erasure": erased,
+    }
+
+
+def against_pytorch(bench: Bench, made: Callable[[], Function]) -> list[Measure]:
+    """Equal values, the largest difference, and how many times as fast the kernel is. Switching it off takes some
+    microseconds of the host, which count as PyTorch's."""
+    kernel = made()
+
+    def plain() -> torch.Tensor:
+        with patch.object(kernels, "run_on", lambda x: False):
+            return kernel()
+
+    here, there = plain(), kernel()
+    seconds = bench.timed({"PyTorch": plain, "kernel": kernel})
+    return [
+        Measure("equal values", 100 * (here == there).float().mean().item(), "%"),
+        Measure("largest difference", (here - there).abs().max().item(), "1"),
+        of_rounds("kernel over PyTorch", ratios(seconds["PyTorch"], seconds["kernel"]), "times as fast"),
+    ]
