@@ -120,8 +120,14 @@ def test_results_page_has_every_committed_table_and_says_which_are_missing():
     for path in results.RESULTS.rglob("table_[234]_?.csv"):
         table = path.stem.removeprefix("table_").replace("_", ".")
         assert f"Table {table}, {path.parent.name}, {path.parent.parent.name} scale" in page
-    absent = page.partition("### Not measured")[2].partition("## Figures")[0]
+    absent = page.partition("### Not measured")[2].partition("## Tables that")[0]
     assert "5.4" in absent and "2.1" not in absent
+    own = page.partition("## Tables that")[2]
+    assert "Table 2.6, imagenet, laptop scale" in own and "Table 2.1" not in own
+    row = re.search(r"<td>sigma 2, in the ball</td>\s*<td>undefended</td>.*?</tr>", own, re.DOTALL)[0]
+    gains = claims.gains(results.mark_white_box(results.committed("2.6", "laptop", "imagenet")), "sigma 0")
+    gain = gains.set_index("attack").loc["sigma 2, in the ball"]
+    assert f"<td>{gain.points:+.1f}</td>" in row and f"<td>{gain.n}</td>" in row
     assert all(f"figures/{path.parent.name}/{path.name}" in page for path in FIGURES.glob("*/*.svg"))
 
 

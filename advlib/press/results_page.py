@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..bench import claims, differences, results
+from ..bench import claims, differences, outcomes, results
 from ..files import provenance
 from ..files.paths import FIGURES, PUBLISHED
 from ..zoo import registry
@@ -36,6 +36,11 @@ FILTER = """
 <output aria-live="polite"></output>
 </form>
 """
+OWN = """## Tables that the thesis does not have
+
+Attacks of chapters that ask more than the thesis' tables do. A row is the mean success on black-box targets of one
+kind, and how many points that is above the first attack of its table, with an interval of 95 %.
+"""
 OF_RUN = ("source", "attack", "target", "eps_255", "metric", "value", "n")
 COLUMNS = ("name", "order", "paper", "ours", "interval", "difference", "n", "budget", "metric", "setting")
 
@@ -46,17 +51,20 @@ def markdown(run: Path | None = None) -> str:
     measured = {table: _measured(table) for table in tables}
     blocks = [block for table, runs in measured.items() for block in _blocks(table, runs)]
     missing = [table for table, runs in measured.items() if not runs and table not in claims.RECIPES]
+    own = {table: _own_runs(table) for table in _own_tables(tables)}
     figures = sorted(FIGURES.glob("*/fig_*.svg"))
     parts = [
         HEAD,
         "## The thesis' claims",
         readme.markdown(whole=True),
-        _filter(measured),
+        _filter(measured | own),
         "## Tables",
         *blocks,
         "### Not measured",
         f"No run of {enumerated(missing)} is committed. Tables {enumerated(claims.RECIPES)} are recipes: "
         "`al.recipes.thesis` gives them." if missing else "Every table that holds measurements has a committed run.",
+        OWN,
+        *(_block_of_own(table, *run) for table, runs in own.items() for run in runs),
         "## Figures",
         '<div class="gallery">',
         *map(_figure, figures),
@@ -81,17 +89,61 @@ def _blocks(table: str, runs: Measured) -> list[str]:
     found = []
     for scale, dataset, rows in runs:
         source = results.committed(claims.TRAINING if table == claims.GEOMETRY else table, scale, dataset)
-        facts = source[["torch", "device", "commit"]].drop_duplicates().iloc[0]
-        since = provenance.date_of(results.result_path(source.table.iloc[0], scale, dataset))
-        about = f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}. {_judged_by(rows)}"
+        about = f"{_conditions(source, scale, dataset)} {_judged_by(rows.judged)}"
         caption = f"Table {table}, {dataset}, {scale} scale"
         found.append(_block(caption, about, table.partition(".")[0], scale, dataset, _html(rows, caption)))
     return found
 
 
-def _judged_by(rows: pd.DataFrame) -> str:
+def _own_tables(of_the_thesis: list[str]) -> list[str]:
+    """The numbers of committed tables that the thesis does not have."""
+    stems = {path.stem.removeprefix("table_") for path in results.RESULTS.glob("*/*/table_*_?.csv")}
+    return sorted({stem.replace("_", ".") for stem in stems} - set(of_the_thesis))
+
+
+def _own_runs(table: str) -> Measured:
+    """Each committed run of a table of attacks: the rows of black-box success beside the first attack's."""
+    found = []
+    for scale in SCALES:
+        for dataset in reversed(registry.CHAPTERS):
+            rows = results.committed(table, scale, dataset)
+            if rows is not None and (rows.metric == outcomes.COMMON).any():
+                found.append((scale, dataset, claims.gains(results.mark_white_box(rows), rows.attack.iloc[0])))
+    return found
+
+
+def _block_of_own(table: str, scale: str, dataset: str, rows: pd.DataFrame) -> str:
+    shown = pd.DataFrame(
+        {
+            "name": rows.attack,
+            "targets": rows.kind,
+            "budget": [f"{eps:g}/255" for eps in rows.eps_255],
+            "passes": rows.passes.round().astype(int),
+            "success (%)": rows.value.map(_number),
+            f"points above {rows.attack.iloc[0]}": [
+                _signed(row.points) if row.interval else "" for row in rows.itertuples()
+            ],
+            "interval": [
+                f"{_signed(row.low)} to {_signed(row.high)}" if row.interval else "" for row in rows.itertuples()
+            ],
+            "n": rows.n,
+        }
+    )
+    about = f"{_conditions(results.committed(table, scale, dataset), scale, dataset)} {_judged_by(rows.interval)}"
+    caption = f"Table {table}, {dataset}, {scale} scale"
+    return _block(caption, about, table.partition(".")[0], scale, dataset, _plain(shown, caption))
+
+
+def _conditions(rows: pd.DataFrame, scale: str, dataset: str) -> str:
+    """What committed rows were measured with, and since when they are there."""
+    facts = rows[["torch", "device", "commit"]].drop_duplicates().iloc[0]
+    since = provenance.date_of(results.result_path(rows.table.iloc[0], scale, dataset))
+    return f"torch {facts.torch}, {facts.device}, commit {facts.commit}, {since}."
+
+
+def _judged_by(intervals: pd.Series) -> str:
     """Which intervals say what is clear in a block."""
-    kinds = [name for name in differences.MEANING if rows.judged.str.contains(name, regex=False).any()]
+    kinds = [name for name in differences.MEANING if intervals.str.contains(name, regex=False).any()]
     if not kinds:
         return "No two rows are compared."
     return f"Intervals of differences: {'; '.join(differences.MEANING[name] for name in kinds)}."
@@ -165,9 +217,13 @@ def _of_run(run: Path | None) -> list[str]:
         scale, dataset = (str(rows[k].iloc[0]) if k in rows and len(rows) else "" for k in ("scale", "dataset"))
         name = f"{path.parent.name}/{path.stem}"
         shown = rows[list(OF_RUN)] if set(OF_RUN) <= set(rows) else rows
-        body = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
-        caption = f"<caption>{html.escape(name)}</caption><thead>"
-        body = body.replace("<th>", '<th scope="col">').replace("<thead>", caption, 1)
         facts = ", ".join(f"{key} {value}" for key, value in said.items())
-        found.append(_block(name, facts, path.parent.name.lstrip("0"), scale, dataset, body))
+        found.append(_block(name, facts, path.parent.name.lstrip("0"), scale, dataset, _plain(shown, name)))
     return found
+
+
+def _plain(rows: pd.DataFrame, caption: str) -> str:
+    """Rows as they are."""
+    body = rows.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+    top = f"<caption>{html.escape(caption)}</caption><thead>"
+    return body.replace("<th>", '<th scope="col">').replace("<thead>", top, 1)
