@@ -290,7 +290,6 @@ def speed():
 def the_field():
     shown = {
         "A4.1": ["MI-FGSM", "EM-FGSM, ball", "EMI-FGSM"],
-        "A4.3": ["RDIM"],
         "A4.5": ["ensemble, logits", "SVRE"],
         "A4.6": ["PGD on LRS-2"],
     }
