@@ -556,7 +556,8 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 #
 # - *A page of `shapes` is an illustration.* A few dozen images tell a collapse from a success, and little else. The rows of
 #   CIFAR-10 are the evidence: laptop scale, small networks, 4/255, n = 600 (n = 415 for the compositions), only images that
-#   every network gets right. What follows is of them, and of undefended targets where nothing else is said.
+#   every network gets right. What follows is of them, and of undefended targets where nothing else is said. At 8/255, which
+#   the first branch has as well, EM in the ball and EMI lead again, with less room to do so: MI-FGSM has 92 %.
 # - *What costs nothing.* At MI-FGSM's cost, PGD's longer steps gain 5.5 points, NI's look-ahead *inside the ball* as much, and
 #   EM's 6.8. As the text of chapter 2 has it, without the projection, one step ahead gains half of that and two steps nothing.
 # - *What points buy.* Points around the iterate gain no more, at five to forty times the cost (VNI 5.8, PGN 6.6); a line of
