@@ -74,13 +74,13 @@ def markdown(run: Path | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+PAIRS = [(scale, dataset) for scale in SCALES for dataset in reversed(registry.CHAPTERS)]
 Measured = list[tuple[str, str, pd.DataFrame]]
 """(scale, data set, rows) of each committed run of a table."""
 
 
 def _measured(table: str) -> Measured:
-    pairs = [(scale, dataset) for scale in SCALES for dataset in reversed(registry.CHAPTERS)]
-    found = [(scale, dataset, claims.compare(table, scale, dataset)) for scale, dataset in pairs]
+    found = [(scale, dataset, claims.compare(table, scale, dataset)) for scale, dataset in PAIRS]
     return [(scale, dataset, rows) for scale, dataset, rows in found if rows is not None]
 
 
@@ -104,15 +104,15 @@ def _own_tables(of_the_thesis: list[str]) -> list[str]:
 def _own_runs(table: str) -> Measured:
     """Each committed run of a table of attacks: the rows of black-box success beside the first attack's."""
     found = []
-    for scale in SCALES:
-        for dataset in reversed(registry.CHAPTERS):
-            rows = results.committed(table, scale, dataset)
-            if rows is not None and (rows.metric == outcomes.COMMON).any():
-                found.append((scale, dataset, claims.gains(results.mark_white_box(rows), rows.attack.iloc[0])))
+    for scale, dataset in PAIRS:
+        rows = results.committed(table, scale, dataset)
+        if rows is not None and (rows.metric == outcomes.COMMON).any():
+            found.append((scale, dataset, claims.gains(results.mark_white_box(rows), rows.attack.iloc[0])))
     return found
 
 
 def _block_of_own(table: str, scale: str, dataset: str, rows: pd.DataFrame) -> str:
+    """The block of one run. rows: of `claims.gains`."""
     shown = pd.DataFrame(
         {
             "name": rows.attack,
