@@ -19,3 +19,9 @@ def run_on(x: torch.Tensor) -> bool:
     if torch.compiler.is_compiling() or not x.is_cuda:
         return False
     return INSTALLED and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def dense(x: torch.Tensor) -> tuple[torch.Tensor, torch.memory_format]:
+    """x in the layout that it has, contiguous or channels_last; contiguous if it has neither."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return (x, torch.channels_last) if last else (x.contiguous(), torch.contiguous_format)
