@@ -22,6 +22,7 @@ from advlib.core.draws import Draw
 from advlib.core.norms import NORMS
 from advlib.kernels import draws
 from advlib.kernels.erasure import erase, rectangle
+from advlib.kernels.resizing import resize
 from advlib.kernels.update import ascend
 
 DEVICE = os.environ["KERNELS_DEVICE"]
@@ -200,6 +201,81 @@ def test_rows_that_do_not_fit_are_refused(rows):
         erase(images((2, 3, 4, 4)), *place, 0, 0, 0, 0.5, 0.4, None, None)
 
 
+# --- resize and pad --------------------------------------------------------------------------------------------------
+
+RESIZES = {
+    "as published": al.InputDiversity(),
+    "always": al.InputDiversity(p=1.0),
+    "never": al.InputDiversity(p=0.0),
+    "of one size": al.InputDiversity(p=1.0, scale=1.0),
+    "large": al.InputDiversity(p=1.0, scale=3.3),
+}
+
+
+def resized(mode, x):
+    """The images, and the gradient of a sum over them, weighted at random."""
+    image = x.detach().requires_grad_()
+    draw = Draw(4, torch.arange(len(x), device=DEVICE), 2, torch.arange(len(x), device=DEVICE) % 2, 32)
+    out = mode(image, draw, torch.zeros_like(draw.index))
+    weights = torch.randn(out.shape, generator=generator(1)).to(out)
+    return out.detach(), torch.autograd.grad(out, image, weights)[0]
+
+
+def compare_sizes(mode, x, close):
+    """Where a pixel looks is rounded in units of the side's last place: for a side of 64 that is 4e-6."""
+    plain, fused = both(partial(resized, mode, x))
+    for there, here in zip(plain, fused, strict=True):
+        assert here.dtype == x.dtype and torch.allclose(here, there, rtol=0, atol=close)
+    return fused
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", RESIZES)
+@pytest.mark.parametrize("shape", [(4, 3, 20, 16), (5, 1, 5, 9), (1, 3, 1, 1), (2, 4, 8, 64)])
+def test_resizes_are_the_same_in_every_mode_at_every_size(shape, mode, layout):
+    x = images(shape, layout)
+    out, _ = compare_sizes(RESIZES[mode], x, 2e-5)
+    assert out.is_contiguous(memory_format=LAYOUTS[layout])
+    assert torch.equal(out, x) or mode not in ("never", "of one size")
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)], ids=str)
+def test_resizes_are_the_same_in_half_precision(dtype, close):
+    """Where the PyTorch code rounds weights too, and what is halfway."""
+    compare_sizes(RESIZES["always"], images((4, 3, 16, 16), "channels_last", dtype), close)
+
+
+def test_the_way_back_is_the_transpose():
+    """As matrices, of the images that have one pixel each."""
+    for scale in (1.1, 1.9):
+        one = torch.eye(5 * 6, device=DEVICE).view(-1, 1, 5, 6)
+        zero = torch.zeros(len(one), dtype=torch.int64, device=DEVICE)
+        there, back = (resize(one, zero, zero, 1, 0, 16, 1.0, scale, way).flatten(1) for way in (False, True))
+        assert torch.allclose(there, back.T, rtol=0, atol=1e-6) and (there > 0).sum() > len(one)
+
+
+def test_a_gradient_of_the_gradient_passes_through_resizes():
+    x, draw = images((2, 3, 8, 8)), Draw(1, torch.arange(2, device=DEVICE))
+
+    def second():
+        image = x.detach().requires_grad_()
+        out = RESIZES["always"](image, draw, draw.index)
+        (slope,) = torch.autograd.grad((out**3).sum(), image, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), image)[0]
+
+    plain, fused = both(second)
+    assert plain.abs().max() > 1 and torch.allclose(plain, fused, rtol=1e-4)
+
+
+def test_resizes_in_float64_stay_with_the_pytorch_code_and_rows_that_do_not_fit_are_refused():
+    x = images((2, 3, 6, 5), dtype=torch.float64)
+    with patch("advlib.kernels.resizing.resize", side_effect=AssertionError):
+        assert all(map(torch.equal, *both(partial(resized, RESIZES["as published"], x))))
+    rows = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    with pytest.raises(ValueError, match="2 images, but 3"):
+        resize(x.float(), rows, rows, 0, 0, 0, 0.5, 1.1, False)
+
+
 # --- the update ------------------------------------------------------------------------------------------------------
 
 EPS, ALPHA = 8 / 255, 3 / 255
@@ -249,7 +325,10 @@ def test_steps_are_the_same_at_every_size(shape, layout, normalize, norm):
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("mu", [0.0, 1.0, 2.5])
 def test_steps_are_the_same_with_every_decay(mu, norm):
-    compare_steps(*scene((2, 3, 24, 32), norm), mu=mu)
+    ball, x_t, m, g = scene((2, 3, 24, 32), norm)
+    here, _ = compare_steps(ball, x_t, m, g, mu=mu)
+    if mu == 0:  # the momentum is not even looked at
+        assert torch.equal(both(partial(stepped, ball, x_t, math.nan * m, g, mu=0.0))[1][0], here)
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -257,16 +336,18 @@ def test_steps_are_the_same_with_every_decay(mu, norm):
 def test_steps_end_in_balls_of_every_radius(eps, norm):
     """Of a point, of less than a step, and of more than all images, so that nothing is cut but to [0, 1]."""
     ball, x_t, m, g = scene((3, 3, 9, 8), norm, eps=eps)
-    here, _ = compare_steps(ball, x_t, m, g)
-    assert (here == x_t).all() == (eps == 0) and here.min() >= 0 and here.max() <= 1
+    for mu in (0.0, 1.0):
+        here, _ = compare_steps(ball, x_t, m, g, mu=mu)
+        assert (here == x_t).all() == (eps == 0) and here.min() >= 0 and here.max() <= 1
 
 
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("size", [1e-25, 1e-35, 1e20])
 def test_steps_do_not_depend_on_the_size_of_the_gradient(size, norm):
-    """Whose squares are 0 in float32, or infinite."""
+    """Whose squares are 0 in float32, or infinite, and which is 0 in the whole of the first block."""
     for normalize in NORMS:
         ball, x_t, m, g = scene((2, 3, 20, 24), norm)
+        g.view(2, -1)[:, :1024] = 0
         compare_steps(ball, x_t, m, size * g, mu=0.5, normalize=normalize)
 
 
@@ -362,6 +443,14 @@ def test_attacks_take_the_same_steps(name):
     with patch("advlib.kernels.update.ascend", lambda *args: steps.append(args) or ascend(*args)):
         plain, fused = both(lambda: ELASTIC[name](*sample(), steps=4))
     assert len(steps) == 4 and (plain - fused).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_gradients_are_the_same_through_resizes(chunk):
+    model, x, y = sample()
+    g = al.gradient(model, [al.InputDiversity(copies=3)], chunk=chunk)
+    plain, fused = both(partial(g, x, y, Draw(0, torch.arange(2, device=DEVICE), step=1)))
+    assert torch.allclose(plain, fused, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("transform", [CHAIN, CHAIN[::-1]], ids=["first", "second"])
