@@ -69,7 +69,10 @@ def test_without_triton_a_gpu_computes_with_the_pytorch_code(x):
     with on_a_gpu(), patch.object(kernels, "INSTALLED", False), patch.dict(sys.modules, {"triton": None}):
         draw = Draw(0, torch.arange(4))
         assert draw.normal(3).shape == draw.uniform(3).shape == (4, 3)
-        assert al.RandomErasure()(x, draw, torch.arange(4)).shape == x.shape
+        for transform in (al.RandomErasure(), al.InputDiversity()):
+            assert transform(x, draw, torch.arange(4)).shape == x.shape
+        ball = al.balls.BALLS["linf"].around(x, 0.1)
+        assert al.loop.step(x, x, None, lambda *args: x, draw, al.Elastic(), ball)[0].shape == x.shape
 
 
 # --- what they are compiled to ---------------------------------------------------------------------------------------
