@@ -54,7 +54,20 @@ if TYPE_CHECKING:
         seeds,
         trainees,
     )
-    from .core import balls, batchnorm, checks, draws, intervals, measured, norms, published, second_order, surrogate
+    from .core import (
+        balls,
+        batchnorm,
+        checks,
+        draws,
+        intervals,
+        measured,
+        memory,
+        norms,
+        processor,
+        published,
+        second_order,
+        surrogate,
+    )
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
     from .feature_attacks import activation, attention, relevance
@@ -88,7 +101,7 @@ _HOMES = {
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner lbfgs",
-    "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
+    "core": "balls batchnorm checks draws intervals measured memory norms processor published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
     "feature_attacks": "activation attention relevance",

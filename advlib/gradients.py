@@ -22,6 +22,7 @@ from .core import checks
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import NORMS, divided, l2_norm
+from .core.processor import in_parts
 from .core.surrogate import Ensemble, drawn, members, shares
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
@@ -92,7 +93,7 @@ def gradient(
     def losses(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         return loss_of(checks.logits(drawn(model, draw)(x), len(x)), y)
 
-    whole = of_losses(losses, model, transform, chunk, members(model))
+    whole = _few_at_once(of_losses(losses, model, transform, chunk, members(model)), chunk)
     alone = model.members if isinstance(model, Ensemble) else ()
     return replace(whole, parts=tuple(gradient(member, transform, loss, chunk) for member in alone))
 
@@ -125,6 +126,18 @@ def of_losses(
         return total if copies == 1 else total.div_(copies)
 
     return Gradient(function, (model,), copies * passes)
+
+
+def _few_at_once(g: Gradient, copies: int) -> Gradient:
+    """g, of as many images at a time as a processor's caches hold, `copies` of each. Its values stay the same."""
+
+    def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        def part(x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            return g.function(x, y, draw.at(index=index))
+
+        return in_parts(part, x, y, draw.index, copies=copies)
+
+    return replace(g, function=function)
 
 
 def listed(transform: Transform | Sequence[Transform] | None) -> tuple[Transform, ...]:

@@ -21,6 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.memory import keep_memory
 from ..files.paths import BUILD, NOTEBOOKS, ROOT
 from ..zoo import registry
 
@@ -299,8 +300,9 @@ def begin(
     folder with its source. The folder is `run_folder`'s. Raises UsageError, which names the parameter, for a value of
     another type than its line says or outside the limits of its comment, and for a scale without numbers. Without the
     source nothing can be checked: that is a warning, and the run shares its folder with all runs of its scale and data
-    set.
+    set. From here on the process keeps memory that it frees (`core.memory`).
     """
+    keep_memory()
     found = [path for path in sources(notebooks) if number(path) == chapter]
     if not found:
         warnings.warn(

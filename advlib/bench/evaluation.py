@@ -21,6 +21,7 @@ from torch import nn
 from ..core import checks
 from ..core.checks import Model
 from ..core.intervals import wilson
+from ..core.processor import in_parts
 from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
 from ..ghosts import Ghost
@@ -66,9 +67,13 @@ def _answers(model: Model, x: torch.Tensor, name: str = "model") -> torch.Tensor
     # A copy: the model may write into it, and others are to be asked about the same images.
     x = x.clone(memory_format=torch.channels_last)
     if isinstance(model, Defended):
-        return model.predict(x)
-    logits = checks.logits(model(x), len(x), name)
-    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), _NO_ANSWER)
+        return in_parts(model.predict, x)
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        logits = checks.logits(model(x), len(x), name)
+        return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), _NO_ANSWER)
+
+    return in_parts(answers, x)
 
 
 def _named(answers: list[torch.Tensor], name: str) -> torch.Tensor:

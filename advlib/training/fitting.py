@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core import checks, surrogate
 from ..core.draws import Draw
+from ..core.processor import in_parts
 from ..files import provenance
 from ..files.paths import WEIGHTS, replacing
 from ..sam import SharpnessAware
@@ -332,9 +333,12 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     was_training, device = model.training, data.labels.device
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=device)
+
+    def named(x: torch.Tensor) -> torch.Tensor:
+        return checks.logits(model(x), len(x)).argmax(1)
+
     for batch in data.batches(batch_size):
-        logits = checks.logits(model(batch.x.contiguous(memory_format=torch.channels_last)), len(batch))
-        hits += (logits.argmax(1) == batch.y).sum()
+        hits += (in_parts(named, batch.x.contiguous(memory_format=torch.channels_last)) == batch.y).sum()
     model.train(was_training)
     return hits.item() / len(data)
 
