@@ -14,9 +14,10 @@ from torch import nn
 
 from advlib import attacks, kernels
 from advlib.bench.gpu import __main__ as gpu
-from advlib.bench.gpu import exactness, fused, graphs, peers, speed
-from advlib.bench.gpu.cases import ROUNDS, Bench, Case, Measure, OutOfTimeError, of_rounds, ratios
+from advlib.bench.gpu import exactness, fused, graphs, speed
 from advlib.bench.gpu.table import COLUMNS, Table
+from advlib.bench.speed import peers
+from advlib.bench.speed.cases import ROUNDS, Bench, Case, Measure, OutOfTimeError, of_rounds, ratios
 from advlib.core.surrogate import frozen
 from advlib.files.paths import ROOT
 

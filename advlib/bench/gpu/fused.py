@@ -11,7 +11,7 @@ import torch
 from ... import kernels
 from ...core.draws import Draw
 from ...transforms import RandomErasure
-from .cases import Bench, Case, Measure, of_rounds, ratios
+from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 
 Function = Callable[[], torch.Tensor]
 
