@@ -46,7 +46,7 @@ from advlib.bench.speed.cases import Bench, ratios
 SETTINGS = {
     "smoke": {"n": 8, "batch": 8, "race": 8, "deep": 1, "side": 64, "steps": 1, "race_steps": 2, "copies": 2,
               "rounds": 1, "deep_rounds": 1, "probes": 2, "batches": (1, 8), "tuned": 4, "minutes": 1},
-    "laptop": {"n": 128, "batch": 128, "race": 64, "deep": 8, "side": 224, "steps": 2, "race_steps": 10, "copies": 2,
+    "laptop": {"n": 64, "batch": 128, "race": 64, "deep": 8, "side": 224, "steps": 2, "race_steps": 10, "copies": 2,
                "rounds": 3, "deep_rounds": 2, "probes": 12, "batches": (1, 8, 32, 128), "tuned": 32, "minutes": 8},
     "paper": {"n": 1000, "batch": 128, "race": 128, "deep": 8, "side": 224, "steps": 10, "race_steps": 10, "copies": 5,
               "rounds": 5, "deep_rounds": 5, "probes": 20, "batches": (1, 8, 32, 128), "tuned": 128, "minutes": 90},
