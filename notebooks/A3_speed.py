@@ -264,7 +264,7 @@ if not pairs:
 torch.manual_seed(seed)  # torchattacks draws from torch's own generator
 fast = {name: copies[small.name][name] for name in ("folded", "bfloat16")}
 two = replace(bench, rounds=min(2, RUN["rounds"]))
-contests = {name: peers.contest(two, racing, data, name, pair, fast, race) for name, pair in pairs.items()}
+contests = {k: peers.contest(two, racing, data, k, pair, fast, race, seed) for k, pair in pairs.items()}
 kept([row for contest in contests.values() for row in contest.rows]) if contests else None
 
 # %% [markdown]

@@ -3,6 +3,7 @@ the loops of peers, and the names that other places read."""
 
 import logging
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -96,10 +97,9 @@ def test_half_the_bytes_a_number_are_half_the_bytes_of_a_pass():
 def test_what_is_moved_around_the_passes_is_the_attacks_own(subject):
     """The same around another network; more for an attack that transforms, and no pass among it."""
     other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
-    of_mi = [
-        counts.of_step(attacks.mi_fgsm, subject._replace(model=subjects.prepared(net)))
-        for net in (subject.model, other)
-    ]
+    of_each = [subjects.prepared(net) for net in (subject.model, other)]
+    of_mi = [counts.of_step(attacks.mi_fgsm, subject._replace(model=net)) for net in of_each]
+    assert len({counts.of_step(partial(attacks.sim, copies=3), subject._replace(model=net), 3) for net in of_each}) == 1
     image = FLOAT * subject.x.numel()
     assert of_mi[0] == of_mi[1] and of_mi[0].flops == 0 and 6 * image < of_mi[0].bytes < 30 * image
     moved = counts.beside_passes(loop.with_copies(3), subject._replace(model=subjects.prepared(subject.model)))
@@ -287,7 +287,7 @@ def test_torchattacks_is_set_against_ours_on_the_same_batches(clock, model, monk
     monkeypatch.setitem(sys.modules, "torchattacks", made)
     pair = peers.Pair({}, clock.work("ours", 1.0, data.x[:3] / 2))
     subject = subjects.Subject("tiny", model, data.x[:3], data.y[:3])
-    found = peers.contest(clock.bench(rounds=2, warm=1), subject, data, "PGD", pair, {"folded": model}, 2)
+    found = peers.contest(clock.bench(rounds=2, warm=1), subject, data, "PGD", pair, {"folded": model}, 2, 0)
     assert {row.what: row.ratio for row in found.rows} == {
         "PGD: ours / torchattacks": pytest.approx(3.0),
         "PGD: ours, folded / torchattacks": pytest.approx(3.0),

@@ -182,8 +182,8 @@ def table(found: Mapping[tuple[str, ...], Compared], *names: str) -> pd.DataFram
 
 
 def adversarial(data: Images, batch: int, attack: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """attack(x, y, index) of all images, in batches."""
-    return torch.cat([attack(part.x, part.y, part.index) for part in data.batches(batch)])
+    """attack(x, y, index=) of all images, in batches."""
+    return torch.cat([attack(part.x, part.y, index=part.index) for part in data.batches(batch)])
 
 
 def answers(judges: Mapping[str, nn.Module], adv: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -196,17 +196,9 @@ def success(
     data: Images, batch: int, nets: Mapping[str, nn.Module], judges: Mapping[str, nn.Module], steps: int, seed: int
 ) -> dict[tuple[str, str], Compared]:
     """MI-FGSM at 8/255 from each network, beside the first one, by each judge."""
-    found = {
-        name: answers(
-            judges,
-            adversarial(data, batch, lambda x, y, index, net=net: _mi(net, x, y, steps=steps, seed=seed, index=index)),
-        )
-        for name, net in nets.items()
-    }
+    attack = partial(attacks.mi_fgsm, eps=EPS, steps=steps, seed=seed)
+    found = {name: answers(judges, adversarial(data, batch, partial(attack, net))) for name, net in nets.items()}
     base, *others = found
     return {
         (name, judge): compared(found[name][judge], found[base][judge], data.y) for name in others for judge in judges
     }
-
-
-_mi = partial(attacks.mi_fgsm, eps=EPS)

@@ -99,20 +99,30 @@ def agreement(
 
 
 def contest(
-    bench: Bench, subject: Subject, data: Images, name: str, pair: Pair, nets: Mapping[str, nn.Module], steps: int
+    bench: Bench,
+    subject: Subject,
+    data: Images,
+    name: str,
+    pair: Pair,
+    nets: Mapping[str, nn.Module],
+    steps: int,
+    seed: int,
 ) -> Contest:
     """torchattacks and ours on the network of `subject`, and ours on each of `nets`, over all of `data` in batches as
     large as that of `subject`. MIFGSM also hands torchattacks each of `nets` in float32, so that what is left between
-    the two is the loop alone. torchattacks draws from torch's own generator."""
+    the two is the loop alone. seed: of ours; torchattacks draws from torch's own generator."""
     import torchattacks  # here: whoever measures without it needs none
 
     options, found = {"eps": EPS, "alpha": EPS / steps, "steps": steps}, {}
-    theirs = lambda net: lambda x, y, index: getattr(torchattacks, name)(net, **options, **pair.theirs)(x, y)  # noqa: E731
-    ours = lambda net: lambda x, y, index: pair.ours(net, x, y, index=index, **options)  # noqa: E731
-    made = {"torchattacks": theirs(subject.model), "ours": ours(subject.model)}
-    made |= {f"ours, {net}": ours(nets[net]) for net in nets}
+
+    def theirs(net: nn.Module, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return getattr(torchattacks, name)(net, **options, **pair.theirs)(x, y)
+
+    ours = partial(pair.ours, seed=seed, **options)
+    made = {"torchattacks": partial(theirs, subject.model), "ours": partial(ours, subject.model)}
+    made |= {f"ours, {net}": partial(ours, nets[net]) for net in nets}
     if name == "MIFGSM":
-        made |= {f"torchattacks, {net}": theirs(nets[net]) for net in nets if net != "bfloat16"}
+        made |= {f"torchattacks, {net}": partial(theirs, nets[net]) for net in nets if net != "bfloat16"}
 
     def run(who: str) -> None:
         found[who] = adversarial(data, len(subject.x), made[who])
