@@ -121,7 +121,8 @@ print(found)
 # %% [markdown]
 # The peak and the bandwidth are measured in the same rounds as the passes: the faster of a large matrix product and a large
 # convolution, and a copy of what no cache holds. $F/B$ is the *intensity*. Where it is below peak / bandwidth, memory is the
-# limit, and a faster multiplication gains nothing; above, arithmetic is.
+# limit, and a faster multiplication gains nothing; above, arithmetic is. A pass as a whole hides that its operations run one
+# after the other: BatchNorm, ReLU and sums move numbers and multiply next to nothing. The *floor* adds up the least time of each.
 
 # %%
 timed = [(subject, copies[subject.name]) for _, subject in CASES]
@@ -135,7 +136,8 @@ fig
 
 # %% [markdown]
 # *Figure A3.1. The roof of this machine for two number types, and the passes below it.* Folding and bfloat16 move a pass to the
-# right: the same arithmetic, fewer bytes. A mark above the sloping part would belong to a pass whose numbers stayed in a cache.
+# right: the same arithmetic, fewer bytes. In the table, the part of the floor that is bound by memory is what folding and the
+# compiler can take away.
 #
 # ### What an attack adds
 #

@@ -88,7 +88,7 @@ def test_half_the_bytes_a_number_are_half_the_bytes_of_a_pass():
         nn.Sequential(nn.Flatten(), nn.Linear(192, 9)),
     )
     whole, half = (
-        counts.of_pass(subjects.Subject("", net.to(dtype).requires_grad_(False), x.to(dtype), y))
+        counts.total(counts.of_pass(subjects.Subject("", net.to(dtype).requires_grad_(False), x.to(dtype), y)))
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert whole.flops == half.flops == 2 * (2 * 2 * 192 * 9) and 0.45 < half.bytes / whole.bytes < 0.55
@@ -115,8 +115,16 @@ ROOF = roofline.Roof({"float32": 100.0, "bfloat16": 400.0}, bandwidth=10.0)
 def test_the_roof_rises_to_the_ridge_and_is_flat_beyond():
     assert (ROOF.ridge("float32"), ROOF.ridge("bfloat16")) == (10, 40)
     assert [ROOF.speed("float32", i) for i in (1, 10, 100)] == [10, 100, 100]
-    for counted in (counts.Counted(100, 100), counts.Counted(1000, 100), counts.Counted(10_000, 100)):
-        assert ROOF.seconds("float32", counted) == counted.flops / ROOF.speed("float32", counted.intensity)
+    for one in (counts.Counted(100, 100), counts.Counted(1000, 100), counts.Counted(10_000, 100)):
+        assert ROOF.seconds("float32", [one]) == one.flops / ROOF.speed("float32", one.intensity)
+
+
+def test_operations_one_after_the_other_have_a_floor_of_their_own():
+    convolution, norm = counts.Counted(1000, 50), counts.Counted(0, 50)
+    assert counts.total([convolution, norm]) == (1000, 100) and counts.total([]) == (0, 0)
+    assert ROOF.seconds("float32", [convolution, norm]) == 10 + 5 > ROOF.seconds("float32", [counts.Counted(1000, 100)])
+    assert ROOF.of_memory("float32", [convolution, norm]) == pytest.approx(5 / 15)
+    assert ROOF.of_memory("float32", [convolution]) == 0 and ROOF.of_memory("float32", [norm]) == 1
 
 
 def test_passes_are_set_against_the_ceilings_of_their_round(subject, taken, clock):
@@ -128,12 +136,14 @@ def test_passes_are_set_against_the_ceilings_of_their_round(subject, taken, cloc
     roof, (a, b) = roofline.placed(bench, [(subject, nets)])
     n, channels, side = roofline.CONVOLUTION
     assert roof.bandwidth == 8 * 2**20 / 0.5 and roof.peaks["float32"] == 2 * n * channels**2 * 9 * side**2 / 2
-    assert a.counted == b.counted == counts.of_pass(subject._replace(model=nets["a"]))
-    assert a.share == pytest.approx([roof.seconds("float32", a.counted) / 3] * 2)
+    assert a.operations == b.operations == counts.of_pass(subject._replace(model=nets["a"]))
+    assert a.share == pytest.approx([roof.seconds("float32", a.operations) / 3] * 2)
     assert b.share == pytest.approx([2 * share for share in a.share]) and b.speed == a.counted.flops / 1.5
     table = roofline.table(roof, [a, b])
     assert list(table.index) == [("tiny", "a"), ("tiny", "b")]
-    assert set(table.limit) == {"memory" if a.counted.intensity < roof.ridge("float32") else "arithmetic"}
+    assert set(table["limit of the whole"]) == {
+        "memory" if a.counted.intensity < roof.ridge("float32") else "arithmetic"
+    }
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -363,7 +373,7 @@ def test_a_picture_has_a_panel_for_each_kind_of_row_and_a_mark_for_each_pass(sub
     assert [[text.get_text() for text in ax.get_yticklabels()] for ax in figure.axes] == [["x"]] * len(names)
     assert len(figures.bars(made[:1]).axes) == 1
     counted = counts.Counted(1e9, 1e8)
-    points = [roofline.Point(subject, name, "float32", counted, 1e9, [0.5]) for name in ("a", "b")]
+    points = [roofline.Point(subject, name, "float32", [counted], 1e9, [0.5]) for name in ("a", "b")]
     (ax,) = figures.roofline(roofline.Roof({"float32": 1e11, "bfloat16": 4e11}, 1e10), points).axes
     assert len(ax.lines) == len(roofline.DTYPES) + 2 and ax.lines[-1].get_xdata()[0] == counted.intensity
 

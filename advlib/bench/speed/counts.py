@@ -7,7 +7,7 @@ moves nothing, such as a view, counts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -30,30 +30,41 @@ class Counted(NamedTuple):
         return self.flops / self.bytes
 
 
-def counted(function: Callable[[], object]) -> Counted:
-    """What a call of the function takes."""
+def operations(function: Callable[[], object]) -> list[Counted]:
+    """What each operation of a call of the function takes, in their order."""
     with _Counting() as counting:
         function()
-    return Counted(counting.flops, counting.bytes)
+    return counting.each
 
 
-def of_pass(subject: Subject) -> Counted:
-    """A pass forward and back to the image, in channels_last."""
-    return counted(lambda: passes(subject.model, subject.flat, subject.y))
+def total(each: Iterable[Counted]) -> Counted:
+    """Of several together."""
+    flops, moved = map(sum, zip(Counted(0, 0), *each, strict=True))
+    return Counted(flops, moved)
+
+
+def counted(function: Callable[[], object]) -> Counted:
+    """What a call of the function takes."""
+    return total(operations(function))
+
+
+def of_pass(subject: Subject) -> list[Counted]:
+    """The operations of a pass forward and back to the image, in channels_last."""
+    return operations(lambda: passes(subject.model, subject.flat, subject.y))
 
 
 def of_step(attack: Attack, subject: Subject, each: int = 1) -> Counted:
     """The arithmetic of a step of an attack around its passes, of which it takes `each`: what two steps take beyond
     one, without the passes."""
     one, two = (counted(lambda k=k: attack(subject.model, subject.x, subject.y, steps=k)) for k in (1, 2))
-    alone = of_pass(subject)
+    alone = total(of_pass(subject))
     return Counted(two.flops - one.flops - each * alone.flops, two.bytes - one.bytes - each * alone.bytes)
 
 
 def beside_passes(contestants: Mapping[str, tuple[Attack, int]], subject: Subject) -> dict[str, dict[str, float]]:
     """By attack: the passes of a step, what they move, and what is moved around them. contestants: an attack, and the
     passes that it takes in a step; subject: with a frozen network, in channels_last."""
-    of_one, found = of_pass(subject).bytes, {}
+    of_one, found = total(of_pass(subject)).bytes, {}
     for name, (attack, each) in contestants.items():
         moved = of_step(attack, subject, each).bytes
         found[name] = {
@@ -66,20 +77,20 @@ def beside_passes(contestants: Mapping[str, tuple[Attack, int]], subject: Subjec
 
 
 class _Counting(TorchDispatchMode):
-    """Adds up what the operations take that it sees, by torch's own formulas where they have one. (torch's counter
+    """Keeps what each operation takes that it sees, by torch's own formulas where they have one. (torch's counter
     itself follows modules, and refuses a derivative by what a module is given.)"""
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops, self.bytes = 0, 0
+        self.each: list[Counted] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = function(*args, **kwargs)
-        if formula := flop_registry.get(function._overloadpacket):
-            self.flops += formula(*args, **kwargs, out_val=out)
         if not _idle(function):
-            self.bytes += sum(map(_size, tree_leaves((_read(function, args), kwargs, out))))
+            formula = flop_registry.get(function._overloadpacket)
+            flops = formula(*args, **kwargs, out_val=out) if formula else 0
+            self.each.append(Counted(flops, sum(map(_size, tree_leaves((_read(function, args), kwargs, out))))))
         return out
 
 

@@ -2,13 +2,14 @@
 
 What takes F operations and moves B bytes takes at least max(F / peak, B / bandwidth) seconds. Drawn over the
 intensity F / B, in operations a byte, the speed that this allows is a roof: it rises with the bandwidth until it meets
-the peak (S. Williams, A. Waterman, D. Patterson, CACM 52(4), 65-76, 2009). Bytes are counted as if nothing stayed in a
-cache (`counts`), so that what does can stand above the rising part.
+the peak (S. Williams, A. Waterman, D. Patterson, CACM 52(4), 65-76, 2009). The operations of a pass run one after the
+other, each with a limit of its own, and the floor of the pass is the sum of theirs. Bytes are counted as if nothing
+stayed in a cache (`counts`), so that what does can be faster than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -84,9 +85,14 @@ class Roof(NamedTuple):
         """FLOP/s that are within reach at an intensity."""
         return min(self.peaks[form], intensity * self.bandwidth)
 
-    def seconds(self, form: str, counted: counts.Counted) -> float:
-        """The least that what was counted takes."""
-        return max(counted.flops / self.peaks[form], counted.bytes / self.bandwidth)
+    def seconds(self, form: str, each: Iterable[counts.Counted]) -> float:
+        """The least that operations take, one after the other."""
+        return sum(max(one.flops / self.peaks[form], one.bytes / self.bandwidth) for one in each)
+
+    def of_memory(self, form: str, each: Sequence[counts.Counted]) -> float:
+        """The share of those seconds that goes to operations whose limit is memory."""
+        bound = [one for one in each if one.intensity < self.ridge(form)]
+        return self.seconds(form, bound) / self.seconds(form, each)
 
     def ridge(self, form: str) -> float:
         """The intensity below which memory is the limit, and above which arithmetic is."""
@@ -94,26 +100,32 @@ class Roof(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A pass of a copy of a network: what it takes by count, FLOP/s (the median), and the share of the roof that it
-    reaches in each round."""
+    """A pass of a copy of a network: its operations, FLOP/s (the median), and the floor, the least seconds that they
+    take, over its seconds, in each round."""
 
     subject: Subject
     copy: str
     form: str
-    counted: counts.Counted
+    operations: Sequence[counts.Counted]
     speed: float
     share: Sequence[float]
 
+    @property
+    def counted(self) -> counts.Counted:
+        """All operations together."""
+        return counts.total(self.operations)
+
 
 def table(roof: Roof, points: Sequence[Point]) -> pd.DataFrame:
-    """By network and copy: what a pass takes, what limits it, and the share of the roof that it reaches."""
+    """By network and copy: what a pass takes, what limits it, and how near to its floor it comes."""
     found = {
         (p.subject.name, p.copy): {
             "GFLOP": p.counted.flops / 1e9,
             "MB moved": p.counted.bytes / 1e6,
             "operations a byte": p.counted.intensity,
-            "limit": "memory" if p.counted.intensity < roof.ridge(p.form) else "arithmetic",
-            "share of the roof, smallest": min(p.share),
+            "limit of the whole": "memory" if p.counted.intensity < roof.ridge(p.form) else "arithmetic",
+            "floor bound by memory (%)": 100 * roof.of_memory(p.form, p.operations),
+            "floor over time, smallest": min(p.share),
             "largest": max(p.share),
         }
         for p in points
@@ -144,9 +156,9 @@ def placed(bench: Bench, subjects: Sequence[tuple[Subject, Mapping[str, nn.Modul
     roofs = [_roof({name: s[k] for name, s in seconds.items()}, side, numbers) for k in range(bench.rounds)]
     points = []
     for subject, name, form in passed:
-        took, what = seconds[f"{subject.name}: {name}"], counts.of_pass(subject)
-        share = [roof.seconds(form, what) / t for roof, t in zip(roofs, took, strict=True)]
-        points.append(Point(subject, name, form, what, what.flops / median(took), share))
+        took, each = seconds[f"{subject.name}: {name}"], counts.of_pass(subject)
+        share = [roof.seconds(form, each) / t for roof, t in zip(roofs, took, strict=True)]
+        points.append(Point(subject, name, form, each, counts.total(each).flops / median(took), share))
     return _roof({name: median(s) for name, s in seconds.items()}, side, numbers), points
 
 
