@@ -171,10 +171,10 @@ kept(found).assign(**{"at most 1.05": ["yes" if row.ratio <= 1.05 else "no" for 
 #
 # ## 4. One lever after another
 #
-# **Copies of the network.** `channels_last` lays the channels of a pixel next to each other, as convolutions want them.
-# `folded` also puts every BatchNorm into the convolution before it, `bfloat16` also halves every number; both are
-# `al.accelerate`. The compiler (`torch.compile`) joins operations, and takes its own time first, stated in passes of the plain
-# network. Each row has what those before it have.
+# **Copies of the network**, each with what those before it have. `channels_last` lays the channels of a pixel next to each other,
+# as convolutions want them. `folded` puts every BatchNorm into the convolution before it, `bfloat16` keeps a number in half the
+# bits; both are `al.accelerate`. The compiler (`torch.compile`) joins operations, and takes its own time first, stated in passes
+# of the plain network.
 
 # %%
 missing = "" if bench.tiny else levers.missing_compiler()
