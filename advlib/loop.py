@@ -14,21 +14,39 @@ from typing import Any
 
 import torch
 
+from . import kernels
 from .core import checks
-from .core.balls import BALLS, Ball, moved, toward
+from .core.balls import BALLS, Ball, L2Ball, LinfBall, moved, toward
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.surrogate import frozen
 from .gradients import Function, Gradient, gradient
-from .rules import PLAIN, Rule
+from .rules import PLAIN, Elastic, Rule
 
 
 def step(
     x_t: torch.Tensor, state: Any, y: torch.Tensor, g: Gradient, draw: Draw, rule: Rule, ball: Ball
 ) -> tuple[torch.Tensor, Any]:
     """(x_{t+1}, state) from (x_t, state): the rule's direction, a step along it, back into the ball."""
+    if (
+        kernels.run_on(x_t)
+        and x_t.dtype == torch.float32  # the only type that the kernels compute in
+        and type(rule) is Elastic
+        and (type(ball) is LinfBall or type(ball) is L2Ball)
+    ):
+        return _fused(x_t, state, g(rule.point(x_t, state, ball), y, draw), rule, ball)
     direction, state = rule.update(state, g, x_t, y, draw, ball)
     return moved(ball, x_t, direction), state
+
+
+def _fused(
+    x_t: torch.Tensor, m: torch.Tensor, grad: torch.Tensor, rule: Elastic, ball: LinfBall | L2Ball
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, of the gradient: one kernel for each pass over memory."""
+    from .kernels.update import ascend
+
+    place = [ball.lower, ball.upper] if isinstance(ball, LinfBall) else [ball.x]
+    return ascend(grad, m, x_t, rule.mu, rule.normalize, ball.alpha, ball.eps, place)
 
 
 def attack(

@@ -39,6 +39,10 @@ class InputDiversity:
         checks.whole("copies", self.copies, 1)
 
     def __call__(self, x: torch.Tensor, draw: Draw, copy: torch.Tensor) -> torch.Tensor:
+        if kernels.run_on(x) and x.dtype != torch.float64:  # which the kernel does not compute in
+            from .kernels.resizing import resize
+
+            return resize(x, *draw.place(), float(self.p), float(self.scale), False)
         u = draw.uniform(4)
         applied = u[:, 0] < self.p
         size = torch.where(applied, 1 + (self.scale - 1) * u[:, 1], self.scale)  # of the resized image, in image sides

@@ -69,7 +69,10 @@ def test_without_triton_a_gpu_computes_with_the_pytorch_code(x):
     with on_a_gpu(), patch.object(kernels, "INSTALLED", False), patch.dict(sys.modules, {"triton": None}):
         draw = Draw(0, torch.arange(4))
         assert draw.normal(3).shape == draw.uniform(3).shape == (4, 3)
-        assert al.RandomErasure()(x, draw, torch.arange(4)).shape == x.shape
+        for transform in (al.RandomErasure(), al.InputDiversity()):
+            assert transform(x, draw, torch.arange(4)).shape == x.shape
+        ball = al.balls.BALLS["linf"].around(x, 0.1)
+        assert al.loop.step(x, x, None, lambda *args: x, draw, al.Elastic(), ball)[0].shape == x.shape
 
 
 # --- what they are compiled to ---------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ class H100:
 def compiled(monkeypatch, tmp_path):
     """The kernels that a function launches, compiled as for an H100 and not launched."""
     triton = pytest.importorskip("triton", reason="no Triton for this platform")
-    from advlib.kernels import draws, erasure
+    from advlib.kernels import draws, erasure, resizing, update
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.driver, "_active", H100())
@@ -107,7 +110,7 @@ def compiled(monkeypatch, tmp_path):
         def __getitem__(self, grid):
             return lambda *args, **options: made.append(self.kernel.warmup(*args, grid=grid, **options))
 
-    for module in (draws, erasure):
+    for module in (draws, erasure, resizing, update):
         monkeypatch.setattr(module, "wrap_triton", Compiled)
 
     def run(function):
@@ -151,6 +154,22 @@ def erased(dtype=torch.float32, layout=torch.channels_last, side=224, **options)
     torch.autograd.grad(out, x, torch.empty_like(out))
 
 
+def resized(dtype=torch.float32, layout=torch.channels_last, side=224):
+    """Input diversity and back."""
+    from advlib.kernels.resizing import resize
+
+    x = torch.rand(2, 3, side, side, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    out = resize(x, INDEX[:2], INDEX[:2], 3, 2, 16, 0.5, 1.1, False)
+    torch.autograd.grad(out, x, torch.empty_like(out))
+
+
+def stepped(norm="linf", side=224, **options):
+    """A step of an attack, back into its ball."""
+    x = torch.rand(2, 3, side, side)
+    ball = al.balls.BALLS[norm].around(x, 8 / 255)
+    al.loop._fused(x, x, x, al.Elastic(**options), ball)
+
+
 NCHW = torch.contiguous_format
 COMPILED = {
     "uniform": (lambda: drawn("uniform"), [24]),
@@ -163,6 +182,17 @@ COMPILED = {
     "erase, odd": (lambda: erased(side=31), [48, 64]),
     "erase, bfloat16": (lambda: erased(torch.bfloat16), [40, 48]),
     "erase, as the text": (lambda: erased(aspect=0.3, fill=0.5), [40, 48]),
+    "resize": (lambda: resized(), [32, 32]),
+    "resize, small": (lambda: resized(side=32), [32, 32]),
+    "resize, contiguous": (lambda: resized(layout=NCHW), [32, 56]),
+    "resize, odd": (lambda: resized(side=31), [32, 32]),
+    "resize, bfloat16": (lambda: resized(torch.bfloat16), [32, 32]),
+    "step": (lambda: stepped(), [24, 32]),
+    "step, small": (lambda: stepped(side=32), [24, 32]),
+    "step, odd": (lambda: stepped(side=31), [24, 48]),
+    "step, no decay": (lambda: stepped(mu=0.0), [24, 32]),
+    "step, by the L2 norm": (lambda: stepped(normalize="l2"), [32, 32]),
+    "step, L2": (lambda: stepped("l2"), [24, 40, 40, 40]),
 }
 """What is launched, and the most registers that each kernel may take: as measured, rounded up to the next 8, by which
 they are handed out. At 64 an H100 holds half of the threads that it could."""
@@ -173,12 +203,14 @@ def test_an_h100_has_room_for_the_kernels(compiled, tmp_path, name):
     launch, most = COMPILED[name]
     # The cosine keeps 32 bytes for arguments of 1e5 and more, which do not occur.
     spilled = 32 if name == "normal" else 0
-    for kernel, limit in zip(compiled(launch), most, strict=True):
+    for i, (kernel, limit) in enumerate(zip(compiled(launch), most, strict=True)):
         registers, stack, local = used(kernel, tmp_path)
         assert (registers <= limit, stack, local) == (True, spilled, 0), (registers, limit)
-        by_four = {"five numbers": 0, "erase, odd": 0}.get(name, 1)
+        by_four = "odd" not in name and "resize" not in name and name != "five numbers"
         loads, stores = wide(kernel)
-        assert (stores > 0) == by_four and (loads > 0) == (by_four and "erase" in name)
+        # The first and the third kernel of a step write one number a block, and no image.
+        assert (stores > 0) == (by_four and not ("step" in name and i in (0, 2)))
+        assert (loads > 0) == (by_four and ("erase" in name or "step" in name))
 
 
 def test_another_place_compiles_no_other_kernel(compiled):
@@ -201,8 +233,9 @@ def test_numbers_may_be_compiled_in():
     assert triton.compile(source, H100().get_current_target()).asm["cubin"]
 
 
-def test_bfloat16_is_rounded_to_nearest(compiled):
+@pytest.mark.parametrize("function", [erased, resized])
+def test_bfloat16_is_rounded_to_nearest(compiled, function):
     """Which the interpreter does not do, and the test with it cannot see."""
-    for kernel in compiled(lambda: erased(torch.bfloat16)):
+    for kernel in compiled(lambda: function(torch.bfloat16)):
         casts = set(re.findall(r"cvt\.\w+\.bf16\w*\.f32", kernel.asm["ptx"]))
         assert casts and all(cast.startswith("cvt.rn.") for cast in casts)

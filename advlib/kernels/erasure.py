@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
+from . import dense
 from .draws import PLACE, mix, row_hash, unit, word
 
 BLOCK = 1024
@@ -88,12 +89,6 @@ def _erase_backward_kernel(
     tl.store(out + image.to(tl.int64) * (C * H * W) + k, total.to(out.dtype.element_ty), mask=inside)
 
 
-def _dense(x: torch.Tensor) -> tuple[torch.Tensor, torch.memory_format]:
-    """x in the layout that it has, contiguous or channels_last; contiguous if it has neither."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return (x, torch.channels_last) if last else (x.contiguous(), torch.contiguous_format)
-
-
 @triton_op("advlib::erase", mutates_args=())
 def erase(
     x: torch.Tensor,
@@ -116,7 +111,7 @@ def erase(
     """
     if len(index) % len(x) or not len(own) == len(index) == len(chain):
         raise ValueError(f"{len(x)} images, but {len(own)} copies, and {len(index)} and {len(chain)} rows of the draw")
-    (n, c, h, w), (x, layout) = x.shape, _dense(x)
+    (n, c, h, w), (x, layout) = x.shape, dense(x)
     out = torch.empty(len(index), c, h, w, dtype=x.dtype, device=x.device, memory_format=layout)
     with torch.cuda.device_of(out):
         wrap_triton(_erase_kernel)[(len(index), triton.cdiv(c * h * w, BLOCK))](
@@ -141,7 +136,7 @@ def erase_backward(
     images: int,
 ) -> torch.Tensor:
     """The gradient of the N images from that of k N rows, g: the sum over an image's copies of what is not erased."""
-    (_, c, h, w), (g, layout) = g.shape, _dense(g)
+    (_, c, h, w), (g, layout) = g.shape, dense(g)
     out = torch.empty(images, c, h, w, dtype=g.dtype, device=g.device, memory_format=layout)
     with torch.cuda.device_of(out):
         wrap_triton(_erase_backward_kernel)[(images, triton.cdiv(c * h * w, BLOCK))](

@@ -9,8 +9,12 @@ from unittest.mock import patch
 import torch
 
 from ... import kernels
+from ...core.balls import BALLS
 from ...core.draws import Draw
-from ...transforms import RandomErasure
+from ...gradients import Gradient
+from ...loop import step
+from ...rules import MI
+from ...transforms import InputDiversity, RandomErasure
 from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 
 Function = Callable[[], torch.Tensor]
@@ -30,15 +34,28 @@ def _functions(bench: Bench, n: int, side: int) -> dict[str, Callable[[], Functi
         copy = torch.arange(copies, device=bench.device).repeat_interleave(n)
         return Draw(3, torch.arange(n, device=bench.device).repeat(copies), 2, copy, 16), copy
 
-    def erased() -> Function:
-        x = torch.rand(n, 3, side, side, device=bench.device).contiguous(memory_format=torch.channels_last)
-        return partial(RandomErasure(), x, *draw(5))
+    def images() -> torch.Tensor:
+        x = torch.rand(n, 3, side, side, device=bench.device)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def back(x: torch.Tensor, weights: torch.Tensor, place: tuple[Draw, torch.Tensor]) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(InputDiversity(p=1.0)(x, *place), x, weights)[0]
+
+    def stepped(norm: str) -> Function:
+        x, m, grad, place = images(), images() - 0.5, images() - 0.5, draw()[0]
+        ball, g = BALLS[norm].around(x, 0.1, 0.01), Gradient(lambda x, y, draw: grad, (), 0)
+        return lambda: step(x, m, place.index, g, place, MI, ball)[0]
 
     return {
         "uniform": lambda: partial(draw()[0].uniform, 3, side, side),
         "five numbers": lambda: partial(draw()[0].uniform, 5),
         "normal": lambda: partial(draw()[0].normal, 3, side, side),
-        "erasure": erased,
+        "erasure": lambda: partial(RandomErasure(), images(), *draw(5)),
+        "resize": lambda: partial(InputDiversity(p=1.0), images(), *draw()),
+        "resize and back": lambda: partial(back, images(), images(), draw()),
+        "step": lambda: stepped("linf"),
+        "step, L2": lambda: stepped("l2"),
     }
 
 
