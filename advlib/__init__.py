@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         printed,
         results,
         seeds,
+        speed,
         trainees,
     )
     from .core import (
@@ -99,7 +100,7 @@ _HOMES = {
     "": "advice attacks curvature decisions feature_attacks ghosts gradients layers lipschitz loop queries rules sam "
     "sam_family sharpness transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
-    "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
+    "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds speed trainees",
     "minimum_norm": "carlini_wagner lbfgs",
     "core": "balls batchnorm checks draws intervals measured memory norms processor published second_order surrogate",
     "core.surrogate": "Normalized ensemble",

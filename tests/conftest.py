@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from advlib.core.surrogate import Normalized
 from advlib.files.paths import data_roots
+
+if TYPE_CHECKING:
+    from advlib.bench.speed.cases import Bench
 
 
 def needs_data(*parts: str) -> pytest.MarkDecorator:
@@ -103,3 +108,31 @@ def y(model: Normalized, x: torch.Tensor) -> torch.Tensor:
     """The model's own predictions: every attack starts from a correct image."""
     with torch.no_grad():
         return model(x).argmax(1)
+
+
+class Clock:
+    """Time that passes when somebody works."""
+
+    def __init__(self) -> None:
+        self.now, self.log = 0.0, []
+
+    def work(self, name: str, seconds: float, gives: object = None) -> Callable[..., object]:
+        def done(*args: object, **options: object) -> object:
+            self.now += seconds
+            self.log.append(name)
+            return gives
+
+        return done
+
+    def bench(self, budget: float = 1e9, **options: object) -> Bench:
+        """One on the processor that goes by this clock."""
+        from advlib.bench.speed.cases import Bench  # here: it loads what most tests need not
+
+        options = {"tiny": False, **options}
+        left = lambda: budget - self.now  # noqa: E731
+        return Bench(torch.device("cpu"), dataset="shapes", left=left, clock=lambda: self.now, **options)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -407,23 +407,23 @@ def test_another_process_that_writes_the_table_is_named(path):
 
 
 def test_code_that_changes_numbers_is_in_the_fingerprint(tmp_path):
-    """All of the package but the rooms that say where things lie and print them, and what measures a GPU; of a network
+    """All of the package but the rooms that say where things lie and print them, and what measures speed; of a network
     that is trained also without those that attack and measure it."""
     package = Path(advlib.__file__).parent
     shutil.copytree(package, tmp_path / "advlib", ignore=shutil.ignore_patterns("__pycache__"))
 
     def digests():
-        tables, training = ("files", "press", "bench/gpu"), ("bench", "defenses", "files", "press")
+        tables, training = ("files", "press", "bench/gpu", "bench/speed"), ("bench", "defenses", "files", "press")
         return [provenance.code_digest(tmp_path / "advlib", without) for without in (tables, training)]
 
     before = digests()
     assert before == [provenance.CODE, provenance.TRAINING_CODE]
     for file in (tmp_path / "advlib").rglob("*.py"):
         place, text = file.relative_to(tmp_path / "advlib"), file.read_text(encoding="utf-8")
-        room, of_gpu = place.parts[0], place.parts[:2] == ("bench", "gpu")
+        room, of_speed = place.parts[0], place.parts[:2] in (("bench", "gpu"), ("bench", "speed"))
         file.write_text(text + "# an edit\n", encoding="utf-8")
         changed = [now != then for now, then in zip(digests(), before, strict=True)]
-        of_tables = room not in ("files", "press") and not of_gpu
+        of_tables = room not in ("files", "press") and not of_speed
         assert changed == [of_tables, room not in ("bench", "defenses", "files", "press")], file
         file.write_text(text, encoding="utf-8")
     (tmp_path / "advlib" / "kernels" / "hash.py").write_text("")

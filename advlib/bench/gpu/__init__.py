@@ -5,9 +5,10 @@
 
 Sections come in the order of their worth (`__main__.SECTIONS`), each a list of cases: the device's ceilings; whether
 attacks and optimizers give there what they give on the CPU; kernels beside the PyTorch code; the attack loop beside
-bare passes and beside a plain eager loop (`peers`); steps of training; Hessian products; attacks with copies; whole
-attacks as CUDA graphs; compiled networks. The file is replaced after every case, so that a kill loses one; what does
-not fit into the budget any more, or fails, says so in a row of its own.
+bare passes and beside a plain eager loop; steps of training; Hessian products; attacks with copies; whole attacks as
+CUDA graphs; compiled networks. The clock and the contestants are those of chapter A3 (`bench.speed`). The file is
+replaced after every case, so that a kill loses one; what does not fit into the budget any more, or fails, says so in a
+row of its own.
 
 A row is one number: section, case, metric, value, unit; for a time or a ratio the median over `rounds` rounds and their
 range, low to high; then device, torch, commit, and `code`, a digest of the package, for copies without git. Ratios are

@@ -14,8 +14,8 @@ import torch
 
 from ...files.paths import BUILD
 from ...zoo import datasets
+from ..speed.cases import Bench, Case, Measure, OutOfTimeError
 from . import exactness, fused, graphs, speed
-from .cases import Bench, Case, Measure, OutOfTimeError
 from .table import Table
 
 Section = Callable[[Bench], Iterable[Case]]

@@ -18,7 +18,7 @@ from ...layers import linear_backward, skip_gradient
 from ...zoo import datasets, models
 from ...zoo.acceleration import accelerate
 from ...zoo.datasets import Images
-from .cases import Bench, Case, Measure
+from ..speed.cases import Bench, Case, Measure
 
 EPS = 8 / 255
 LAYER = "layer2.0"

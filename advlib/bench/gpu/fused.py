@@ -15,7 +15,7 @@ from ...gradients import Gradient
 from ...loop import step
 from ...rules import MI
 from ...transforms import InputDiversity, RandomErasure
-from .cases import Bench, Case, Measure, of_rounds, ratios
+from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 
 Function = Callable[[], torch.Tensor]
 

@@ -16,8 +16,8 @@ import torch
 from ... import attacks
 from ...core import checks
 from ...zoo.acceleration import accelerate
+from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 from . import speed
-from .cases import Bench, Case, Measure, of_rounds, ratios
 
 Made = Callable[[], torch.Tensor]
 Recorder = Callable[[Made], tuple[Callable[[], object], torch.Tensor]]

@@ -12,7 +12,7 @@ import torch
 
 from ...files.paths import replacing
 from ...files.provenance import CODE, run_info
-from .cases import Measure
+from ..speed.cases import Measure
 
 COLUMNS = (
     *("section", "case", "metric", "value", "unit", "rounds", "low", "high", "note"),

@@ -1,4 +1,4 @@
-"""What sections are made of: cases, which give measures, and a clock for contestants that take turns."""
+"""A clock for contestants that take turns, what it measures, and the cases that a section of `bench.gpu` is made of."""
 
 from __future__ import annotations
 
@@ -46,14 +46,18 @@ class OutOfTimeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Bench:
-    """What every section is given. tiny: sizes for a rehearsal; dataset: of the images and networks of `exactness`;
-    left: seconds of the budget that are left; clock: seconds, from anywhere."""
+    """What everything that measures is given. tiny: sizes for a rehearsal; dataset: of the images and networks of
+    `exactness`; left: seconds of the budget that are left; clock: seconds, from anywhere; rounds: in which every
+    contestant has its turn; warm: calls of each before the first round, at least 1, whose last says how many calls make
+    a turn. On a GPU libraries choose and allocate in the first one."""
 
     device: torch.device
     tiny: bool
     dataset: str
     left: Callable[[], float]
     clock: Callable[[], float] = perf_counter
+    rounds: int = ROUNDS
+    warm: int = 2
 
     def wait(self) -> None:
         """Until the device has done what was asked of it."""
@@ -61,16 +65,15 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def timed(self, contestants: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-        """Seconds a call of each contestant, one for each of ROUNDS rounds, in which all take their turn. Each is
-        called twice before. Raises OutOfTimeError where that shows that the rounds would not fit."""
-        for function in contestants.values():
-            function()  # what is chosen, allocated or compiled at the first call is no part of the others
-        calls = {name: self._calls(self._seconds(function, 1)) for name, function in contestants.items()}
-        needed = ROUNDS * sum(n * seconds for n, seconds in calls.values())
+        """Seconds a call of each contestant, one for each round, in which all take their turn. Each is called `warm`
+        times before. Raises OutOfTimeError where that shows that the rounds would not fit."""
+        for _ in range(self.warm):
+            calls = {name: self._calls(self._seconds(function, 1)) for name, function in contestants.items()}
+        needed = self.rounds * sum(n * seconds for n, seconds in calls.values())
         if needed > self.left():
             raise OutOfTimeError(f"takes {needed:.0f} s, and {self.left():.0f} s are left")
         found: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(ROUNDS):
+        for _ in range(self.rounds):
             for name, function in contestants.items():
                 found[name].append(self._seconds(function, calls[name][0]))
         return found
