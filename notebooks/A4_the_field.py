@@ -556,8 +556,8 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 #
 # - *A page of `shapes` is an illustration.* A few dozen images tell a collapse from a success, and little else. The rows of
 #   CIFAR-10 are the evidence: laptop scale, small networks, 4/255, n = 600 (n = 415 for the compositions), only images that
-#   every network gets right. What follows is of them, and of undefended targets where nothing else is said. At 8/255, which
-#   the first branch has as well, EM in the ball and EMI lead again, with less room to do so: MI-FGSM has 92 %.
+#   every network gets right. What follows is of them, of 4/255, and of undefended targets where nothing else is said. At
+#   8/255 the order is nearly the same, with less room at the top: MI-FGSM has 92 %, EM in the ball and EMI 96, SVRE 97.
 # - *What costs nothing.* At MI-FGSM's cost, PGD's longer steps gain 5.5 points, NI's look-ahead *inside the ball* as much, and
 #   EM's 6.8. As the text of chapter 2 has it, without the projection, one step ahead gains half of that and two steps nothing.
 # - *What points buy.* Points around the iterate gain no more, at five to forty times the cost (VNI 5.8, PGN 6.6); a line of
@@ -566,12 +566,15 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 # - *What a second network buys* is more than all of that: 10.9 points for the mean of two networks' logits, 16.3 for SVRE. The
 #   mean of logits beats that of probabilities and of losses.
 # - *What copies cost.* Every transform of the input loses here against undefended networks, and the more it changes the image
-#   the more: they were made for 299 pixels. Behind the three defences those that resize gain: RDIM 6.9 points, DIM 4.4.
+#   the more: they were made for 299 pixels. Behind the three defences those that resize gain: RDIM 6.9 points, DIM 4.4 (11.0
+#   and 6.1 at 8/255).
 # - *A smoother surrogate* is the strongest thing there is against what is defended or trained: PGD on LRS-2 gains 16.3 points
 #   behind a defence and 2.5 against adversarial training, and loses nothing elsewhere. LRS-1 and LRS-F gain 13 and 5, and lose
-#   23 and 27 against undefended networks.
+#   23 and 27 against undefended networks. With 8/255 the three have room: they gain 38 to 40 points behind a defence, where
+#   they reach 77 to 79 %, and LRS-1 and LRS-F 19 and 22 against adversarial training; LRS-2 then gains 4.0 against undefended
+#   networks too, and the other two lose 1.5 and 2.8.
 # - *What does not transfer.* At 4/255 hardly anything fools the adversarially trained networks, whatever the attack: 6.5 %
-#   at best, where most have 1 %. That is what they are for.
+#   at best, where most have 1 %. That is what they are for. At 8/255 most have 3 %, and PGD on LRS-F 23.
 # - *What two epochs show.* SAF has not begun by then: it is SGD here. LookSAM does not learn on the page you read. It reuses
 #   a direction for four steps at 0.7 times the gradient's length, which its paper chose for vision transformers; with a
 #   fifth of the gradient's length, or none, it learns.
