@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 
 import advlib as al
-from advlib.bench.speed import counts, figures, levers, loop, peers, roofline, rows, subjects, trace, training
+from advlib.bench.speed import counts, figures, levers, loop, memory, peers, roofline, rows, subjects, trace, training
 from advlib.bench.speed.cases import Bench, ratios
 
 # %%
@@ -166,7 +166,8 @@ found = [row for case in CASES for row in loop.overhead(*case, steps, RUN["copie
 kept(found).assign(**{"at most 1.05": ["yes" if row.ratio <= 1.05 else "no" for row in found]})
 
 # %% [markdown]
-# *1 is a loop that costs nothing; the aim is at most 1.05.* A value above it on the ResNet-50 weighs more than one on the small
+# *1 is a loop that costs nothing; the aim is at most 1.05. The bare pass takes the batch in parts, as the attack does
+# (section 4).* A value above it on the ResNet-50 weighs more than one on the small
 # network, whose passes are short.
 #
 # ## 4. One lever after another
@@ -191,16 +192,28 @@ kept(found)
 # (see the conditions) that type is emulated, and gains little or nothing. `compiling`: after so many passes of the plain
 # network the compiler has done.*
 #
-# **Batch and chunk.** A larger batch spreads what every operation costs once. Copies of an image, as SIM makes them, go through
-# the network one by one or all at once (`chunk`). Both cost where the numbers of a batch then no longer fit into a cache.
+# **Batch, parts and chunk.** A larger batch spreads what every operation costs once, until its numbers no longer fit into a
+# cache. On a processor an attack therefore takes a batch in parts, of at most 32 small images for each thread; an image's
+# gradient is the same to the last bit. Copies of an image, as SIM makes them, go through the network one by one or several at
+# once (`chunk`).
 
 # %%
 sizes = RUN["batches"]
-kept(levers.batches(bench, small, sizes) + levers.chunks(bench, small, 5, [sizes[0], *sizes[-2:]]))
+found = levers.batches(bench, small, sizes) + levers.parts(bench, small, copies[small.name])
+kept(found + levers.chunks(bench, small, 5, [sizes[0], *sizes[-2:]]))
 
 # %% [markdown]
-# *Images a second over those at batch 1; and the time of SIM copy by copy over that of all five copies at once.*
+# *Images a second over those at batch 1; the time of a pass of the whole batch over that of a pass in parts; and the time of SIM
+# copy by copy over that of all five copies at once.*
 #
+# **Memory that is kept.** The C library gives large pieces of memory back to the system, which clears every page of them when
+# they are asked for again: in training, as often as the network has layers. Chapters keep what they free
+# (`al.memory.keep_memory`). A step of the small DenseNet without that over one with it, in a process of its own:
+
+# %%
+kept(memory.kept(small._replace(name="small DenseNet"), 2 * RUN["rounds"]))
+
+# %% [markdown]
 # **Graphs and kernels.** On a GPU a launch takes longer than a small operation. A CUDA graph replays all of them at once, and
 # a kernel makes one of several. Neither exists on a processor.
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from advlib import attacks
 from advlib.bench import results
-from advlib.bench.speed import counts, figures, levers, loop, peers, roofline, rows, subjects, trace, training
+from advlib.bench.speed import counts, figures, levers, loop, memory, peers, roofline, rows, subjects, trace, training
 from advlib.bench.speed.cases import Bench, ratios
 from advlib.core.draws import Draw
 from advlib.zoo import datasets
@@ -263,6 +263,12 @@ def test_images_a_second_are_counted_and_not_batches(subject, taken, clock):
     ]
 
 
+def test_parts_gain_the_time_of_the_whole_over_theirs(subject, taken, clock):
+    taken |= {"folded, whole": 3.0, "folded, parts": 2.0}
+    (row,) = levers.parts(clock.bench(), subject, {"folded": subject.model})
+    assert (row.what, row.batch, row.ratio) == ("in parts, folded", 4, pytest.approx(1.5))
+
+
 def test_a_chunk_is_faster_by_the_time_copy_by_copy_over_its_own(subject, taken, clock):
     taken |= {"1, 1": 3.0, "1, 3": 1.0, "4, 1": 3.0, "4, 3": 6.0}
     assert [row.ratio for row in levers.chunks(clock.bench(), subject, 3, (1, 4))] == [3.0, 0.5]
@@ -344,6 +350,12 @@ def test_a_step_takes_the_passes_of_its_optimizer_and_changes_next_to_nothing(su
 def test_side_by_side_is_set_against_one_process(subject):
     found = training.side_by_side(subject._replace(name="small ResNet"), 1)
     assert [row.what.split(", ")[0] for row in found] == ["optimizer CR-SAM", "optimizer side by side"]
+    assert all(row.ratio > 0 and row.batch == 4 and row.rounds == 1 for row in found)
+
+
+def test_memory_that_is_kept_is_set_against_memory_that_is_given_back(subject):
+    found = memory.kept(subject, 1)
+    assert [row.what for row in found] == ["step of training, memory kept"] * bool(found)
     assert all(row.ratio > 0 and row.batch == 4 and row.rounds == 1 for row in found)
 
 

@@ -16,11 +16,12 @@ from torch import nn
 
 from ... import attacks
 from ...core.intervals import paired_difference
+from ...core.processor import at_once
 from ...zoo.acceleration import accelerate
 from ...zoo.datasets import Images
 from . import rows
 from .cases import Bench, ratios
-from .subjects import EPS, Subject, passes, prepared
+from .subjects import EPS, Subject, pass_in_parts, passes, prepared
 
 BFLOAT16 = torch.bfloat16
 FASTER: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -115,6 +116,21 @@ def batches(bench: Bench, subject: Subject, sizes: Sequence[int]) -> list[rows.R
             f"images a second over batch {least}", part, {"": ratios(seconds[str(least)], seconds[str(n)], n / least)}
         )
     ]
+
+
+def parts(bench: Bench, subject: Subject, nets: Mapping[str, nn.Module]) -> list[rows.Row]:
+    """Rows "in parts, folded" and so on: the time of a pass of the batch as a whole over that of a pass in parts, which
+    gives the same bits. nets: for images in channels_last."""
+    ways = {"whole": passes, "parts": pass_in_parts}
+    seconds = bench.timed(
+        {
+            f"{name}, {way}": partial(f, net, subject.flat, subject.y)
+            for name, net in nets.items()
+            for way, f in ways.items()
+        }
+    )
+    gains = {name: ratios(seconds[f"{name}, whole"], seconds[f"{name}, parts"]) for name in nets}
+    return rows.of("in parts, {}", subject, gains, f"parts of {at_once(subject.x)} images or fewer")
 
 
 def chunks(bench: Bench, subject: Subject, copies: int, sizes: Sequence[int]) -> list[rows.Row]:

@@ -14,7 +14,7 @@ from ...core.surrogate import frozen
 from ...transforms import RandomErasure
 from . import rows
 from .cases import Bench, ratios
-from .subjects import EPS, Attack, Subject, passes, prepared
+from .subjects import EPS, Attack, Subject, pass_in_parts, prepared
 
 USUAL_STEPS = 10
 """Of an attack of the thesis, over which what it takes once in a call is spread."""
@@ -34,7 +34,10 @@ def over_bare(
     functions: dict[str, Callable[[], object]] = {
         name: partial(attack, model, x, y, eps=EPS, steps=steps) for name, (attack, _) in contestants.items()
     }
-    functions |= {"bare": partial(passes, model, subject.flat, y), "call": partial(_once, model, subject.flat, y)}
+    functions |= {
+        "bare": partial(pass_in_parts, model, subject.flat, y),
+        "call": partial(_once, model, subject.flat, y),
+    }
     seconds = bench.timed(functions)
     return {
         name: [

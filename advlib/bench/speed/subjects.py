@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from ...core.processor import in_parts
 from ...core.surrogate import Normalized
 from ...zoo import models, nets
 from ...zoo.weights import WeightsError
@@ -57,10 +59,19 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 def passes(model: nn.Module, x: torch.Tensor, y: torch.Tensor, number: int = 1) -> None:
-    """That many forward and backward passes to the image: the least that an attack must do. model: frozen."""
+    """That many forward and backward passes to the image, the batch as a whole. model: frozen."""
     for _ in range(number):
-        point = x.detach().requires_grad_()
-        torch.autograd.grad(F.cross_entropy(model(point), y, reduction="sum"), point)
+        _to_the_image(model, x, y)
+
+
+def pass_in_parts(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """A pass as attacks take it, in parts of the batch (`core.processor`): the least that an attack must do."""
+    in_parts(partial(_to_the_image, model), x, y)
+
+
+def _to_the_image(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    point = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(point), y, reduction="sum"), point)[0]
 
 
 def of_zoo(name: str, device: torch.device) -> nn.Module:

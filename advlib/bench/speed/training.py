@@ -126,13 +126,17 @@ def objectives(bench: Bench, subject: Subject, dtype: torch.dtype) -> list[rows.
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 
+def environment() -> dict[str, str]:
+    """Of a process of one thread that measures by itself."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def side_by_side(subject: Subject, rounds: int) -> list[rows.Row]:
     """Rows "optimizer side by side, one thread a process" and of CR-SAM in one process: the time of a step over that of
     SGD, on the processor, for batches as large as the subject's."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, "-m", *launch, "-m", f"{__package__}.process", str(len(subject.x)), str(rounds)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     seconds = json.loads(done.stdout.splitlines()[-1])
     found = {name: ratios(seconds[name], seconds["SGD"]) for name in ("CR-SAM", "side by side")}
     return rows.of("optimizer {}, one thread a process", subject, found, f"{os.cpu_count()} cores")
