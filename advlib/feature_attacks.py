@@ -18,6 +18,7 @@ from torch import nn
 from .core import checks
 from .core.checks import Model
 from .core.draws import Draw
+from .core.facts import together
 from .core.second_order import SecondOrder
 from .core.surrogate import drawn, frozen
 from .gradients import Gradient, Transform, cross_entropy, of_losses
@@ -40,9 +41,10 @@ def activation(
     called, ValueError for another number of x than a multiple of N, such as the neighbours of each.
     """
     shown = features(model, layer)
-    checks.images(images, "images")
     with frozen([model]), torch.no_grad():
-        checks.outputs([model], images)
+        with together():
+            checks.images(images, "images")
+            checks.outputs([model], images)
         wanted = shown(images)
 
     def losses(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -83,11 +85,12 @@ def attention(
     that do not return (N, C, H, W), or weight < 0.
     """
     names = tuple(named(model, layers, "layers"))
-    checks.images(images, "images")
-    checks.labels(y, images)
     checks.number("weight", weight, 0)
     with frozen([model]), torch.enable_grad():
-        checks.outputs([model], images, y=y)
+        with together():
+            checks.images(images, "images")
+            checks.labels(y, images)
+            checks.outputs([model], images, y=y)
         _, clean = _attention(model, names, images.detach().clone().requires_grad_(), y)
     maps = [m.detach() for m in clean]
 
