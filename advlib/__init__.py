@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         files,
         ghosts,
         gradients,
+        graphs,
         layers,
         lipschitz,
         loop,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         reverse_perturbed,
         smoothed,
     )
+    from .graphs import captured
     from .layers import linear_backward, skip_gradient
     from .loop import attack
     from .minimum_norm import carlini_wagner, lbfgs
@@ -83,8 +85,8 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "advice attacks curvature decisions feature_attacks ghosts gradients layers lipschitz loop queries rules sam "
-    "sam_family sharpness transforms bench core defenses files press training zoo",
+    "": "advice attacks curvature decisions feature_attacks ghosts gradients graphs layers lipschitz loop queries "
+    "rules sam sam_family sharpness transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds trainees",
     "minimum_norm": "carlini_wagner lbfgs",
@@ -95,6 +97,7 @@ _HOMES = {
     "files": "paths provenance",
     "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
+    "graphs": "captured",
     "layers": "linear_backward skip_gradient",
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",

@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import advlib as al
-from advlib.bench.gpu import graphs
 from advlib.core import facts
 from advlib.core.draws import Draw
 
@@ -195,13 +194,6 @@ def test_attacks_stay_on_the_device_and_wait_before_their_loop_and_behind(case, 
 def test_every_preset_is_tried():
     presets = {name for name, f in vars(A).items() if hasattr(f, "__signature__") and hasattr(f, "__wrapped__")}
     assert presets == set(PRESETS)
-
-
-@pytest.mark.parametrize("name", graphs.ATTACKS)
-def test_attacks_that_are_recorded_as_graphs_never_wait(name):
-    attack = partial(graphs.ATTACKS[name], network(), steps=2)
-    with Watch():
-        graphs.captured(attack, images(), classes(), lambda made: (lambda: None, made()))
 
 
 # --- attacks with a loop of their own --------------------------------------------------------------------------------
