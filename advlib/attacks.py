@@ -62,7 +62,7 @@ class Options(LoopOptions, total=False):
     std: float | None
     loss: str | Loss
     wrap: Callable[[Gradient], Gradient] | None
-    chunk: int
+    chunk: int | str
 
 
 def _run(
@@ -77,7 +77,7 @@ def _run(
     std: float | None = None,
     loss: str | Loss = "cross_entropy",
     wrap: Callable[[Gradient], Gradient] | None = None,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     make: Callable[..., Gradient] | None = None,
     **options: Any,
 ) -> Tensor:
@@ -365,7 +365,7 @@ def taig(  # type: ignore[misc]
     *,
     points: int = 20,
     noise: float = 0.0,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     wrap: Callable[[Gradient], Gradient] | None = None,
     **options: Unpack[Options],
 ) -> Tensor:

@@ -28,7 +28,7 @@ Transforms = Transform | Sequence[Transform] | None
 
 
 def activation(
-    model: nn.Module, layer: str, images: torch.Tensor, transform: Transforms = None, chunk: int = 1
+    model: nn.Module, layer: str, images: torch.Tensor, transform: Transforms = None, chunk: int | str = "auto"
 ) -> Gradient:
     """AA: the gradient of the L2 distance between the features of x and those of `images` at one layer (Inkawhich et
     al. 2019, the activation attack; thesis sect. 1.2.3, [54]).
@@ -67,7 +67,7 @@ def attention(
     y: torch.Tensor,
     weight: float = 1.0,
     transform: Transforms = None,
-    chunk: int = 1,
+    chunk: int | str = "auto",
 ) -> Gradient:
     """ATA: the gradient of cross-entropy + weight * sum over layers of ||H(x) - H(images)||^2 (Wu et al. 2020, the
     attention guided transfer attack; thesis sect. 1.2.3, [51]), where
@@ -121,7 +121,7 @@ def _of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, y[:, None])[:, 0]
 
 
-def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, chunk: int = 1) -> Gradient:
+def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, chunk: int | str = "auto") -> Gradient:
     """AoA: the gradient of weight * cross-entropy + log ||h(x, z)||_1 - log ||h(x, y)||_1 (Chen et al. 2020, the attack
     on attention, its logarithmic loss; thesis sect. 1.2.3, [53]). h(x, c) is the heat map of a class: what each value
     of x contributes to it, if that is more than 0; z is the best class besides y at x.

@@ -28,6 +28,7 @@ from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
 from ..ghosts import Ghost
 from ..graphs import captured
+from ..kernels.memory import trying
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
 from .outcomes import ALL, COMMON, Outcome, Outcomes
@@ -133,7 +134,8 @@ def counting(model: nn.Module) -> Iterator[PassCounter]:
     counter = PassCounter()
 
     def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if torch.is_grad_enabled():  # the check of the input, which needs no gradient, is no pass of the attack
+        # The check of the input, which needs no gradient, and a trial of what memory holds are no passes of the attack.
+        if torch.is_grad_enabled() and not trying():
             counter.rows += inputs[0].shape[0]
 
     networks = list(model.members) if isinstance(model, Ensemble) else [model]

@@ -94,6 +94,15 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
         raise ValueError(f"{name}={shown(value)}: expected {expected}")
 
 
+def chunk(value: object) -> None:
+    """How much goes through a network at once: a whole number of at least 1, or "auto". Raises TypeError or
+    ValueError."""
+    if isinstance(value, str):
+        choice("chunk", value, ("auto",))
+    else:
+        whole("chunk", value, 1)
+
+
 def flag(name: str, value: object) -> None:
     """True or False. Raises TypeError."""
     if not isinstance(value, bool):

@@ -231,7 +231,7 @@ def of_attack(bench: Bench, network: Network, n: int, name: str) -> list[Measure
     """On the folded network in bfloat16."""
     (attack, each), steps = COPIES[name], 1 if bench.tiny else 2
     net, (x, y) = accelerate(network.built(bench), dtype=BFLOAT16), images(bench, n, network.side)
-    ways = {"copy by copy": {}, "copies at once": {"chunk": each}} if name in CHUNKED else {"as it is": {}}
+    ways = {"copy by copy": {"chunk": 1}, "copies at once": {"chunk": each}} if name in CHUNKED else {"as it is": {}}
     contestants: dict[str, Callable[[], object]] = {
         way: partial(attack, net, x, y, eps=EPS, steps=steps, **options) for way, options in ways.items()
     }
