@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         smoothed,
     )
     from .graphs import captured
+    from .kernels.determinism import deterministic
     from .layers import linear_backward, skip_gradient
     from .loop import attack
     from .minimum_norm import carlini_wagner, lbfgs
@@ -98,6 +99,7 @@ _HOMES = {
     "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "graphs": "captured",
+    "kernels.determinism": "deterministic",
     "layers": "linear_backward skip_gradient",
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",

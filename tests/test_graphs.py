@@ -325,3 +325,36 @@ def test_a_preset_that_cannot_be_recorded_says_so_and_is_run(recorder, monkeypat
     assert all(str(each.message).startswith(start) for each, start in zip(caught, told, strict=True))
     monkeypatch.setattr(graphs, "_recorder", lambda device: None)
     assert found.equals(rows(A.mi_fgsm, Hasty(), 12))
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", PRESETS)
+def test_on_a_gpu_a_replay_is_the_attack(name):
+    on = partial(tree_map_only, torch.Tensor, lambda t: t.cuda())
+    attack, f = attacked(name), tiny_model().cuda()
+    attack = partial(attack.func, **on(attack.keywords))
+    with al.deterministic():
+        run = al.captured(attack, f, *on((X, Y, INDEX)))
+        for batch in ((OTHER, Y.flip(0), INDEX + 1), (X, Y, INDEX), (X[:3], Y[:3], INDEX[:3])):
+            if len(batch[0]) == len(X) or "target" not in PRESETS[name]:
+                x, y, index = on(batch)
+                assert torch.equal(run(x, y, index), attack(f, x, y, index=index))
+    with pytest.raises(ValueError, match="^x: expected values in"):
+        run(X.cuda() + 1, Y.cuda())
+    with pytest.raises(ValueError, match="^y: class 13 is out of range"):
+        run(X.cuda(), Y.cuda() + 5)
+
+
+@needs_gpu
+def test_on_a_gpu_what_waits_is_refused_and_the_gpu_goes_on():
+    f, x, y = tiny_model().cuda(), X.cuda(), Y.cuda()
+    for attack in (waits, *REFUSED.values(), lambda *args, index: al.carlini_wagner(*args, steps=2)):
+        with pytest.raises(ValueError, match="^attack: cannot be recorded"):
+            al.captured(attack, f, x, y)
+    run = al.captured(A.mi_fgsm, f, x, y)
+    assert run(x, y).shape == x.shape

@@ -1,5 +1,6 @@
 """GPU kernels, in Triton: each takes the place of PyTorch code that stays, as what a CPU runs and as the tests' oracle.
-And CUDA graphs (`graphs`), which launch at once what was launched one by one, be it a kernel of these or not.
+Beside them stands what else a GPU alone needs: CUDA graphs (`graphs`), how much it does at once (`memory`), and how to
+get the same bits in every run (`determinism`).
 
 Nothing has to be switched on: where a tensor is on a GPU and Triton is installed, the kernels run. They know tensors
 and numbers, and nothing else of the package. So far they have run in Triton's interpreter, and have been compiled for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -79,8 +80,14 @@ class Recorder:
 def _synchronising(mode: str) -> Iterator[None]:
     """What torch does meanwhile where the device is waited for: "error" or "default"."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode(mode)
+    _set_synchronising(mode)
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        _set_synchronising(before)
+
+
+def _set_synchronising(mode: str | int) -> None:
+    with warnings.catch_warnings():  # that a few waits pass unseen, which the recording then meets
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)
