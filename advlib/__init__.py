@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         files,
         ghosts,
         gradients,
+        graphs,
         layers,
         lipschitz,
         loop,
@@ -85,6 +86,8 @@ if TYPE_CHECKING:
         reverse_perturbed,
         smoothed,
     )
+    from .graphs import captured
+    from .kernels.determinism import deterministic
     from .layers import linear_backward, skip_gradient
     from .loop import attack
     from .minimum_norm import carlini_wagner, lbfgs
@@ -97,8 +100,8 @@ if TYPE_CHECKING:
     from .zoo.pictures import save_images
 
 _HOMES = {
-    "": "advice attacks curvature decisions feature_attacks ghosts gradients layers lipschitz loop queries rules sam "
-    "sam_family sharpness transforms bench core defenses files press training zoo",
+    "": "advice attacks curvature decisions feature_attacks ghosts gradients graphs layers lipschitz loop queries "
+    "rules sam sam_family sharpness transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds speed trainees",
     "minimum_norm": "carlini_wagner lbfgs",
@@ -109,6 +112,8 @@ _HOMES = {
     "files": "paths provenance",
     "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
+    "graphs": "captured",
+    "kernels.determinism": "deterministic",
     "layers": "linear_backward skip_gradient",
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",

@@ -41,7 +41,7 @@ def composed(
     penalty: float = 0.0,
     ahead: float = 0.0,
     steps: int = STEPS,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     **options: Any,
 ) -> Tensor:
     """MI-FGSM along a gradient that is averaged over `points` drawn up to 1.5 eps around the iterate (one is the

@@ -20,7 +20,7 @@ from .advice import compositions as compositions
 from .advice import recommended as recommended
 from .core import checks
 from .core.checks import Model
-from .core.surrogate import Ensemble, frozen
+from .core.surrogate import Ensemble, under_attack
 from .feature_attacks import activation, attention, relevance
 from .gradients import (
     Gradient,
@@ -62,7 +62,7 @@ class Options(LoopOptions, total=False):
     std: float | None
     loss: str | Loss
     wrap: Callable[[Gradient], Gradient] | None
-    chunk: int
+    chunk: int | str
 
 
 def _run(
@@ -77,7 +77,7 @@ def _run(
     std: float | None = None,
     loss: str | Loss = "cross_entropy",
     wrap: Callable[[Gradient], Gradient] | None = None,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     make: Callable[..., Gradient] | None = None,
     **options: Any,
 ) -> Tensor:
@@ -365,7 +365,7 @@ def taig(  # type: ignore[misc]
     *,
     points: int = 20,
     noise: float = 0.0,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     wrap: Callable[[Gradient], Gradient] | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
@@ -421,13 +421,8 @@ def aa(
 def _wanted(model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """The classes of an attack that runs the model on x beforehand, after the checks that `attack` makes of these."""
     checks.module(model)
-    checks.images(x)
-    checks.labels(y, x)
-    wanted = y if target is None else target
-    checks.labels(wanted, x, "target")
-    with frozen([model]):
-        checks.outputs([model], x, y=y, target=wanted)
-    return wanted
+    with under_attack(model, x, y, target):
+        return y if target is None else target
 
 
 @preset("loss", momentum=PLAIN)

@@ -18,6 +18,7 @@ from torch import nn
 from .core import checks
 from .core.checks import Model
 from .core.draws import Draw
+from .core.facts import together
 from .core.second_order import SecondOrder
 from .core.surrogate import drawn, frozen
 from .gradients import Gradient, Transform, cross_entropy, of_losses
@@ -27,7 +28,7 @@ Transforms = Transform | Sequence[Transform] | None
 
 
 def activation(
-    model: nn.Module, layer: str, images: torch.Tensor, transform: Transforms = None, chunk: int = 1
+    model: nn.Module, layer: str, images: torch.Tensor, transform: Transforms = None, chunk: int | str = "auto"
 ) -> Gradient:
     """AA: the gradient of the L2 distance between the features of x and those of `images` at one layer (Inkawhich et
     al. 2019, the activation attack; thesis sect. 1.2.3, [54]).
@@ -40,9 +41,10 @@ def activation(
     called, ValueError for another number of x than a multiple of N, such as the neighbours of each.
     """
     shown = features(model, layer)
-    checks.images(images, "images")
     with frozen([model]), torch.no_grad():
-        checks.outputs([model], images)
+        with together():
+            checks.images(images, "images")
+            checks.outputs([model], images)
         wanted = shown(images)
 
     def losses(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -65,7 +67,7 @@ def attention(
     y: torch.Tensor,
     weight: float = 1.0,
     transform: Transforms = None,
-    chunk: int = 1,
+    chunk: int | str = "auto",
 ) -> Gradient:
     """ATA: the gradient of cross-entropy + weight * sum over layers of ||H(x) - H(images)||^2 (Wu et al. 2020, the
     attention guided transfer attack; thesis sect. 1.2.3, [51]), where
@@ -83,11 +85,12 @@ def attention(
     that do not return (N, C, H, W), or weight < 0.
     """
     names = tuple(named(model, layers, "layers"))
-    checks.images(images, "images")
-    checks.labels(y, images)
     checks.number("weight", weight, 0)
     with frozen([model]), torch.enable_grad():
-        checks.outputs([model], images, y=y)
+        with together():
+            checks.images(images, "images")
+            checks.labels(y, images)
+            checks.outputs([model], images, y=y)
         _, clean = _attention(model, names, images.detach().clone().requires_grad_(), y)
     maps = [m.detach() for m in clean]
 
@@ -118,7 +121,7 @@ def _of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, y[:, None])[:, 0]
 
 
-def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, chunk: int = 1) -> Gradient:
+def relevance(model: Model, weight: float = 1.0, transform: Transforms = None, chunk: int | str = "auto") -> Gradient:
     """AoA: the gradient of weight * cross-entropy + log ||h(x, z)||_1 - log ||h(x, y)||_1 (Chen et al. 2020, the attack
     on attention, its logarithmic loss; thesis sect. 1.2.3, [53]). h(x, c) is the heat map of a class: what each value
     of x contributes to it, if that is more than 0; z is the best class besides y at x.

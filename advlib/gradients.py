@@ -24,6 +24,7 @@ from .core.draws import Draw, Stream
 from .core.norms import NORMS, divided, l2_norm
 from .core.processor import in_parts
 from .core.surrogate import Ensemble, drawn, members, shares
+from .kernels.memory import at_once
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -73,13 +74,14 @@ def gradient(
     model: Model,
     transform: Transform | Sequence[Transform] | None = None,
     loss: str | Loss = "cross_entropy",
-    chunk: int = 1,
+    chunk: int | str = "auto",
 ) -> Gradient:
     """The gradient of loss(model(x), y), averaged over the copies that the transforms make (thesis eq. 2.4).
 
     model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies
     multiply. loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once;
-    the memory that a call takes grows with `chunk` and not with the number of copies, the result does not change.
+    the memory that a call takes grows with `chunk` and not with the number of copies, the result does not change but
+    for rounding. "auto": one on a CPU, where more are slower for all but single images; on a GPU what its memory holds.
     Raises TypeError or ValueError for what is no model, transform, loss or chunk of at least 1; when called, also for a
     transform, a model or a loss that returns something else than it should, and where no gradient reaches the images.
     """
@@ -102,7 +104,7 @@ def of_losses(
     losses: Losses,
     model: Model,
     transform: Transform | Sequence[Transform] | None = None,
-    chunk: int = 1,
+    chunk: int | str = "auto",
     passes: int = 1,
 ) -> Gradient:
     """The gradient of losses(x, y, draw), (N,), averaged over the copies that the transforms make.
@@ -110,17 +112,22 @@ def of_losses(
     losses: gets copies that it may write into, those of all images one after the other, with their labels and draws.
     model: what they run; passes: their cost for a copy. transform, chunk: as of `gradient`, which raises as this does.
     """
-    checks.whole("chunk", chunk, 1)
+    checks.chunk(chunk)
     transforms = listed(transform)
     for t in transforms:
         checks.function("transform", t, "a function (x, draw, copy) -> images", 3)
         checks.whole("transform.copies", getattr(t, "copies", 1), 1)
     copies = prod(getattr(t, "copies", 1) for t in transforms)
+    kind = getattr(losses, "__qualname__", type(losses)), passes, *map(type, transforms)
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+        def summed(first: int, k: int) -> torch.Tensor:
+            return _summed_gradient(losses, transforms, x, y, draw, range(first, min(first + k, copies)))
+
         total: torch.Tensor | None = None
-        for first in range(0, copies, chunk):
-            part = _summed_gradient(losses, transforms, x, y, draw, range(first, min(first + chunk, copies)))
+        step = at_once(chunk, copies, x, model, kind, partial(summed, 0))
+        for first in range(0, copies, step):
+            part = summed(first, step)
             total = part if total is None else total.add_(part)
         assert total is not None  # there is one copy or more
         return total if copies == 1 else total.div_(copies)
@@ -128,8 +135,9 @@ def of_losses(
     return Gradient(function, (model,), copies * passes)
 
 
-def _few_at_once(g: Gradient, copies: int) -> Gradient:
-    """g, of as many images at a time as a processor's caches hold, `copies` of each. Its values stay the same."""
+def _few_at_once(g: Gradient, chunk: int | str) -> Gradient:
+    """g, of as many images at a time as a processor's caches hold, `chunk` copies of each. Its values stay the same."""
+    copies = chunk if isinstance(chunk, int) else 1  # of "auto", on a processor
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
         def part(x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -308,22 +316,23 @@ def norm_penalty(
     return _wrapped(g, again, function, (3 if difference == "central" else 2) * g.passes)
 
 
-def neighbours(g: Gradient, radius: float, points: int = 20, noise: str = "uniform", chunk: int = 1) -> Gradient:
+def neighbours(
+    g: Gradient, radius: float, points: int = 20, noise: str = "uniform", chunk: int | str = "auto"
+) -> Gradient:
     """The gradient averaged over points drawn around x: the Smoothed Gradient Attack (Wu & Zhu 2020; [49] of the
     thesis) with normal noise, and what PGN (Ge et al. 2023) puts around its penalty, `norm_penalty` with
     difference="backward", with uniform noise.
 
     radius: of the cube that uniform noise fills, or the standard deviation of "normal" noise, in [0, 1] units. points:
     how many are drawn per image and step, and the passes of `g` that a call takes; transforms draw anew at each. chunk:
-    how many points go through the network at once; memory grows with it, the result does not change. radius = 0 with
-    one point is `g`.
+    how many points go through the network at once, as of `gradient`. radius = 0 with one point is `g`.
     Raises TypeError or ValueError for radius < 0, points < 1, chunk < 1, or another noise.
     """
     _check_gradient(g)
     checks.number("radius", radius, 0)
     checks.whole("points", points, 1)
     checks.choice("noise", noise, ("uniform", "normal"))
-    checks.whole("chunk", chunk, 1)
+    checks.chunk(chunk)
 
     def around(x: torch.Tensor, draw: Draw, point: torch.Tensor) -> torch.Tensor:
         own, shape = draw.at(stream=Stream.NEIGHBOUR), x.shape[1:]
@@ -338,36 +347,40 @@ def neighbours(g: Gradient, radius: float, points: int = 20, noise: str = "unifo
 Around = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 
 
-def _summed_over_points(g: Gradient, around: Around, points: int, chunk: int) -> Function:
+def _summed_over_points(g: Gradient, around: Around, points: int, chunk: int | str) -> Function:
     """The sum of g over the images around(x, draw, point), point = 0 .. points - 1, `chunk` of them at once."""
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-        total = torch.zeros_like(x)
-        for first in range(0, points, chunk):
-            k = min(chunk, points - first)
+        def summed(first: int, k: int) -> torch.Tensor:
             point = torch.arange(first, first + k, device=x.device).repeat_interleave(len(x))
             rows = draw.at(index=draw.index.repeat(k))
             place = around(x.repeat(k, 1, 1, 1), rows.at(copy=point), point)
-            total += g(place, y.repeat(k), rows.branch(point)).unflatten(0, (k, len(x))).sum(0)
+            return g(place, y.repeat(k), rows.branch(point)).unflatten(0, (k, len(x))).sum(0)
+
+        total = torch.zeros_like(x)
+        step = at_once(chunk, points, x, next(iter(g.models), g), ("points", g.passes), partial(summed, 0))
+        for first in range(0, points, step):
+            total += summed(first, min(step, points - first))
         return total
 
     return function
 
 
-def integrated(g: Gradient, points: int = 20, reference: float = 0.0, noise: float = 0.0, chunk: int = 1) -> Gradient:
+def integrated(
+    g: Gradient, points: int = 20, reference: float = 0.0, noise: float = 0.0, chunk: int | str = "auto"
+) -> Gradient:
     """TAIG: the integrated gradient (x - x0) * mean of g along the straight line from x0 to x (Huang & Kong 2022).
 
     points: how many of the line, at x0 + k / points (x - x0), k = 1 .. points, and the passes of `g` that a call takes;
     reference: x0, a grey value; noise: half-width of the uniform noise on every point, per image, point and step: 0 is
-    TAIG-S, eps TAIG-R. chunk: how many points go through the network at once; memory grows with it, the result does
-    not change.
+    TAIG-S, eps TAIG-R. chunk: how many points go through the network at once, as of `gradient`.
     Raises TypeError or ValueError for points < 1, chunk < 1, noise < 0, or a number that is not finite.
     """
     _check_gradient(g)
     checks.whole("points", points, 1)
     checks.number("reference", reference)
     checks.number("noise", noise, 0)
-    checks.whole("chunk", chunk, 1)
+    checks.chunk(chunk)
 
     def on_the_way(x: torch.Tensor, draw: Draw, point: torch.Tensor) -> torch.Tensor:
         share = ((point + 1) / points).to(x.dtype)[:, None, None, None]

@@ -9,6 +9,7 @@ within [0, 1]. Every image's result depends on the image, its `index` and `seed`
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from .core import checks
 from .core.balls import BALLS, Ball, L2Ball, LinfBall, moved, toward
 from .core.checks import Model
 from .core.draws import Draw, Stream
+from .core.facts import together
 from .core.surrogate import frozen
 from .gradients import Function, Gradient, gradient
 from .rules import PLAIN, Elastic, Rule
@@ -77,23 +79,25 @@ def attack(
     Raises TypeError or ValueError, naming the argument, before any step is taken; and ValueError after the last one for
     a gradient that was not finite. Warns where one was exactly 0.
     """
-    checks.images(x)
-    checks.labels(y, x)
-    checks.budget(eps, steps)
-    index = checks.index(index, x)
-    if target is not None:
-        checks.labels(target, x, "target")
-    checks.choice("norm", norm, BALLS)
-    checks.choice("start", start, ("none", "once", "every"))
-    if alpha is not None:
-        checks.number("alpha", alpha, above=0)
-    checks.whole("seed", seed)
-    _check_rule(momentum)
-    g = g if isinstance(g, Gradient) else gradient(g)
-    with frozen(g.models):
-        clean = x.detach().clone(memory_format=torch.channels_last)
-        y, wanted = y.clone(), (y if target is None else target).clone()
-        checks.outputs(g.models, clean, y=y, target=wanted)
+    with ExitStack() as kept:
+        with together():
+            checks.images(x)
+            checks.labels(y, x)
+            checks.budget(eps, steps)
+            index = checks.index(index, x)
+            if target is not None:
+                checks.labels(target, x, "target")
+            checks.choice("norm", norm, BALLS)
+            checks.choice("start", start, ("none", "once", "every"))
+            if alpha is not None:
+                checks.number("alpha", alpha, above=0)
+            checks.whole("seed", seed)
+            _check_rule(momentum)
+            g = g if isinstance(g, Gradient) else gradient(g)
+            kept.enter_context(frozen(g.models))
+            clean = x.detach().clone(memory_format=torch.channels_last)
+            y, wanted = y.clone(), (y if target is None else target).clone()
+            checks.outputs(g.models, clean, y=y, target=wanted)
         x = clean.to(torch.promote_types(clean.dtype, torch.float32))
         sizes: list[torch.Tensor] = []
         ball = BALLS[norm].around(x, eps, eps / steps if alpha is None else alpha)

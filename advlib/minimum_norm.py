@@ -16,7 +16,7 @@ import torch
 from .core import checks
 from .core.checks import Model
 from .core.norms import divided, l1_norm, l2_norm
-from .core.surrogate import frozen
+from .core.surrogate import under_attack
 from .gradients import cross_entropy, image_gradient, margin
 
 # atanh(1) is infinite: white and black pixels start this far inside, 0.013/255. Closer, tanh is so flat there that a
@@ -99,18 +99,9 @@ def _nearest(
     c: float,
     minimise: Minimise,
 ) -> torch.Tensor:
-    checks.network(model)
-    checks.images(x)
-    checks.labels(y, x)
     checks.whole("searches", searches, 1)
     checks.number("c", c, above=0)
-    if target is not None:
-        checks.labels(target, x, "target")
-    with frozen([model]):
-        clean = x.detach().clone(memory_format=torch.channels_last)
-        wanted, sign = (y.clone(), 1.0) if target is None else (target.clone(), -1.0)
-        checks.outputs([model], clean, y=y, target=wanted)
-        x = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    with under_attack(model, x, y, target) as (clean, x, wanted, sign):
         # A copy: a model may write into what it is given.
         answer = lambda adv: model(adv.to(clean.dtype, copy=True)).to(x.dtype)  # noqa: E731
         best = _search(lambda weight: minimise(answer, x, wanted, sign, weight), x, searches, c)

@@ -21,7 +21,7 @@ from .core.balls import LinfBall, toward
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import divided, l1_norm
-from .core.surrogate import frozen, members
+from .core.surrogate import members, under_attack
 from .gradients import LOSSES, Gradient, Loss, margin
 from .minimum_norm import unbounded
 
@@ -140,18 +140,9 @@ def searched(
 ) -> Found:
     """What `walk` finds, with the checks of `attack`, a model that is frozen meanwhile, and questions that are counted.
     Half-precision images are searched for in float32, and shown and returned rounded toward x."""
-    checks.network(model)
-    checks.images(x)
-    checks.labels(y, x)
-    if target is not None:
-        checks.labels(target, x, "target")
     checks.whole("seed", seed)
-    draw = Draw(seed, checks.index(index, x))
-    with torch.no_grad(), frozen([model]):
-        clean = x.detach().clone(memory_format=torch.channels_last)
-        wanted, sign = (y.clone(), 1.0) if target is None else (target.clone(), -1.0)
-        checks.outputs([model], clean, y=y, target=wanted)
-        x = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    with torch.no_grad(), under_attack(model, x, y, target) as (clean, x, wanted, sign):
+        draw = Draw(seed, checks.index(index, x))
         ask = Oracle(model, clean, wanted, sign)
         already = ask(x, torch.ones_like(x[:, :1, :1, :1], dtype=torch.bool)) > 0
         adv, success = walk(ask, x, ~already, draw)

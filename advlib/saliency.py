@@ -7,7 +7,7 @@ import torch
 from .core import checks
 from .core.checks import Model
 from .core.norms import l1_norm
-from .core.surrogate import frozen
+from .core.surrogate import under_attack
 from .gradients import image_gradient, margin
 
 _VALUES = 2**24  # numbers of the table of pairs that are held at once
@@ -37,23 +37,14 @@ def jsma(
     (N,), the classes wanted. The paper's attack has one; without it, that is the most likely class of x other than y,
     and any class other than y is a success. Half precision and errors as in `carlini_wagner`.
     """
-    checks.network(model)
-    checks.images(x)
-    checks.labels(y, x)
     checks.number("theta", theta, -1, 1)
     if not theta:
         raise ValueError(f"theta={theta}: expected a number other than 0")
     checks.number("gamma", gamma, 0, 1)
     checks.flag("pairs", pairs)
-    if target is not None:
-        checks.labels(target, x, "target")
-    with frozen([model]):
-        clean = x.detach().clone(memory_format=torch.channels_last)
-        wanted, sign = (y.clone(), 1.0) if target is None else (target.clone(), -1.0)
-        checks.outputs([model], clean, y=y, target=wanted)
-        adv = x = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    with under_attack(model, x, y, target) as (clean, x, wanted, sign):
         answer = lambda adv: model(adv.to(clean.dtype, copy=True)).to(x.dtype)  # noqa: E731
-        goal, live, sizes = wanted, torch.ones_like(wanted, dtype=torch.bool), []
+        adv, goal, live, sizes = x, wanted, torch.ones_like(wanted, dtype=torch.bool), []
         if target is None:
             with torch.no_grad():
                 goal = answer(x).scatter(1, wanted[:, None], float("-inf")).argmax(1)

@@ -4,7 +4,6 @@ value back raises. `Watch` refuses what meta would let pass: an operand left on 
 import inspect
 from functools import cache, partial
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import advlib as al
-from advlib.bench.gpu import graphs
-from advlib.core import checks
+from advlib.core import facts
 from advlib.core.draws import Draw
 
 A, META, N, SIDE = al.attacks, torch.device("meta"), 3, 8
@@ -60,11 +58,11 @@ class Made(TorchFunctionMode):
 
 
 @pytest.fixture
-def unchecked():
-    """Attacks without the checks before their first step and behind their last, which read values back on purpose."""
-    names = ("images", "labels", "outputs", "gradients")
-    with patch.multiple(checks, **dict.fromkeys(names, lambda *args, **options: None)):
-        yield
+def looks():
+    """The times at which an attack looks at values, on purpose: what there would be read. Here nothing is."""
+    kept = []
+    with facts.read_by(kept.append):
+        yield kept
 
 
 @cache
@@ -177,29 +175,25 @@ VARIANTS = {
     "bfloat16": ("mi_fgsm", {"model": lambda: al.accelerate(network(), False, torch.bfloat16)}),
 }
 """Options that take other ways through the loop, and the networks that attacks bring along."""
+BESIDES = {"admix": 1, "aa": 2, "ata": 2}
+"""Where values are looked at besides: the pool; the images, before their features are taken, and when they are."""
 CASES = {name: (name, options) for name, options in PRESETS.items()} | VARIANTS
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_attacks_stay_on_the_device_and_never_wait(case, unchecked):
+def test_attacks_stay_on_the_device_and_wait_before_their_loop_and_behind(case, looks):
     name, options = CASES[case]
     attack, options = getattr(A, name), dict(options)
     model = options.pop("model", network)()
     steps = {"steps": 2} if "steps" in inspect.signature(attack).parameters else {}
     with Watch():
         assert attack(model, images(), classes(), **steps, **options).is_meta
+    assert len(looks) == 2 + BESIDES.get(name, 0)
 
 
 def test_every_preset_is_tried():
     presets = {name for name, f in vars(A).items() if hasattr(f, "__signature__") and hasattr(f, "__wrapped__")}
     assert presets == set(PRESETS)
-
-
-@pytest.mark.parametrize("name", graphs.ATTACKS)
-def test_attacks_that_are_recorded_as_graphs_never_wait(name):
-    attack = partial(graphs.ATTACKS[name], network(), steps=2)
-    with Watch():
-        graphs.captured(attack, images(), classes(), lambda made: (lambda: None, made()))
 
 
 # --- attacks with a loop of their own --------------------------------------------------------------------------------
@@ -223,7 +217,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_attacks_stay_on_the_device_and_never_wait(name, unchecked):
+def test_other_attacks_stay_on_the_device_and_never_wait(name, looks):
     with Watch():
         assert OTHERS[name](images(), classes()).is_meta
 
@@ -287,7 +281,7 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_objectives_stay_on_the_device_and_never_wait(objective, unchecked):
+def test_objectives_stay_on_the_device_and_never_wait(objective, looks):
     model, _ = trained(torch.optim.SGD)
     with Watch():
         objective(model, images(), classes(), Draw(0, classes())).backward()
@@ -412,7 +406,7 @@ takes it out."""
 
 
 @pytest.mark.parametrize("place", READ_BACKS)
-def test_read_backs_that_are_known(place, unchecked, monkeypatch):
+def test_read_backs_that_are_known(place, looks, monkeypatch):
     monkeypatch.setattr(torch, "Generator", lambda device: Unseeded())
     with Watch(), pytest.raises((RuntimeError, AssertionError)) as raised:
         READ_BACKS[place]()
@@ -458,7 +452,7 @@ one more operation a copy, and more than torch's own versions differ by: whoever
 
 
 @pytest.mark.parametrize("case", LAUNCHES)
-def test_launches_of_a_step(case, unchecked):
+def test_launches_of_a_step(case, looks):
     name, options = CASES[case]
 
     def launches(steps):

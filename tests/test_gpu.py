@@ -3,7 +3,6 @@
 import csv
 import subprocess
 import sys
-from functools import partial
 from math import nan
 from unittest.mock import patch
 
@@ -251,26 +250,6 @@ def test_kernels_are_set_against_the_pytorch_code(clock):
         measures = fused.against_pytorch(clock.bench(), lambda: function)
         assert kernels.run_on(torch.zeros(1))
     assert [m.value for m in measures] == pytest.approx([75.0, 0.25, 2.0])
-
-
-# --- graphs ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", graphs.ATTACKS)
-def test_a_replay_is_the_attack_on_the_images_it_is_given(name, model, x, y):
-    attack = partial(graphs.ATTACKS[name], model, steps=2)
-    call, other = graphs.captured(attack, x, y, graphs.again), grid_images(seed=1)
-    first, there = call(x, y), attack(x, y)
-    assert torch.equal(first, there) and not torch.equal(there, attack(other, y))
-    second = call(other, y)
-    assert second is first and torch.equal(second, attack(other, y))
-    assert torch.equal(x, grid_images())
-
-
-def test_only_the_recording_goes_without_checks(model, x, y):
-    call = graphs.captured(partial(attacks.mi_fgsm, model), x, y, graphs.again)
-    with pytest.raises(ValueError, match="x: expected values in"):
-        call(x + 1, y)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -153,6 +153,12 @@ CALLS = {
         "x:images y:labels eps:share steps:count momentum:rule " + LOOP,
         {"x": X, "y": Y, "g": G, "eps": 0.1, "steps": 1},
     ),
+    "captured": Call(
+        lambda model, x, y, index=None: al.captured(attacks.fgsm, model, x, y, index)(x, y, index),
+        "model:attacked x:images y:labels index:index",
+        {"model": F, "x": X, "y": Y},
+        NAMES,
+    ),
     "carlini_wagner": Call(
         al.carlini_wagner,
         "model:attacked x:images y:labels steps:count searches:count c:positive kappa:not-negative lr:positive "

@@ -6,13 +6,15 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 from numbers import Integral, Rational, Real
 from types import UnionType
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import nn
+
+from . import facts
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """Images in [0, 1], (N, C, H, W), to logits (N, classes)."""
@@ -90,6 +92,15 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
         raise TypeError(f"{name}={shown(value)}: expected {expected}")
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"{name}={shown(value)}: expected {expected}")
+
+
+def chunk(value: object) -> None:
+    """How much goes through a network at once: a whole number of at least 1, or "auto". Raises TypeError or
+    ValueError."""
+    if isinstance(value, str):
+        choice("chunk", value, ("auto",))
+    else:
+        whole("chunk", value, 1)
 
 
 def flag(name: str, value: object) -> None:
@@ -249,16 +260,18 @@ def images(x: object, name: str = "x") -> None:
     """Floating point (N, C, H, W) in [0, 1], no dimension empty, no NaN. Raises TypeError or ValueError."""
     batch(x, name)
     assert isinstance(x, torch.Tensor)
-    if x.is_meta:
-        raise ValueError(f"{name}: on the device meta, which holds no values")
-    low, high = x.aminmax()
-    if torch.isnan(low) or torch.isnan(high):
-        raise ValueError(f"{name}: contains NaN")
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"{name}: expected values in [0, 1], found {low.item():.4g} to {high.item():.4g}; "
-            "normalisation belongs into the model"
-        )
+
+    def judge(values: torch.Tensor) -> None:
+        low, high = values.tolist()
+        if isnan(low) or isnan(high):
+            raise ValueError(f"{name}: contains NaN")
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{name}: expected values in [0, 1], found {low:.4g} to {high:.4g}; normalisation belongs into the "
+                "model"
+            )
+
+    facts.state(name, torch.stack(x.detach().aminmax()), judge)
 
 
 def same_place(value: torch.Tensor, x: torch.Tensor, name: str, other: str = "x") -> None:
@@ -281,11 +294,15 @@ def labels(y: object, x: torch.Tensor, name: str = "y", classes: int | None = No
     """int64 (N,), one for each image of x and on its device, from 0 to classes - 1. Raises TypeError or ValueError."""
     class_numbers(y, x, name)
     assert isinstance(y, torch.Tensor)
-    low, high = y.aminmax()
-    if low < 0:
-        raise ValueError(f"{name}: class {low.item()} is out of range")
-    if classes is not None and high >= classes:
-        raise ValueError(f"{name}: class {high.item()} is out of range for {classes} logits")
+
+    def judge(values: torch.Tensor) -> None:
+        low, high = values.tolist()
+        if low < 0:
+            raise ValueError(f"{name}: class {low} is out of range")
+        if classes is not None and high >= classes:
+            raise ValueError(f"{name}: class {high} is out of range for {classes} logits")
+
+    facts.state(name, torch.stack(y.aminmax()), judge)
 
 
 def index(i: object, x: torch.Tensor) -> torch.Tensor:
@@ -309,18 +326,24 @@ def budget(eps: object, steps: object) -> None:
 
 
 @torch.no_grad()
+@facts.together()
 def outputs(models: Sequence[Model], x: torch.Tensor, **classes: torch.Tensor) -> None:
     """Two images (one, if there is one) through every model: floating-point logits (2, K), finite, with K above every
     class of every argument in `classes`. Raises TypeError or ValueError, also for what a model itself raises."""
-    few = x[:2]
+    # Nobody may have looked at x yet, and a model that looks values up in a table would fail on others than these.
+    few = x[:2].nan_to_num().clamp(0, 1)
     for model in models:
         network(model)
         _weights_fit(model, x)
         found = logits(_answer(model, few), len(few))
-        if not torch.isfinite(found).all():
-            raise ValueError("model: its logits are NaN or infinite on the first images")
+        facts.state("model", torch.isfinite(found).all(), _finite)
         for name, y in classes.items():
             labels(y, x, name, found.shape[1])
+
+
+def _finite(values: torch.Tensor) -> None:
+    if not values:
+        raise ValueError("model: its logits are NaN or infinite on the first images")
 
 
 def _weights_fit(model: Model, x: torch.Tensor) -> None:
@@ -353,8 +376,12 @@ _STILL = (
 
 def gradients(sizes: torch.Tensor) -> None:
     """The sizes of the gradients that an attack has seen, (steps, N). One that is not finite is a ValueError, one that
-    is exactly 0 a warning; the device is waited for once."""
-    lost, flat = torch.stack([~torch.isfinite(sizes).all(0), (sizes == 0).any(0)]).cpu()
+    is exactly 0 a warning."""
+    facts.state("model", torch.stack([~torch.isfinite(sizes).all(0), (sizes == 0).any(0)]), _moved)
+
+
+def _moved(values: torch.Tensor) -> None:
+    lost, flat = values
     if lost.any():
         rows = lost.nonzero()[:, 0].tolist()
         places = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
@@ -363,7 +390,7 @@ def gradients(sizes: torch.Tensor) -> None:
             "the network, the loss or a transform"
         )
     if flat.any():
-        warnings.warn(_STILL, RuntimeWarning, stacklevel=3)
+        warnings.warn(_STILL, RuntimeWarning, stacklevel=6)  # whoever called the attack
 
 
 _ROUNDING = 1e-5  # of float32, and far below a level of 1/255
@@ -377,15 +404,18 @@ def adversarial(adv: object, x: torch.Tensor, eps: float | None, name: str = "at
         raise TypeError(f"{name}: expected adversarial images like x, got {shown(adv)}")
     if (adv.shape, adv.dtype, adv.device) != (x.shape, x.dtype, x.device):
         raise ValueError(f"{name}: expected adversarial images like x, {shown(x)}, got {shown(adv)}")
-    low, high = adv.aminmax()
-    furthest = (adv - x).abs().max()
-    if not torch.isfinite(low + high):
-        raise ValueError(f"{name}: its adversarial images contain NaN or infinite values")
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(f"{name}: its adversarial images leave [0, 1]: {low.item():.4g} to {high.item():.4g}")
-    if eps is not None and furthest > eps + _ROUNDING:
-        raise ValueError(
-            f"{name}: its adversarial images are up to {255 * furthest.item():.4g}/255 from x, but eps is "
-            f"{255 * eps:.4g}/255"
-        )
+
+    def judge(values: torch.Tensor) -> None:
+        low, high, furthest = values.tolist()
+        if not isfinite(low + high):
+            raise ValueError(f"{name}: its adversarial images contain NaN or infinite values")
+        if low < -_ROUNDING or high > 1 + _ROUNDING:
+            raise ValueError(f"{name}: its adversarial images leave [0, 1]: {low:.4g} to {high:.4g}")
+        if eps is not None and furthest > eps + _ROUNDING:
+            raise ValueError(
+                f"{name}: its adversarial images are up to {255 * furthest:.4g}/255 from x, but eps is "
+                f"{255 * eps:.4g}/255"
+            )
+
+    facts.state(name, torch.stack([*adv.detach().aminmax(), (adv.detach() - x).abs().max()]), judge)
     return adv

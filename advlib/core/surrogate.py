@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import checks
+from . import checks, facts
 from .checks import Model
 from .draws import Draw
 
@@ -169,6 +170,35 @@ def frozen(models: Sequence[Model]) -> Iterator[None]:
             for p, wanted, data in weights:
                 p.data = data
                 p.requires_grad_(wanted)
+
+
+class UnderAttack(NamedTuple):
+    """clean: a copy of the images; x: that in float32, if they are in half precision; wanted: int64 (N,), the classes
+    to leave, or, where sign is -1, to reach."""
+
+    clean: torch.Tensor
+    x: torch.Tensor
+    wanted: torch.Tensor
+    sign: float
+
+
+@contextmanager
+def under_attack(model: Model, x: torch.Tensor, y: torch.Tensor, target: torch.Tensor | None) -> Iterator[UnderAttack]:
+    """What an attack on one model begins with: all of it checked, with one wait for the device, and the model `frozen`
+    meanwhile."""
+    with ExitStack() as kept:
+        with facts.together():
+            checks.network(model)
+            checks.images(x)
+            checks.labels(y, x)
+            if target is not None:
+                checks.labels(target, x, "target")
+            kept.enter_context(frozen([model]))
+            clean = x.detach().clone(memory_format=torch.channels_last)
+            wanted = (y if target is None else target).clone()
+            checks.outputs([model], clean, y=y, target=wanted)
+        wide = clean.to(torch.promote_types(clean.dtype, torch.float32))
+        yield UnderAttack(clean, wide, wanted, 1.0 if target is None else -1.0)
 
 
 @contextmanager

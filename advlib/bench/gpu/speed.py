@@ -131,7 +131,7 @@ def of_attack(bench: Bench, network: Network, n: int, name: str) -> list[Measure
     """On the folded network in bfloat16."""
     (attack, each), subject = COPIES[name], network.subject(bench, n)
     fast = subject._replace(model=accelerate(subject.model, dtype=BFLOAT16))
-    ways = {"copy by copy": {}, "copies at once": {"chunk": each}} if name in CHUNKED else {"as it is": {}}
+    ways = {"copy by copy": {"chunk": 1}, "copies at once": {"chunk": each}} if name in CHUNKED else {"as it is": {}}
     contestants = {way: (partial(attack, **options), each) for way, options in ways.items()}
     found = over_bare(bench, fast, contestants, 1 if bench.tiny else 2)
     return [of_rounds(f"{way}: over bare passes", found[way], "times as long") for way in ways]
