@@ -280,6 +280,7 @@ KNOWN = {
     "preset": A.mi_fgsm,
     "with options": partial(A.composite, steps=2, **al.EM_RE),
     "wrapped": partial(A.dim, steps=2, wrap=partial(al.norm_penalty, beta=0.4)),
+    "advised": partial(al.advice.composed, steps=2, scaled=2, erased=2),
     "on another network": of(tiny_model(2)),
 }
 
