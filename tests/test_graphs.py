@@ -208,10 +208,13 @@ def test_a_short_batch_is_attacked_without_the_recording_and_another_kind_is_ref
 
 
 def test_the_network_is_that_of_the_recording(recorder):
+    """Moved or converted, a network leaves its memory, which a replay reads."""
     f = tiny_model()
+    places = {t.data_ptr() for t in (*f.parameters(), *f.buffers())}
     run, there = al.captured(A.mi_fgsm, f, X, Y), A.mi_fgsm(f, X, Y)
     f.to(torch.float64)
     assert torch.equal(run(X, Y), there)
+    assert places == {t.data_ptr() for t in run.weights}
 
 
 def waits(model, x, y, **options):
@@ -277,6 +280,7 @@ KNOWN = {
     "preset": A.mi_fgsm,
     "with options": partial(A.composite, steps=2, **al.EM_RE),
     "wrapped": partial(A.dim, steps=2, wrap=partial(al.norm_penalty, beta=0.4)),
+    "advised": partial(al.advice.composed, steps=2, scaled=2, erased=2),
     "on another network": of(tiny_model(2)),
 }
 

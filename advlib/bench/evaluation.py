@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .. import advice
 from .. import attacks as presets
 from ..core import checks
 from ..core.checks import Model
@@ -327,8 +328,8 @@ class _Run:
         return {name: _named(given, f"{name}, shown {what}") for name, given in answers.items()}, cost
 
     def _repeats(self, attack: Attack, surrogate: nn.Module) -> bool:
-        """Whether it pays to record the attack, and the attack is known to do the same for every batch: a preset, with
-        options of this package, on a network."""
+        """Whether it pays to record the attack, and the attack is known to do the same for every batch: a preset, or
+        one that was advised, with options of this package, on a network."""
         many = len(self.data) >= _WORTH * self.batch_size
         return many and not isinstance(surrogate, _Function) and _is_preset(attack)
 
@@ -342,7 +343,7 @@ def _is_preset(attack: object) -> bool:
         if isinstance(attack, partial) and not all(map(_of_package, [*attack.args, *attack.keywords.values()])):
             return False
         attack = attack.func if isinstance(attack, partial) else attack.attack
-    return isinstance(attack, FunctionType) and attack.__module__ == presets.__name__
+    return isinstance(attack, FunctionType) and attack.__module__ in (presets.__name__, advice.__name__)
 
 
 def _of_package(value: object) -> bool:

@@ -1,4 +1,8 @@
-"""CUDA graphs: what was launched on a GPU while it was recorded, launched again as a whole, on the same memory."""
+"""CUDA graphs: what was launched on a GPU while it was recorded, launched again as a whole, on the same memory.
+
+So far a tape of operations on the CPU has stood in for a graph (tests/test_graphs.py), and no GPU has recorded one:
+`make gpu` does, and compares replays with the attack.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How many pieces of the same work a GPU does at once: as many as its memory holds, by a trial of one and of two."""
+"""How many pieces of the same work a GPU does at once: as many as its memory holds, by a trial of one and of two.
+
+So far its decisions have been tested with a memory that is made up; no GPU has been measured.
+"""
 
 from __future__ import annotations
 
