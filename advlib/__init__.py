@@ -56,22 +56,11 @@ if TYPE_CHECKING:
         speed,
         trainees,
     )
-    from .core import (
-        balls,
-        batchnorm,
-        checks,
-        draws,
-        intervals,
-        measured,
-        memory,
-        norms,
-        processor,
-        published,
-        second_order,
-        surrogate,
-    )
+    from .core import balls, batchnorm, checks, draws, intervals, measured, norms, published, second_order, surrogate
     from .core.surrogate import Normalized, ensemble
     from .defenses import purification, secured
+    from .engine.determinism import deterministic
+    from .engine.kept import keep_memory
     from .feature_attacks import activation, attention, relevance
     from .files import paths, provenance
     from .ghosts import dropout_erosion, skip_erosion
@@ -87,7 +76,6 @@ if TYPE_CHECKING:
         smoothed,
     )
     from .graphs import captured
-    from .kernels.determinism import deterministic
     from .layers import linear_backward, skip_gradient
     from .loop import attack
     from .minimum_norm import carlini_wagner, lbfgs
@@ -105,15 +93,16 @@ _HOMES = {
     "attacks": "EM_RE GNP",
     "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds speed trainees",
     "minimum_norm": "carlini_wagner lbfgs",
-    "core": "balls batchnorm checks draws intervals measured memory norms processor published second_order surrogate",
+    "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",
     "defenses": "purification secured",
+    "engine.determinism": "deterministic",
+    "engine.kept": "keep_memory",
     "feature_attacks": "activation attention relevance",
     "files": "paths provenance",
     "ghosts": "dropout_erosion skip_erosion",
     "gradients": "Gradient averaged cycled gradient integrated neighbours norm_penalty reverse_perturbed smoothed",
     "graphs": "captured",
-    "kernels.determinism": "deterministic",
     "layers": "linear_backward skip_gradient",
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",

@@ -22,9 +22,9 @@ from .core import checks
 from .core.checks import Model
 from .core.draws import Draw, Stream
 from .core.norms import NORMS, divided, l2_norm
-from .core.processor import in_parts
 from .core.surrogate import Ensemble, drawn, members, shares
-from .kernels.memory import at_once
+from .engine.memory import at_once
+from .engine.processor import in_parts
 
 Transform = Callable[[torch.Tensor, Draw, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

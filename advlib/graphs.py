@@ -19,7 +19,7 @@ from torch import nn
 
 from .core import checks, facts
 from .core.checks import Model
-from .kernels.graphs import Recorder, Recording
+from .engine.graphs import Recorder, Recording
 
 Attack = Callable[..., torch.Tensor]
 

@@ -208,7 +208,7 @@ kept(found + levers.chunks(bench, small, 5, [sizes[0], *sizes[-2:]]))
 #
 # **Memory that is kept.** The C library gives large pieces of memory back to the system, which clears every page of them when
 # they are asked for again: in training, as often as the network has layers. Chapters keep what they free
-# (`al.memory.keep_memory`). A step of the small DenseNet without that over one with it, in a process of its own:
+# (`al.keep_memory`). A step of the small DenseNet without that over one with it, in a process of its own:
 
 # %%
 kept(memory.kept(small._replace(name="small DenseNet"), 2 * RUN["rounds"]))

@@ -57,7 +57,7 @@ class Tape(Strict):
 
 
 class Recorder:
-    """What `kernels.graphs.Recorder` is on a GPU."""
+    """What `engine.graphs.Recorder` is on a GPU."""
 
     def __init__(self):
         self.tapes = []

@@ -11,7 +11,7 @@ from torch import nn
 import advlib as al
 from advlib.bench.evaluation import counting
 from advlib.core.draws import Draw
-from advlib.kernels import memory
+from advlib.engine import memory
 
 N = 4
 X, Y, DRAW = grid_images(N), torch.tensor([4, 8, 0, 5]), Draw(0, torch.arange(N), step=1)

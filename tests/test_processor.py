@@ -8,7 +8,7 @@ import torch
 
 import advlib as al
 from advlib.core.draws import Draw
-from advlib.core.processor import SMALL, at_once, in_parts
+from advlib.engine.processor import SMALL, at_once, in_parts
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_gradient_in_parts_is_that_of_the_whole_batch(kind, one_thread, monkey
     y, draw = torch.arange(40) % 10, Draw(3, torch.arange(100, 140), step=2)
     g = al.gradient(f, [al.InputDiversity(), al.RandomErasure(2)], chunk=2)
     parts = g(x, y, draw)
-    monkeypatch.setattr("advlib.core.processor.at_once", lambda x, copies: len(x))
+    monkeypatch.setattr("advlib.engine.processor.at_once", lambda x, copies: len(x))
     whole = g(x, y, draw)
     assert torch.equal(parts, whole)
     assert parts.stride() == whole.stride()
@@ -84,7 +84,7 @@ def test_the_network_never_sees_more_than_a_part(one_thread):
 
 FAULTS = """
 import resource, torch
-from advlib.core.memory import keep_memory
+from advlib.engine.kept import keep_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,10 +14,10 @@ from advlib import attacks
 from advlib.files.paths import ROOT
 
 PACKAGE = Path(advlib.__file__).parent
-FLOORS = ("files", "kernels", "core", "zoo", "methods", "training", "defenses", "bench", "press")
-"""From the ground up: a room imports from those before it. Kernels lie below `core`, whose draws run on them: they know
-tensors and numbers, and neither a draw nor a ball."""
-MOST_LINES = 5_200
+FLOORS = ("files", "kernels", "engine", "core", "zoo", "methods", "training", "defenses", "bench", "press")
+"""From the ground up: a room imports from those before it. Kernels and engine lie below `core`, which runs on them: they
+know tensors and numbers, and neither a draw nor a ball."""
+MOST_LINES = 5_300
 """Of the methods and their ground that are not blank: what a reader has to read, of the methods that the thesis defines
 and of those that it names. Kernels are not counted: each has PyTorch code beside it that is, and that one reads."""
 MOST_KERNEL_LINES = 500
@@ -46,7 +46,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p not in (PACKAGE / "__init
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_imports_point_downwards(path):
     own = room(path)
-    below = set(FLOORS[: FLOORS.index(own) + 1]) if own != "methods" else {"methods", "core", "kernels"}
+    below = set(FLOORS[: FLOORS.index(own) + 1]) if own != "methods" else {"methods", "core", "engine", "kernels"}
     assert set(imported(path)) <= below
 
 

@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.memory import keep_memory
+from ..engine.kept import keep_memory
 from ..files.paths import BUILD, NOTEBOOKS, ROOT
 from ..zoo import registry
 
@@ -300,7 +300,7 @@ def begin(
     folder with its source. The folder is `run_folder`'s. Raises UsageError, which names the parameter, for a value of
     another type than its line says or outside the limits of its comment, and for a scale without numbers. Without the
     source nothing can be checked: that is a warning, and the run shares its folder with all runs of its scale and data
-    set. From here on the process keeps memory that it frees (`core.memory`).
+    set. From here on the process keeps memory that it frees (`engine.kept`).
     """
     keep_memory()
     found = [path for path in sources(notebooks) if number(path) == chapter]

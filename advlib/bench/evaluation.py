@@ -25,12 +25,12 @@ from .. import attacks as presets
 from ..core import checks
 from ..core.checks import Model
 from ..core.intervals import wilson
-from ..core.processor import in_parts
 from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
+from ..engine.memory import trying
+from ..engine.processor import in_parts
 from ..ghosts import Ghost
 from ..graphs import captured
-from ..kernels.memory import trying
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
 from .outcomes import ALL, COMMON, Outcome, Outcomes

@@ -1,6 +1,4 @@
 """GPU kernels, in Triton: each takes the place of PyTorch code that stays, as what a CPU runs and as the tests' oracle.
-Beside them stands what else a GPU alone needs: CUDA graphs (`graphs`), how much it does at once (`memory`), and how to
-get the same bits in every run (`determinism`).
 
 There are random numbers (`draws`), random erasure (`erasure`), input diversity (`resizing`), and what a step makes of
 its gradient (`update`). Nothing has to be switched on: where a tensor is on a GPU and Triton is installed, the kernels

@@ -22,6 +22,7 @@ ROOMS = {
     "methods": "Methods: what the thesis' equations are",
     "core": "core: what the methods stand on",
     "kernels": "kernels: what runs on a GPU",
+    "engine": "engine: how devices run it",
     "zoo": "zoo: networks and pictures",
     "training": "training: making weights",
     "defenses": "defenses: what stands in the way",

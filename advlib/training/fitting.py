@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core import checks, surrogate
 from ..core.draws import Draw
-from ..core.processor import in_parts
+from ..engine.processor import in_parts
 from ..files import provenance
 from ..files.paths import WEIGHTS, replacing
 from ..sam import SharpnessAware

@@ -16,7 +16,7 @@ from torch import nn
 
 from ... import attacks
 from ...core.intervals import paired_difference
-from ...core.processor import at_once
+from ...engine.processor import at_once
 from ...zoo.acceleration import accelerate
 from ...zoo.datasets import Images
 from . import rows

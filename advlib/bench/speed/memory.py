@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from ...core.memory import keep_memory
+from ...engine.kept import keep_memory
 from ...zoo import models
 from . import rows
 from .cases import ratios
@@ -35,7 +35,7 @@ def main(batch: int, rounds: int) -> None:
 
 
 def kept(subject: Subject, rounds: int) -> list[rows.Row]:
-    """Row "step of training, memory kept": the time of a step without `core.memory.keep_memory` over that with it, for
+    """Row "step of training, memory kept": the time of a step without `engine.kept.keep_memory` over that with it, for
     batches as large as the subject's; no row where the C library cannot keep memory."""
     command = [sys.executable, "-m", __name__, str(len(subject.x)), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from ...core.processor import in_parts
 from ...core.surrogate import Normalized
+from ...engine.processor import in_parts
 from ...zoo import models, nets
 from ...zoo.weights import WeightsError
 from .cases import Bench
@@ -65,7 +65,7 @@ def passes(model: nn.Module, x: torch.Tensor, y: torch.Tensor, number: int = 1) 
 
 
 def pass_in_parts(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    """A pass as attacks take it, in parts of the batch (`core.processor`): the least that an attack must do."""
+    """A pass as attacks take it, in parts of the batch (`engine.processor`): the least that an attack must do."""
     in_parts(partial(_to_the_image, model), x, y)
 
 
