@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,7 +55,7 @@ def _most(device: torch.device, run: Callable[[int], object]) -> int:
     """How many pieces the memory holds: what the second one takes on top of the first is what each takes."""
     room, token = _SHARE * _free(device), _TRYING.set(True)
     try:
-        one, two = (_peak(device, lambda k=k: run(k)) for k in (1, 2))
+        one, two = (_peak(device, partial(run, k)) for k in (1, 2))
     except torch.OutOfMemoryError:
         return 1
     finally:
