@@ -18,8 +18,8 @@ _FEWEST = 4
 
 def at_once(x: torch.Tensor, copies: int = 1) -> int:
     """How many of the images x, (N, C, H, W), go through a network in one piece, `copies` of each: on a processor 32
-    for each thread, 16 where they are larger than SMALL, elsewhere all."""
-    if x.device.type != "cpu":
+    for each thread, 16 where they are larger than SMALL, elsewhere all. A compiler is shown all of them, too."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return len(x)
     rows = (32 if max(x.shape[2:]) <= SMALL else 16) * torch.get_num_threads()
     return max(_FEWEST, rows // copies)
