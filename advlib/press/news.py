@@ -8,15 +8,16 @@ from pathlib import Path
 from ..bench.chapters import Run
 from ..bench.outcomes import COMMON, DamagedError
 
-SHOWN = 4
+SHOWN = 3
 """How many attacks of a table are named."""
 
 
 class News:
-    """The tables and figures of a chapter's run from now on."""
+    """The tables and figures of a chapter's run from now on, as seen from the folder that the process is in now:
+    notebooks are executed in another one."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run, self._here = run, Path.cwd()
         self._seen = self._states()
 
     def lines(self) -> list[str]:
@@ -24,7 +25,7 @@ class News:
         what it says."""
         before, self._seen = self._seen, self._states()
         new = [path for path, state in self._seen.items() if before.get(path) != state]
-        return [line for path in new for line in (os.path.relpath(path), *headlines(path))]
+        return [line for path in new for line in (os.path.relpath(path, self._here), *headlines(path))]
 
     def _states(self) -> dict[Path, list[int]]:
         """What tells one state of each file from another. A table that a resumed run picks up stays as it is, and what
@@ -52,7 +53,7 @@ def headlines(path: Path) -> list[str]:
     for of, part in cases.groupby(cases.target.map(claims.kind), sort=False):
         means = results.black_box(part).sort_values("value", ascending=False, kind="stable")
         best = [f"{attack} {value:.1f}" for attack, value in means.value[:SHOWN].items()]
-        others = [f"{len(means) - SHOWN} others down to {means.value.iloc[-1]:.1f}"] if len(means) > SHOWN else []
+        others = [f"{len(means) - SHOWN} more down to {means.value.iloc[-1]:.1f}"] if len(means) > SHOWN else []
         where = f"{claims.SUCCESS[of]}, {part.eps_255.iloc[0]:g}/255, n = {means.n.min()}"
-        found.append(f"    {where}: {', '.join(best + others)}")
+        found.append(f"    {where}: {'; '.join(best + others)}")
     return found

@@ -270,14 +270,20 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A chapter that is to be run. values: as `settle` gives them; resumed: whether it goes on from earlier tables or
-    checkpoints; taken: what it took once, None where that is not known."""
+    """A chapter that is to be run. values: as `settle` gives them; fresh: whether it forgets what it would go on from;
+    resumed: whether it goes on from earlier tables or checkpoints; taken: what it took once, None where that is not
+    known."""
 
     chapter: Chapter
     values: dict[str, object]
     kept: Run
+    fresh: bool
     resumed: bool
     taken: Taken | None
+
+    @property
+    def conditions(self) -> str:
+        return f"({self.kept.scale}, {self.kept.dataset})"
 
     @property
     def notebook(self) -> Path:
@@ -316,47 +322,7 @@ def run(
     do not know the data set are left out, and that is printed; and what is known of how long it will take (`minutes`).
     Raises UsageError, before anything is executed, for what cannot be run.
     """
-    jobs = _jobs(numbers, scale, dataset, given, fresh, notebooks, build, out)
-    here = _yardstick() if any(job.taken for job in jobs) else None
-    if len(jobs) > 1:
-        print(f"{len(jobs)} chapters ({scale}, {dataset}), on this machine {_outlook(jobs, here)}", flush=True)
-    for place, job in enumerate(jobs, 1):
-        number, others = job.chapter.number, jobs[place:]
-        print(f"{number}  {job.chapter.title} ({scale}, {dataset}), {_outlook([job], here)}", flush=True)
-        seconds = _timed(job, fresh)
-        if seconds is None:
-            return False
-        here = _yardstick() if job.whole or any(other.taken for other in others) else None
-        if job.whole and here is not None:
-            minutes.write(job.record, [Taken(number, scale, dataset, seconds, *here)])
-        left = f"; {len(others)} to go, {_outlook(others, here)}" if others else ""
-        print(f"{number}  -> {os.path.relpath(job.notebook)}, {minutes.said(seconds)}{left}", flush=True)
-    return True
-
-
-def _timed(job: _Job, fresh: bool) -> float | None:
-    """Seconds that a chapter took now, None if a cell failed."""
-    if fresh:
-        _forget(job.kept)
-    made(job.kept.folder)
-    if not job.resumed:
-        job.record.unlink(missing_ok=True)
-    start = time.perf_counter()
-    return time.perf_counter() - start if execute(job.chapter, job.values, job.kept) else None
-
-
-def _jobs(
-    numbers: Iterable[str],
-    scale: str,
-    dataset: str,
-    given: Iterable[str],
-    fresh: bool,
-    notebooks: Path,
-    build: Path,
-    out: Path | None,
-) -> list[_Job]:
-    """What `run` is to do. Raises UsageError."""
-    given, numbers, known, jobs = list(given), list(numbers), minutes.known(notebooks), []
+    given, numbers, known = list(given), list(numbers), minutes.known(notebooks)
     found = [read_chapter(source) for source in chapters.select(numbers, notebooks)]
     for chapter in [c for c in found if dataset not in c.datasets]:
         message = f"chapter {chapter.number} runs on {', '.join(chapter.datasets)}, not on {dataset}"
@@ -364,13 +330,45 @@ def _jobs(
             raise UsageError(message)
         print(f"{chapter.number}  left out: {message}")
         found.remove(chapter)
+    jobs = []
     for chapter in found:
         values = settle(chapter, scale, dataset, given)
         kept = Run(chapter.number, out or run_folder(scale, dataset, values, build), scale, dataset)
         resumed = not fresh and any(folder.is_dir() and any(folder.iterdir()) for folder in _begun(kept))
         taken = None if set(values) - set(FIXED) else known.get((chapter.number, scale, dataset))
-        jobs.append(_Job(chapter, values, kept, resumed, taken))
-    return jobs
+        jobs.append(_Job(chapter, values, kept, fresh, resumed, taken))
+    return _all(jobs)
+
+
+def _all(jobs: Sequence[_Job]) -> bool:
+    """Whether all of them could be run to the end."""
+    here = _yardstick() if any(job.taken for job in jobs) else None
+    if len(jobs) > 1:
+        print(f"{len(jobs)} chapters {jobs[0].conditions}, on this machine {_outlook(jobs, here)}", flush=True)
+    for place, job in enumerate(jobs, 1):
+        kept, others = job.kept, jobs[place:]
+        print(f"{kept.chapter}  {job.chapter.title} {job.conditions}, {_outlook([job], here)}", flush=True)
+        seconds = _timed(job)
+        if seconds is None:
+            return False
+        here = _yardstick() if job.whole or any(other.taken for other in others) else None
+        if job.whole and here is not None:
+            minutes.write(job.record, [Taken(kept.chapter, kept.scale, kept.dataset, seconds, *here)])
+        left = f"; {len(others)} to go, {_outlook(others, here)}" if others else ""
+        print(f"{kept.chapter}  -> {os.path.relpath(job.notebook)}, {minutes.said(seconds)}{left}", flush=True)
+    return True
+
+
+def _timed(job: _Job) -> float | None:
+    """Seconds that a chapter took now, None if a cell failed."""
+    if job.fresh:
+        _forget(job.kept)
+    made(job.kept.folder)
+    if not job.resumed:
+        job.record.unlink(missing_ok=True)
+    start = time.perf_counter()
+    done = execute(job.chapter, job.values, job.kept)
+    return time.perf_counter() - start if done else None
 
 
 def _outlook(jobs: Sequence[_Job], yardstick: Yardstick | None) -> str:
