@@ -39,7 +39,7 @@ class News:
 def headlines(path: Path) -> list[str]:
     """The attacks of a table that fool most, in the mean over the black-box targets of each kind, at its first budget;
     nothing for a file that is no table of attacks."""
-    from ..bench import claims, results  # here: they load torch, which a run of a figure does without
+    from ..bench import claims, results  # here: torch takes a second to load
 
     if path.suffix != ".csv":
         return []
