@@ -73,7 +73,7 @@ notebooks: $(STAMP) ## execute the chapters afresh at laptop scale on shapes and
 	@for source in $(SOURCES); do cp "$(BUILD)/laptop/shapes/$$(basename "$$source" .py).ipynb" notebooks/; done
 	@$(WALL)
 
-figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its tables and outcomes in data/results/<scale>/<dataset>/
+figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its tables and outcomes in data/results/<scale>/<dataset>/, what it took in notebooks/seconds.csv
 	@test -d $(RUN)/tables || { echo "$(RUN)/tables is missing: make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@! compgen -G '$(RUN)/*.partial.ipynb' || { echo "not finished: resume with make reproduce SCALE=$(SCALE) DATASET=$(DATASET)"; exit 1; }
 	@test $(SCALE) != smoke || { echo "a smoke run is a test, its numbers are not kept"; exit 1; }
@@ -86,6 +86,7 @@ figures: $(STAMP) ## keep a finished run's figures in figures/<chapter>/, its ta
 	  if [ -f "$$outcomes" ]; then cp -v "$$outcomes" "$$kept.outcomes.npz"; fi; done
 	@for chapter in $(RUN)/figures/*/; do [ -d "$$chapter" ] || continue; \
 	  mkdir -p "figures/$$(basename "$$chapter")"; cp -v "$$chapter"*.svg "figures/$$(basename "$$chapter")/"; done
+	@$(PY) -m advlib seconds --run $(SCALE)/$(DATASET)
 	@$(PY) -m advlib glance
 
 # A machine that lends its GPU may have no package registry: any Python with torch, torchvision, timm, pandas, matplotlib,

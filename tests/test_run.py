@@ -253,6 +253,17 @@ def test_progress_inside_a_cell_reaches_the_terminal(book, capsys):
     assert out.count("Table 2.1: 1/2") == out.count("Table 2.1: 2/2") == 1 and "of else" not in out
 
 
+def test_a_table_is_told_below_the_cell_that_made_it(book, tmp_path, capsys, monkeypatch):
+    write, cli, _ = book
+    monkeypatch.chdir(tmp_path)
+    cell = "import os\nfrom pathlib import Path\nfolder = Path(os.environ['ADVLIB_RUN'], 'tables', '02')\n"
+    write("02_tiny.py", f"\n# %%\n{cell}folder.mkdir(parents=True)\n(folder / 'a.csv').touch()\n\n# %%\nprint(1)\n")
+    assert cli("run", "02") == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("    build/laptop/shapes/tables/02/a.csv")
+    assert "[ 2/3]" in lines[place - 1] and "[ 3/3]" in lines[place + 1]
+
+
 def test_failing_cell(book, capsys):
     write, advlib, build = book
     write("03_broken.py", "\n# %%\nvalue = 40 + 2\nraise ValueError('the answer is', value)\n")

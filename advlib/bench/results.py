@@ -66,7 +66,7 @@ def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     """Our committed rows of a table, or None where there are none; `differences.between` finds the outcomes of their
     images where those are committed too. Raises DamagedError when the file is damaged."""
     path = result_path(table, scale, dataset)
-    return _with_outcomes(_read(path), path) if path.is_file() else None
+    return _with_outcomes(read(path), path) if path.is_file() else None
 
 
 def outcomes(path: str | Path) -> Outcomes | None:
@@ -219,7 +219,7 @@ class ResultTable:
             self._attacks = beside.get("attacks", {})
         else:
             self._move_aside()
-        rows = _read(self.path).to_dict("records") if self.path.exists() else []
+        rows = read(self.path).to_dict("records") if self.path.exists() else []
         # The sidecar follows the CSV: it may lag by the cell a kill fell into, never be ahead.
         if same and len(rows) < rows_written:
             raise DamagedError(f"{self.path} is truncated: {len(rows)} rows of {rows_written}; restore or delete both")
@@ -414,8 +414,9 @@ def _rows(name: str, frame: object, *columns: str, some: bool = True) -> None:
         raise ValueError(f"{name}: a value is not finite")
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The rows of a result file. Not by pandas, which pads short rows, guesses types and takes "None" for missing."""
+def read(path: Path) -> pd.DataFrame:
+    """The rows of a result file, in COLUMNS. Raises DamagedError. Not by pandas, which pads short rows, guesses types
+    and takes "None" for missing."""
 
     def parse(kind: type, field: str) -> object:
         return nan if kind is float and not field else kind(field)

@@ -1,4 +1,4 @@
-"""The command line: run, list, doctor, download, book, course, glance, equations.
+"""The command line: run, list, doctor, download, book, course, seconds, glance, equations.
 
 What a command needs is imported when it is called, so that help and typos are answered at once.
 """
@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(command=_book)
     p = commands.add_parser("course", help="write the exercises' student versions into _build/course, by nbgrader")
     p.set_defaults(command=_course)
+    p = commands.add_parser("seconds", help="keep what the chapters of a run took, for `run` to say how long it takes")
+    p.add_argument("--run", metavar="DIR", required=True, help="a folder, or scale/dataset")
+    p.set_defaults(command=_seconds)
     p = commands.add_parser("glance", help="write the README's table of committed results anew")
     p.set_defaults(command=_glance)
     p = commands.add_parser("equations", help="write the book's page of the thesis' equations and their owners anew")
@@ -157,7 +160,7 @@ def _book(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 
 def _run_folder(given: str, build: Path) -> Path:
-    """The run that `book --run` names: scale/dataset in the build folder, or any folder with notebooks or tables."""
+    """The run that `--run` names: scale/dataset in the build folder, or any folder with notebooks or tables."""
     places = [build / given, Path(given).expanduser()] if given else []
     found = [place for place in places if (place / "tables").is_dir() or any(place.glob("*.ipynb"))]
     if not found:
@@ -170,6 +173,14 @@ def _course(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     from . import course
 
     print(course.build(build / "course"))
+    return 0
+
+
+def _seconds(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    from . import minutes
+
+    kept = ", ".join(row.chapter for row in minutes.keep(_run_folder(args.run, build), notebooks))
+    print(f"{notebooks / minutes.NAME}: {kept or 'nothing new, no chapter of that run was run whole'}")
     return 0
 
 

@@ -11,10 +11,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jupytext
 import nbformat
@@ -32,6 +33,12 @@ from ..bench.progress import LINE
 from ..files import locks
 from ..files.paths import ROOT, WriteError, made
 from ..zoo import registry
+from . import minutes
+from .minutes import Taken, Wait
+from .news import News
+
+if TYPE_CHECKING:
+    from .yardstick import Yardstick
 
 
 @dataclass(frozen=True)
@@ -129,10 +136,11 @@ class _ThisInterpreter(AsyncKernelManager):
 
 class _Progress:
     """A plain line for each code cell: its number is written when it starts, its time when it ends, and in between what
-    the cell itself says of its progress. It is the file that papermill writes the cells' output to."""
+    the cell itself says of its progress; below it the tables and figures that it made. It is the file that papermill
+    writes the cells' output to."""
 
-    def __init__(self, chapter: Chapter, injected: bool) -> None:
-        self.number, self.cell, self.start, self.done = chapter.number, None, 0.0, 0
+    def __init__(self, chapter: Chapter, injected: bool, news: News) -> None:
+        self.number, self.cell, self.start, self.done, self.news = chapter.number, None, 0.0, 0, news
         code = [c for c in chapter.notebook.cells if c.cell_type == "code" and c.source.strip()]
         self.total, self.labels, label = len(code) + injected, {}, None
         for cell in chapter.notebook.cells:
@@ -159,18 +167,22 @@ class _Progress:
     def on_cell_executed(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         label = self.labels.get(cell.id) or cell.source.strip().splitlines()[0]
         print(f"{time.perf_counter() - self.start:6.1f} s  {label[:80]}", flush=True)
+        for line in self.news.lines():
+            print(f"    {line}", flush=True)
 
 
-def execute(chapter: Chapter, values: dict[str, object], folder: Path) -> bool:
-    """Executes into `folder`/<source's name>.ipynb; False if a cell failed, after its source and error went to stderr.
+def execute(chapter: Chapter, values: dict[str, object], kept: Run) -> bool:
+    """Executes into the run's folder, <source's name>.ipynb; False if a cell failed, after its source and error went to
+    stderr.
 
     values: parameters that differ from the defaults. The notebook of a failed run stays beside as .partial.ipynb.
     Raises BusyError where another run writes this notebook, WriteError where it cannot be written.
     """
+    folder = kept.folder
     output = folder / f"{chapter.source.stem}.ipynb"
     partial = folder / f"{chapter.source.stem}.partial.ipynb"
     lock = locks.acquire(output)
-    progress = _Progress(chapter, injected=bool(values))
+    progress = _Progress(chapter, bool(values), News(kept))
     try:
         with _told(folder):
             executed = papermill.execute_notebook(
@@ -256,6 +268,43 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return kept
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A chapter that is to be run. values: as `settle` gives them; fresh: whether it forgets what it would go on from;
+    resumed: whether it goes on from earlier tables or checkpoints; taken: what it took once, None where that is not
+    known."""
+
+    chapter: Chapter
+    values: dict[str, object]
+    kept: Run
+    fresh: bool
+    resumed: bool
+    taken: Taken | None
+
+    @property
+    def conditions(self) -> str:
+        return f"({self.kept.scale}, {self.kept.dataset})"
+
+    @property
+    def notebook(self) -> Path:
+        return self.kept.folder / f"{self.chapter.source.stem}.ipynb"
+
+    @property
+    def record(self) -> Path:
+        """Where it says what it took."""
+        return minutes.beside(self.notebook)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what it takes now is what it takes: all of the chapter, with its defaults."""
+        return not self.resumed and not set(self.values) - set(FIXED)
+
+    def wait(self, yardstick: Yardstick | None) -> Wait:
+        known = self.taken is not None and yardstick is not None
+        seconds = self.taken.seconds * yardstick.seconds / self.taken.yardstick if known else None
+        return Wait(self.chapter.number, seconds, self.resumed)
+
+
 def run(
     numbers: Iterable[str],
     scale: str,
@@ -270,10 +319,10 @@ def run(
 
     The folder is `out`, or else `chapters.run_folder`'s in `build`. A chapter picks up its earlier tables and
     checkpoints there, so that a killed run resumes; `fresh` deletes them. Where all chapters are asked for, those that
-    do not know the data set are left out, and that is printed. Raises UsageError, before anything is executed, for what
-    cannot be run.
+    do not know the data set are left out, and that is printed; and what is known of how long it will take (`minutes`).
+    Raises UsageError, before anything is executed, for what cannot be run.
     """
-    given, numbers = list(given), list(numbers)
+    given, numbers, known = list(given), list(numbers), minutes.known(notebooks)
     found = [read_chapter(source) for source in chapters.select(numbers, notebooks)]
     for chapter in [c for c in found if dataset not in c.datasets]:
         message = f"chapter {chapter.number} runs on {', '.join(chapter.datasets)}, not on {dataset}"
@@ -281,20 +330,65 @@ def run(
             raise UsageError(message)
         print(f"{chapter.number}  left out: {message}")
         found.remove(chapter)
-    jobs = [(chapter, settle(chapter, scale, dataset, given)) for chapter in found]
-    for chapter, values in jobs:
-        folder = out or run_folder(scale, dataset, values, build)
-        if fresh:
-            _forget(Run(chapter.number, folder, scale, dataset))
-        print(f"{chapter.number}  {chapter.title} ({scale}, {dataset})", flush=True)
-        if not execute(chapter, values, made(folder)):
+    jobs = []
+    for chapter in found:
+        values = settle(chapter, scale, dataset, given)
+        kept = Run(chapter.number, out or run_folder(scale, dataset, values, build), scale, dataset)
+        resumed = not fresh and any(folder.is_dir() and any(folder.iterdir()) for folder in _begun(kept))
+        taken = None if set(values) - set(FIXED) else known.get((chapter.number, scale, dataset))
+        jobs.append(_Job(chapter, values, kept, fresh, resumed, taken))
+    return _all(jobs)
+
+
+def _all(jobs: Sequence[_Job]) -> bool:
+    """Whether all of them could be run to the end."""
+    here = _yardstick() if any(job.taken for job in jobs) else None
+    if len(jobs) > 1:
+        print(f"{len(jobs)} chapters {jobs[0].conditions}, on this machine {_outlook(jobs, here)}", flush=True)
+    for place, job in enumerate(jobs, 1):
+        kept, others = job.kept, jobs[place:]
+        print(f"{kept.chapter}  {job.chapter.title} {job.conditions}, {_outlook([job], here)}", flush=True)
+        seconds = _timed(job)
+        if seconds is None:
             return False
-        print(f"{chapter.number}  -> {os.path.relpath(folder / chapter.source.stem)}.ipynb", flush=True)
+        here = _yardstick() if job.whole or any(other.taken for other in others) else None
+        if job.whole and here is not None:
+            minutes.write(job.record, [Taken(kept.chapter, kept.scale, kept.dataset, seconds, *here)])
+        left = f"; {len(others)} to go, {_outlook(others, here)}" if others else ""
+        print(f"{kept.chapter}  -> {os.path.relpath(job.notebook)}, {minutes.said(seconds)}{left}", flush=True)
     return True
+
+
+def _timed(job: _Job) -> float | None:
+    """Seconds that a chapter took now, None if a cell failed."""
+    if job.fresh:
+        _forget(job.kept)
+    made(job.kept.folder)
+    if not job.resumed:
+        job.record.unlink(missing_ok=True)
+    start = time.perf_counter()
+    done = execute(job.chapter, job.values, job.kept)
+    return time.perf_counter() - start if done else None
+
+
+def _outlook(jobs: Sequence[_Job], yardstick: Yardstick | None) -> str:
+    """How long some chapters will take, in words."""
+    return minutes.outlook([job.wait(yardstick) for job in jobs])
+
+
+def _yardstick() -> Yardstick | None:
+    from . import yardstick  # here: torch takes a second to load
+
+    return yardstick.measured()
+
+
+def _begun(kept: Run) -> tuple[Path, Path]:
+    """Where that lies which a chapter goes on from."""
+    return kept.tables, kept.checkpoints
 
 
 def _forget(kept: Run) -> None:
     """Delete what a chapter would go on from."""
-    for folder in (kept.tables, kept.checkpoints):
+    for folder in _begun(kept):
         if folder.exists():
             shutil.rmtree(folder)
