@@ -38,8 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test,book,course]'
 	@touch $@
 
-reproduce: $(STAMP) ## run the chapters, write tables, figures and notebooks to _build, and the book over them
-	@$(PY) -m advlib run $(CH) --scale $(SCALE) --dataset $(DATASET)
+reproduce: $(STAMP) ## run the chapters, JOBS at a time, write tables, figures and notebooks to _build, and the book over them
+	@$(PY) -m advlib run $(CH) --scale $(SCALE) --dataset $(DATASET) --at-once $(JOBS)
 	@echo "open $$($(PY) -m advlib book --run $(SCALE)/$(DATASET))"
 	@$(WALL)
 

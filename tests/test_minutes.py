@@ -40,7 +40,7 @@ def machine(tmp_path, monkeypatch, clock):
             raise PapermillExecutionError(0, 0, "a cell", "Error", "no", [])
         return notebook
 
-    def measured():
+    def measured(threads=None):
         here.did.append("yardstick")
         return None if here.gpu else HERE._replace(seconds=HERE.seconds * here.slower)
 

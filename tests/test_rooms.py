@@ -15,8 +15,8 @@ from advlib.files.paths import ROOT
 
 PACKAGE = Path(advlib.__file__).parent
 FLOORS = ("files", "kernels", "engine", "core", "zoo", "methods", "training", "defenses", "bench", "press")
-"""From the ground up: a room imports from those before it. Kernels and engine lie below `core`, which runs on them: they
-know tensors and numbers, and neither a draw nor a ball."""
+"""From the ground up: a room imports from those before it. Kernels and engine lie below `core`, which runs on them:
+they know tensors and numbers, and neither a draw nor a ball."""
 MOST_LINES = 5_300
 """Of the methods and their ground that are not blank: what a reader has to read, of the methods that the thesis defines
 and of those that it names. Kernels are not counted: each has PyTorch code beside it that is, and that one reads."""

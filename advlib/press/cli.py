@@ -112,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--fresh", action="store_true", help="delete earlier tables and checkpoints instead of resuming from them"
     )
+    p.add_argument(
+        "--at-once", type=int, default=1, metavar="K", help="how many chapters at a time, which share the processor"
+    )
     p.set_defaults(command=_run)
 
     p = commands.add_parser("list", help="chapters, their parameters, defaults and help")
@@ -147,8 +150,10 @@ def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
     if args.out == "":
         raise UsageError("--out: expected a folder")
+    if args.at_once < 1:
+        raise UsageError(f"--at-once {args.at_once}: expected a number of at least 1")
     out = Path(args.out).expanduser().resolve() if args.out else None
-    done = run.run(args.chapters, args.scale, args.dataset, args.given, args.fresh, notebooks, build, out)
+    done = run.run(args.chapters, args.scale, args.dataset, args.given, args.fresh, notebooks, build, out, args.at_once)
     return 0 if done else 1
 
 

@@ -87,15 +87,16 @@ def keep(run: Path, notebooks: Path) -> list[Taken]:
     return new
 
 
-def outlook(waits: Sequence[Wait]) -> str:
-    """What is known of some chapters in words: "about 14 min"."""
+def outlook(waits: Sequence[Wait], at_once: int = 1) -> str:
+    """What is known of some chapters in words: "about 14 min". at_once: how many of them run at a time, none of which
+    can take longer than all."""
     seconds = [wait.seconds for wait in waits if wait.seconds is not None]
     if not seconds:
         return "no time is known"
     most = "at most " if any(wait.resumed and wait.seconds is not None for wait in waits) else ""
     unknown = [wait.chapter for wait in waits if wait.seconds is None]
     without = f" without {', '.join(unknown)}, of which no time is known" if unknown else ""
-    return f"{most}about {said(sum(seconds))}{without}"
+    return f"{most}about {said(max(max(seconds), sum(seconds) / at_once))}{without}"
 
 
 def said(seconds: float) -> str:

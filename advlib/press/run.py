@@ -33,7 +33,7 @@ from ..bench.progress import LINE
 from ..files import locks
 from ..files.paths import ROOT, WriteError, made
 from ..zoo import registry
-from . import minutes
+from . import minutes, side_by_side
 from .minutes import Taken, Wait
 from .news import News
 
@@ -299,6 +299,12 @@ class _Job:
         """Whether what it takes now is what it takes: all of the chapter, with its defaults."""
         return not self.resumed and not set(self.values) - set(FIXED)
 
+    def command(self, given: Sequence[str]) -> list[str]:
+        """What Python is told to run it in a process of its own."""
+        where = ["--scale", self.kept.scale, "--dataset", self.kept.dataset, "--out", str(self.kept.folder)]
+        chosen = [part for item in given for part in ("-p", item)]
+        return ["-m", "advlib", "run", self.kept.chapter, *where, *chosen, *(["--fresh"] if self.fresh else [])]
+
     def wait(self, yardstick: Yardstick | None) -> Wait:
         known = self.taken is not None and yardstick is not None
         seconds = self.taken.seconds * yardstick.seconds / self.taken.yardstick if known else None
@@ -314,8 +320,10 @@ def run(
     notebooks: Path,
     build: Path,
     out: Path | None = None,
+    at_once: int = 1,
 ) -> bool:
-    """Runs chapters one after the other, each into the folder of its run; stops at the first that fails (False).
+    """Runs chapters, each into the folder of its run, and stops at the first that fails (False). at_once: how many at a
+    time (`side_by_side`).
 
     The folder is `out`, or else `chapters.run_folder`'s in `build`. A chapter picks up its earlier tables and
     checkpoints there, so that a killed run resumes; `fresh` deletes them. Where all chapters are asked for, those that
@@ -337,6 +345,8 @@ def run(
         resumed = not fresh and any(folder.is_dir() and any(folder.iterdir()) for folder in _begun(kept))
         taken = None if set(values) - set(FIXED) else known.get((chapter.number, scale, dataset))
         jobs.append(_Job(chapter, values, kept, fresh, resumed, taken))
+    if at_once > 1 and len(jobs) > 1:
+        return _several(jobs, given, at_once)
     return _all(jobs)
 
 
@@ -359,6 +369,17 @@ def _all(jobs: Sequence[_Job]) -> bool:
     return True
 
 
+def _several(jobs: Sequence[_Job], given: Sequence[str], at_once: int) -> bool:
+    """The same, several at a time, those first that take longest."""
+    own = side_by_side.threads(at_once)
+    here = _yardstick(own) if any(job.taken for job in jobs) else None
+    waits = {job.kept.chapter: job.wait(here) for job in jobs}
+    print(f"{len(jobs)} chapters {jobs[0].conditions}, {at_once} at a time, on this machine", end=" ")
+    print(minutes.outlook(list(waits.values()), at_once), flush=True)
+    jobs = sorted(jobs, key=lambda job: -(waits[job.kept.chapter].seconds or 0))
+    return side_by_side.run({job.kept.chapter: job.command(given) for job in jobs}, at_once)
+
+
 def _timed(job: _Job) -> float | None:
     """Seconds that a chapter took now, None if a cell failed."""
     if job.fresh:
@@ -376,10 +397,10 @@ def _outlook(jobs: Sequence[_Job], yardstick: Yardstick | None) -> str:
     return minutes.outlook([job.wait(yardstick) for job in jobs])
 
 
-def _yardstick() -> Yardstick | None:
+def _yardstick(threads: int | None = None) -> Yardstick | None:
     from . import yardstick  # here: torch takes a second to load
 
-    return yardstick.measured()
+    return yardstick.measured(threads)
 
 
 def _begun(kept: Run) -> tuple[Path, Path]:

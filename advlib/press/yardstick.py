@@ -25,11 +25,12 @@ class Yardstick(NamedTuple):
     commit: str
 
 
-def measured() -> Yardstick | None:
+def measured(threads: int | None = None) -> Yardstick | None:
     """The yardstick of this machine as it is now, which takes about half a second; None where the chapters run on a
-    GPU, of which a processor tells nothing."""
+    GPU, of which a processor tells nothing. threads: as many as this process has if None."""
     if torch.cuda.is_available():
         return None
+    torch.set_num_threads(threads or torch.get_num_threads())
     info = run_info("cpu")
     return Yardstick(repeated(_work()), torch.get_num_threads(), info["torch"], info["commit"])
 
