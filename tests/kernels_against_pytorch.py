@@ -554,8 +554,9 @@ def test_sums_never_wait():
 
 @pytest.mark.parametrize("form", ["linear", "log"])
 def test_steps_of_crsam_are_the_same(form):
-    """Of a network in two groups of weights, each with a penalty of its own; nothing else than the sums is another."""
-    ran = []
+    """Of a network in two groups of weights, each with a penalty of its own. Nothing else than the sums is another; but
+    on a GPU convolutions are not the same bits in every run, and the logs divide by small differences of losses."""
+    ran, close = [], 1e-6 if INTERPRETED else 1e-3
 
     def trained():
         model, x = tiny_model().to(DEVICE, memory_format=torch.channels_last).train(), grid_images(8).to(DEVICE)
@@ -574,7 +575,7 @@ def test_steps_of_crsam_are_the_same(form):
     with patch("advlib.kernels.weights.weighted_sum", lambda *args: ran.append(weighted_sum(*args)) or ran[-1]):
         plain, fused = both(trained)
     assert len(ran) == 6 and all(total is not None for total in ran)
-    assert all(torch.allclose(here, there, rtol=1e-5, atol=1e-6) for here, there in zip(fused, plain, strict=True))
+    assert all(torch.allclose(here, there, rtol=close, atol=close) for here, there in zip(fused, plain, strict=True))
 
 
 # --- whole attacks ---------------------------------------------------------------------------------------------------

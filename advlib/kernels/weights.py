@@ -28,7 +28,7 @@ def address(n, row, tensors, like, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def write_sum(factors, row, tensors, like, k, inside, LISTS: tl.constexpr, ALIGNED: tl.constexpr):
+def _write_sum(factors, row, tensors, like, k, inside, LISTS: tl.constexpr, ALIGNED: tl.constexpr):
     total = 0.0  # of the numbers k of a tensor
     for n in tl.static_range(LISTS):
         factor = tl.to_tensor(factors[n])
@@ -48,9 +48,9 @@ def _sum_kernel(table, factors, like, tensors, LISTS: tl.constexpr, SLOTS: tl.co
         bits |= tl.load(row + (n + 2) * tensors)
     k = start + tl.arange(0, BLOCK)
     if (start + BLOCK <= size) & (bits % 16 == 0):  # by 16 bytes
-        write_sum(factors, row, tensors, like, k, None, LISTS, True)
+        _write_sum(factors, row, tensors, like, k, None, LISTS, True)
     else:
-        write_sum(factors, row, tensors, like, k, k < size, LISTS, False)
+        _write_sum(factors, row, tensors, like, k, k < size, LISTS, False)
 
 
 @lru_cache(maxsize=16)
