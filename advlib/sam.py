@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from . import kernels
 from .core import checks
 from .core.batchnorm import unrecorded, unrecorded_anywhere
 from .curvature import Tensors, filter_normalized, norm, restored
@@ -92,6 +93,12 @@ def crsam_gradient_log(
 
 def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> Tensors:
     """factor * tensors, added up over the terms in their order."""
+    if kernels.run_on(terms[0][1][0]):
+        from .kernels.weights import weighted_sum
+
+        fused = weighted_sum([factor for factor, _ in terms], [tensors for _, tensors in terms])
+        if fused is not None:
+            return fused
     (factor, tensors), *others = terms
     total = torch._foreach_mul(list(tensors), factor)
     for factor, tensors in others:
@@ -218,14 +225,14 @@ class SharpnessAware(torch.optim.Optimizer):
         return weights, gradients
 
     def _at(
-        self, weights: Tensors, delta: Tensors, closure: Closure, again: Callable[[], None]
+        self, weights: Tensors, delta: Tensors, closure: Closure, again: Callable[[], None], sign: int = 1
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Loss and gradients at weights + delta, with the draws of the first pass if they are to be the same."""
+        """Loss and gradients at weights + sign delta, with the draws of the first pass if they are to be the same."""
         if [b.shape for b in self._buffers] != [w.shape for w in weights]:
             self._buffers = [torch.empty_like(w) for w in weights]
         quiet = unrecorded_anywhere() if self.model is None else unrecorded(self.model)
         with restored(weights, self._buffers), quiet:
-            torch._foreach_add_(weights, delta)
+            torch._foreach_add_(weights, delta, alpha=sign)
             again()
             loss = closure()
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
@@ -385,7 +392,7 @@ class CRSAM(SharpnessAware):
         weights, g0 = self._taken()
         step = self._perturbation(weights, g0)
         above, plus = self._at(weights, step, closure, again)
-        below, minus = self._at(weights, torch._foreach_neg(step), closure, again)
+        below, minus = self._at(weights, step, closure, again, -1)
         if self.local:
             loss, above, below, *rest = averaged([loss, above, below, *g0, *plus, *minus])
             g0, plus, minus = rest[: len(g0)], rest[len(g0) : -len(g0)], rest[-len(g0) :]

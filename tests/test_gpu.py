@@ -237,14 +237,16 @@ def test_differences_are_seen(monkeypatch, clock):
     assert found["equal values"] == found["equal values, second run"] == pytest.approx(share, abs=1e-4)
 
 
-def test_kernels_are_set_against_the_pytorch_code(clock):
-    """Of a function that is 0.25 higher where kernels run, in one of four values, and twice as fast."""
+@pytest.mark.parametrize("of", [lambda found: found, lambda found: [found[:1], found[1:].view(3, 1)]])
+def test_kernels_are_set_against_the_pytorch_code(clock, of):
+    """Of a function that is 0.25 higher where kernels run, in one of four values, and twice as fast; of one tensor, or
+    several."""
     work = {True: clock.work("kernel", 0.1), False: clock.work("PyTorch", 0.2)}
 
     def function():
         on = kernels.run_on(torch.zeros(1))
         work[on]()
-        return torch.tensor([1.0, 2.0, 3.0, 4.0 + on / 4])
+        return of(torch.tensor([1.0, 2.0, 3.0, 4.0 + on / 4]))
 
     with patch.object(kernels, "run_on", lambda x: True):
         measures = fused.against_pytorch(clock.bench(), lambda: function)

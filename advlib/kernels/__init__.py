@@ -1,9 +1,10 @@
 """GPU kernels, in Triton: each takes the place of PyTorch code that stays, as what a CPU runs and as the tests' oracle.
 
-There are random numbers (`draws`), random erasure (`erasure`), input diversity (`resizing`), and what a step makes of
-its gradient (`update`). Nothing has to be switched on: where a tensor is on a GPU and Triton is installed, the kernels
-run. They know tensors and numbers, and nothing else of the package. So far they have run in Triton's interpreter, and
-have been compiled for an H100 (sm_90), but no GPU has run them: `make gpu` compares them with the PyTorch code on one.
+There are random numbers (`draws`), random erasure (`erasure`), input diversity (`resizing`), what a step makes of its
+gradient (`update`), and what CR-SAM makes of its three (`weights`). Nothing has to be switched on: where a tensor is on
+a GPU and Triton is installed, the kernels run. They know tensors and numbers, and nothing else of the package. So far
+they have run in Triton's interpreter, and have been compiled for an H100 (sm_90), but no GPU has run them: `make gpu`
+compares them with the PyTorch code on one.
 """
 
 from importlib.util import find_spec

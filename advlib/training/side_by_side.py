@@ -43,7 +43,7 @@ class SideBySideCRSAM(CRSAM):
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Loss and gradients at weights + step, which processes of even rank compute, and at weights - step."""
         even = dist.get_rank() % 2 == 0
-        loss, gradients = self._at(weights, step if even else torch._foreach_neg(step), closure, again)
+        loss, gradients = self._at(weights, step, closure, again, 1 if even else -1)
         found = [2 * loss, *torch._foreach_mul(gradients, 2.0)]  # half of the processes bring zeros to the mean
         zeros = torch._foreach_mul(found, 0.0)
         mean = averaged([*found, *zeros] if even else [*zeros, *found])
