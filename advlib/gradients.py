@@ -136,7 +136,7 @@ def of_losses(
 
 
 def _few_at_once(g: Gradient, chunk: int | str) -> Gradient:
-    """g, of as many images at a time as a processor's caches hold, `chunk` copies of each. Its values stay the same."""
+    """g, of as many images at a time as suit a processor, `chunk` copies of each. Its values stay the same."""
     copies = chunk if isinstance(chunk, int) else 1  # of "auto", on a processor
 
     def function(x: torch.Tensor, y: torch.Tensor, draw: Draw) -> torch.Tensor:

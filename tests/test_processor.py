@@ -32,17 +32,17 @@ def seen(n, copies=1, side=8):
 
 @pytest.mark.parametrize(
     ("n", "copies", "sizes"),
-    [(32, 1, [32]), (33, 1, [17, 16]), (128, 1, [32] * 4), (12, 5, [6, 6]), (9, 32, [3, 3, 3]), (1, 99, [1])],
+    [(64, 1, [64]), (65, 1, [33, 32]), (256, 1, [64] * 4), (24, 5, [12, 12]), (9, 32, [3, 3, 3]), (1, 99, [1])],
 )
 def test_parts_are_of_nearly_one_size(one_thread, n, copies, sizes):
     assert seen(n, copies) == sizes
 
 
 def test_large_images_go_in_smaller_parts_and_threads_take_more(one_thread):
-    assert at_once(images(1, SMALL)) == 32
+    assert at_once(images(1, SMALL)) == 64
     assert at_once(images(1, SMALL + 1)) == 16
-    torch.set_num_threads(2)
-    assert at_once(images(1)) == 64
+    torch.set_num_threads(4)
+    assert at_once(images(1)) == 128
 
 
 def test_another_device_takes_all_at_once():
@@ -50,7 +50,7 @@ def test_another_device_takes_all_at_once():
 
 
 def test_parts_keep_their_rows_together(one_thread):
-    x, y = images(70), torch.arange(70)
+    x, y = images(150), torch.arange(150)
     assert torch.equal(in_parts(lambda x, y: x + y[:, None, None, None], x, y), x + y[:, None, None, None])
 
 
@@ -72,14 +72,14 @@ def test_the_network_never_sees_more_than_a_part(one_thread):
     f, rows = al.models.create("resnet", dataset="shapes").eval(), []
     f.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     al.attacks.sim(f, images(40, 32), torch.zeros(40, dtype=torch.int64), steps=1, chunk=5)
-    assert set(rows[1:]) == {5 * 5, 6 * 5} and sum(rows[1:]) == 40 * 5  # 6 images of 5 copies are 30 of 32 rows
+    assert set(rows[1:]) == {10 * 5} and sum(rows[1:]) == 40 * 5  # 12 images of 5 copies are 60 of 64 rows
     rows.clear()
     data = al.datasets.load("shapes", "test", 100)
     al.evaluation.predictions(f, data)
-    assert rows == [2, 25, 25, 25, 25]
+    assert rows == [2, 50, 50]
     rows.clear()
     al.training.accuracy(f, data)
-    assert rows == [25] * 4
+    assert rows == [50, 50]
 
 
 FAULTS = """

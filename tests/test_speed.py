@@ -354,9 +354,28 @@ def test_side_by_side_is_set_against_one_process(subject):
 
 
 def test_memory_that_is_kept_is_set_against_memory_that_is_given_back(subject):
-    found = memory.kept(subject, 1)
-    assert [row.what for row in found] == ["step of training, memory kept"] * bool(found)
-    assert all(row.ratio > 0 and row.batch == 4 and row.rounds == 1 for row in found)
+    names = ("plain loop", "folded", "bfloat16", "a pass", "a pass in parts", "a step of training")
+    given, kept = (
+        dict(zip(names, ([s] for s in took), strict=True)) for took in ((8, 4, 2, 3, 2, 6), (4, 4, 2, 2, 2, 3))
+    )
+    found = memory.of_seconds({"given back": given, "kept": kept}, subject, 10)
+    assert {row.what: row.ratio for row in found} == {
+        "memory given back: MI-FGSM, folded / plain loop": 2.0,
+        "memory given back: MI-FGSM, bfloat16 / plain loop": 4.0,
+        "memory given back: a pass in parts": 1.5,
+        "memory kept: MI-FGSM, plain loop": 2.0,
+        "memory kept: MI-FGSM, folded": 1.0,
+        "memory kept: MI-FGSM, bfloat16": 1.0,
+        "memory kept: a pass": 1.5,
+        "memory kept: a pass in parts": 1.0,
+        "memory kept: a step of training": 2.0,
+    }
+    assert len(memory.of_seconds({"given back": given}, subject, 10)) == 3  # another C library
+
+
+def test_memory_is_measured_in_a_process_of_its_own(subject):
+    found = memory.measured(subject, 1, 1)
+    assert len(found) in (3, 9) and all(row.ratio > 0 and row.batch == 4 and row.rounds == 1 for row in found)
 
 
 def test_half_the_error_takes_four_times_the_probes():
