@@ -26,9 +26,9 @@ def race(tmp_path, monkeypatch):
     """Run some chapters, and tell when each began and ended and how many threads it had; whether all ended well."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
-    def raced(*numbers, at_once, failing=()):
+    def raced(*numbers, at_once, failing=(), first=()):
         commands = {n: ["-c", CODE, str(tmp_path), n, str(int(n in failing))] for n in numbers}
-        well = side_by_side.run(commands, at_once)
+        well = side_by_side.run(commands, at_once, first)
         return {n: json.loads((tmp_path / n).read_text()) for n in numbers if (tmp_path / n).exists()}, well
 
     return raced
@@ -47,14 +47,14 @@ def test_so_many_run_at_a_time_and_share_the_processor(race, capfd):
 
 
 def test_those_that_train_come_first_and_one_by_one(race):
-    times, _ = race("00", "A1", "A2", "01", at_once=4)
+    times, _ = race("00", "A1", "A2", "01", at_once=4, first={"A1", "A2"})
     assert times["A1"][1] <= times["A2"][0] and times["A2"][1] <= min(times["00"][0], times["01"][0])
     assert times["A1"][2] == str(os.cpu_count())
 
 
 @pytest.mark.parametrize(("failing", "never"), [("00", {"02", "03"}), ("A1", {"00", "01"})])
 def test_after_one_that_fails_none_is_started(race, failing, never):
-    times, well = race("A1", "00", "01", "02", "03", at_once=2, failing=(failing,))
+    times, well = race("A1", "00", "01", "02", "03", at_once=2, failing=(failing,), first=("A1",))
     assert not well and not never & set(times)
 
 
@@ -82,7 +82,7 @@ def test_none_takes_longer_than_all():
 
 def test_the_longest_is_begun_first_with_what_was_asked_for(tmp_path, monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(side_by_side, "run", lambda commands, at_once: asked.update(commands) or at_once == 2)
+    monkeypatch.setattr(side_by_side, "run", lambda commands, at_once, first: asked.update(commands) or not first)
     took = [Taken(n, "smoke", "shapes", s, 1, 1, "", "") for n, s in (("00", 10.0), ("01", 30.0))]
     monkeypatch.setattr(run.minutes, "known", lambda notebooks: {row[:3]: row for row in took})
     out = tmp_path / "out"
@@ -107,3 +107,9 @@ def test_the_longest_is_begun_first_with_what_was_asked_for(tmp_path, monkeypatc
 def test_fewer_than_one_at_a_time_is_refused(capsys):
     assert cli.main(["run", "00", "--at-once", "0"]) == 2
     assert "--at-once 0" in capsys.readouterr().err
+
+
+def test_chapters_that_have_weights_to_train_are_told_apart(monkeypatch):
+    assert run._trainers("shapes") == set()
+    monkeypatch.setattr("advlib.zoo.weights.manifest", lambda: {})
+    assert {"A1", "A2"} <= run._trainers("shapes")

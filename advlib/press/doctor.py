@@ -72,7 +72,7 @@ def missing(ours: Collection[str], independent: list[Weights]) -> dict[str, list
     """What each scale and data set lacks on this machine. ours: names of our own networks that are there."""
     gpu = [] if torch.cuda.is_available() else ["a GPU"]
     files = {name: [] if datasets.locate(name) else [f"{name} files"] for name in FILES}
-    small = {name: files.get(name, []) + _untrained(name, ours) for name in TRAINED}
+    small = {name: files.get(name, []) + _to_train(name, ours) for name in TRAINED}
     found = any(name.startswith("imagenet/") for weights in independent for name in weights.names)
     lacking = {f"smoke, laptop on {name}": lacks for name, lacks in small.items()}
     lacking["smoke, laptop on imagenet"] = files["imagenet_compatible"] + ([] if found else ["independent weights"])
@@ -80,16 +80,22 @@ def missing(ours: Collection[str], independent: list[Weights]) -> dict[str, list
     return lacking | {"paper on imagenet": gpu + files["imagenet_compatible"] + _on_imagenet(files["imagenet"])}
 
 
-def _untrained(dataset: str, ours: Collection[str]) -> list[str]:
-    """How many networks a chapter that runs on a data set has yet to train there, and the command."""
+def untrained(dataset: str, ours: Collection[str]) -> dict[str, list[str]]:
+    """The networks of a data set that are not there yet, by the chapter that trains them."""
     tuned, flat = [f"densenet-{v}" for v in TUNED], [f"resnet-{v}" for v in FLAT]
     made = {"A1": list(FAMILIES), "A2": list(secured.OURS), "04": tuned, "06": flat}
     lacking = {notebook: [net for net in nets if f"{dataset}/{net}" not in ours] for notebook, nets in made.items()}
-    return [
-        f"{len(nets)} networks: python -m advlib run {notebook} --dataset {dataset}"
+    return {
+        notebook: nets
         for notebook, nets in lacking.items()
         if nets and dataset in parameters(select([notebook], NOTEBOOKS)[0])["dataset"].choices
-    ]
+    }
+
+
+def _to_train(dataset: str, ours: Collection[str]) -> list[str]:
+    """How many networks a chapter has yet to train, and the command."""
+    lacking = untrained(dataset, ours).items()
+    return [f"{len(nets)} networks: python -m advlib run {notebook} --dataset {dataset}" for notebook, nets in lacking]
 
 
 def _on_imagenet(validation_files: list[str]) -> list[str]:

@@ -370,14 +370,25 @@ def _all(jobs: Sequence[_Job]) -> bool:
 
 
 def _several(jobs: Sequence[_Job], given: Sequence[str], at_once: int) -> bool:
-    """The same, several at a time, those first that take longest."""
+    """The same, several at a time: those that train what others load in their order, then those first that take
+    longest."""
     own = side_by_side.threads(at_once)
     here = _yardstick(own) if any(job.taken for job in jobs) else None
     waits = {job.kept.chapter: job.wait(here) for job in jobs}
     print(f"{len(jobs)} chapters {jobs[0].conditions}, {at_once} at a time, on this machine", end=" ")
     print(minutes.outlook(list(waits.values()), at_once), flush=True)
-    jobs = sorted(jobs, key=lambda job: -(waits[job.kept.chapter].seconds or 0))
-    return side_by_side.run({job.kept.chapter: job.command(given) for job in jobs}, at_once)
+    first = _trainers(jobs[0].kept.dataset)
+    order = sorted(jobs, key=lambda job: 0 if job.kept.chapter in first else -(waits[job.kept.chapter].seconds or 0))
+    return side_by_side.run({job.kept.chapter: job.command(given) for job in order}, at_once, first)
+
+
+def _trainers(dataset: str) -> set[str]:
+    """The chapters that have weights to train which others load."""
+    from ..zoo import weights  # here: torch takes a second to load
+    from .doctor import untrained
+
+    names = [name.removesuffix(".safetensors") for name in weights.manifest()]
+    return set(untrained(dataset, names))
 
 
 def _timed(job: _Job) -> float | None:

@@ -6,11 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-
-FIRST = ("A1", "A2")
-"""They train the weights that other chapters load where these are missing, and are run before them, one by one."""
 
 
 def threads(at_once: int) -> int:
@@ -18,14 +15,13 @@ def threads(at_once: int) -> int:
     return max(1, (os.cpu_count() or 1) // at_once)
 
 
-def run(commands: Mapping[str, Sequence[str]], at_once: int) -> bool:
+def run(commands: Mapping[str, Sequence[str]], at_once: int, first: Collection[str] = ()) -> bool:
     """Run commands of Python, by the number of their chapter, in their order, up to `at_once` of them at a time; what
-    they print is passed on line by line. Whether all ended well: after one that did not none is started any more, and
-    those that run are waited for."""
-    first = {number: command for number, command in commands.items() if number in FIRST}
-    others = {number: command for number, command in commands.items() if number not in FIRST}
-    alone = all(_ended(_begun(command, os.cpu_count() or 1)) for command in first.values())
-    return alone and _together(list(others.values()), at_once)
+    they print is passed on line by line. first: those that train what others load, run before them and one by one.
+    Whether all ended well: after one that did not none is started any more, and those that run are waited for."""
+    alone = [command for number, command in commands.items() if number in first]
+    others = [command for number, command in commands.items() if number not in first]
+    return all(_ended(_begun(command, os.cpu_count() or 1)) for command in alone) and _together(others, at_once)
 
 
 def _together(commands: Sequence[Sequence[str]], at_once: int) -> bool:
