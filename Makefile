@@ -13,7 +13,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce book course test quick notebooks figures gpu check clean
 
-# These chapters take five to thirty minutes of one core each: a test runs them at smoke scale.
+# These chapters take three to thirteen minutes of one core each: a test runs them at smoke scale.
 LONG := 02 03 04 05 06 A3 A4
 # Those of them that no test in tests/test_notebooks.py runs.
 SMOKE := 02 03 A3 A4

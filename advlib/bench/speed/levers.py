@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -53,11 +54,13 @@ def missing_compiler() -> str:
 def compiled(
     bench: Bench, model: nn.Module, first: Callable[[nn.Module], object], dynamic: bool | None = None
 ) -> tuple[nn.Module, float]:
-    """The compiled network, and the seconds of its first use. dynamic: of torch.compile. A rehearsal traces, and
-    compiles nothing."""
+    """The compiled network, and the seconds of its first use, without what an earlier run has left in the compiler's
+    cache. dynamic: of torch.compile. A rehearsal traces, and compiles nothing."""
+    from torch._inductor import config  # here: it takes seconds to load
+
     torch.compiler.reset()
     net = torch.compile(model, dynamic=dynamic, backend="aot_eager" if bench.tiny else "inductor")
-    with _quiet():
+    with _quiet(), config.patch(force_disable_caches=True):
         bench.wait()
         start = bench.clock()
         first(net)
@@ -71,7 +74,9 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 
