@@ -79,7 +79,8 @@ def gradient(
     """The gradient of loss(model(x), y), averaged over the copies that the transforms make (thesis eq. 2.4).
 
     model: images in [0, 1], (N, C, H, W), to logits (N, K). transform: one, or several applied in order; their copies
-    multiply. loss: a name in `LOSSES`, or (logits, y) -> (N,). chunk: how many copies go through the network at once;
+    multiply. loss: a name in `LOSSES`, or (logits, y) -> (N,). All three are shown parts of a batch, and copies of it:
+    what they make of an image must not depend on the others. chunk: how many copies go through the network at once;
     the memory that a call takes grows with `chunk` and not with the number of copies, the result does not change but
     for rounding. "auto": one on a CPU, where more are slower for all but single images; on a GPU what its memory holds.
     Raises TypeError or ValueError for what is no model, transform, loss or chunk of at least 1; when called, also for a
