@@ -8,7 +8,7 @@ import torch
 
 import advlib as al
 from advlib.core.draws import Draw
-from advlib.engine.processor import SMALL, at_once, in_parts
+from advlib.engine.processor import SMALL, images_at_once, in_parts
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def test_parts_are_of_nearly_one_size(one_thread, n, copies, sizes):
 
 
 def test_large_images_go_in_smaller_parts_and_threads_take_more(one_thread):
-    assert at_once(images(1, SMALL)) == 64
-    assert at_once(images(1, SMALL + 1)) == 16
+    assert images_at_once(images(1, SMALL)) == 64
+    assert images_at_once(images(1, SMALL + 1)) == 16
     torch.set_num_threads(4)
-    assert at_once(images(1)) == 128
+    assert images_at_once(images(1)) == 128
 
 
 def test_another_device_takes_all_at_once():
-    assert at_once(torch.empty(500, 3, 8, 8, device="meta")) == 500
+    assert images_at_once(torch.empty(500, 3, 8, 8, device="meta")) == 500
 
 
 def test_parts_keep_their_rows_together(one_thread):
@@ -62,7 +62,7 @@ def test_a_gradient_in_parts_is_that_of_the_whole_batch(kind, one_thread, monkey
     y, draw = torch.arange(40) % 10, Draw(3, torch.arange(100, 140), step=2)
     g = al.gradient(f, [al.InputDiversity(), al.RandomErasure(2)], chunk=2)
     parts = g(x, y, draw)
-    monkeypatch.setattr("advlib.engine.processor.at_once", lambda x, copies: len(x))
+    monkeypatch.setattr("advlib.engine.processor.images_at_once", lambda x, copies: len(x))
     whole = g(x, y, draw)
     assert torch.equal(parts, whole)
     assert parts.stride() == whole.stride()

@@ -5,9 +5,11 @@ subjects   what is timed: a network and a batch; the passes that an attack canno
 counts     operations and bytes of a function
 roofline   the two ceilings of a device, and where passes stand below them
 loop       attacks beside their passes
-levers     faster copies of a network, batches, chunks; what the copies do to the success of an attack
+levers     faster copies of a network, batches, parts, chunks; what the copies do to the success of an attack
+memory     what it costs that memory is given back, in a process of its own
 peers      what others' loops take for the same attack
 training   objectives and optimizers beside the plain step
+process    CR-SAM in two processes, as `training` starts them
 trace      the trace of a Hessian beside PyHessian
 rows       the rows that all of this gives, and their file
 figures    the roof, and bars of ratios

@@ -17,7 +17,7 @@ from torch import nn
 
 from ... import attacks
 from ...core.intervals import paired_difference
-from ...engine.processor import at_once
+from ...engine.processor import images_at_once
 from ...zoo.acceleration import accelerate
 from ...zoo.datasets import Images
 from . import rows
@@ -135,7 +135,7 @@ def parts(bench: Bench, subject: Subject, nets: Mapping[str, nn.Module]) -> list
         }
     )
     gains = {name: ratios(seconds[f"{name}, whole"], seconds[f"{name}, parts"]) for name in nets}
-    return rows.of("in parts, {}", subject, gains, f"parts of {at_once(subject.x)} images or fewer")
+    return rows.of("in parts, {}", subject, gains, f"parts of {images_at_once(subject.x)} images or fewer")
 
 
 def chunks(bench: Bench, subject: Subject, copies: int, sizes: Sequence[int]) -> list[rows.Row]:
