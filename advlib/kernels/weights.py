@@ -28,18 +28,22 @@ def address(n, row, tensors, like, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _write_sum(factors, row, tensors, like, k, inside, LISTS: tl.constexpr, ALIGNED: tl.constexpr):
+def _write_sum(
+    factors, row, tensors, like, k, inside, READ: tl.constexpr, LISTS: tl.constexpr, ALIGNED: tl.constexpr
+):  # fmt: skip
     total = 0.0  # of the numbers k of a tensor
     for n in tl.static_range(LISTS):
-        factor = tl.to_tensor(factors[n])
-        if factor.dtype.is_ptr():
-            factor = tl.load(factor).to(tl.float32)
+        factor = tl.load(factors[n]).to(tl.float32) if READ >> n & 1 else factors[n]
         total += factor * tl.load(address(n, row, tensors, like, ALIGNED) + k, mask=inside).to(tl.float32)
     tl.store(address(-1, row, tensors, like, ALIGNED) + k, total.to(like.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tensors"])
-def _sum_kernel(table, factors, like, tensors, LISTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr):
+def _sum_kernel(
+    table, factors, like, tensors,
+    READ: tl.constexpr, LISTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    # READ: a bit for each list, whether its factor lies on the GPU
     block, i = tl.program_id(0), tl.arange(0, SLOTS)
     begun = tl.load(table + i, mask=i < tensors, other=block + 1) <= block
     row = table + tl.sum(begun.to(tl.int32)) - 1  # the last tensor that has its first block here or before
@@ -48,9 +52,9 @@ def _sum_kernel(table, factors, like, tensors, LISTS: tl.constexpr, SLOTS: tl.co
         bits |= tl.load(row + (n + 2) * tensors)
     k = start + tl.arange(0, BLOCK)
     if (start + BLOCK <= size) & (bits % 16 == 0):  # by 16 bytes
-        _write_sum(factors, row, tensors, like, k, None, LISTS, True)
+        _write_sum(factors, row, tensors, like, k, None, READ, LISTS, True)
     else:
-        _write_sum(factors, row, tensors, like, k, k < size, LISTS, False)
+        _write_sum(factors, row, tensors, like, k, k < size, READ, LISTS, False)
 
 
 @lru_cache(maxsize=16)
@@ -80,8 +84,11 @@ def weighted_sum(factors: Numbers, lists: Lists) -> list[torch.Tensor] | None:
     first = [0, *accumulate(-(-t.numel() // BLOCK) for t in out)]  # triton.cdiv would take longer than all the rest
     rows = first[:-1], [t.numel() for t in out], *([t.data_ptr() for t in tensors] for tensors in (out, *lists))
     device, given = out[0].device, tuple(f if isinstance(f, torch.Tensor) else float(f) for f in factors)
+    read = sum(1 << n for n, f in enumerate(factors) if isinstance(f, torch.Tensor))
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     table = _table(tuple(map(tuple, rows)), device, stream)
     with torch.cuda.device_of(table):
-        _sum_kernel[(first[-1],)](table, given, out[0], len(out), len(lists), triton.next_power_of_2(len(out)), BLOCK)
+        _sum_kernel[(first[-1],)](
+            table, given, out[0], len(out), read, len(lists), triton.next_power_of_2(len(out)), BLOCK
+        )  # fmt: skip
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -99,7 +100,7 @@ def _cases(make: Section, bench: Bench) -> list[Case]:
 
 
 def _tried(case: Case, bench: Bench) -> tuple[list[Measure], str]:
-    """The measures of a case, and why there are none."""
+    """The measures of a case, and why there are none: in one line, and for a failure on stderr in full."""
     needed, left = 0 if bench.tiny else case.seconds, bench.left()
     if needed > left:
         return [Measure(SKIPPED, nan, "")], f"takes about {needed:.0f} s, and {left:.0f} s are left"
@@ -108,6 +109,7 @@ def _tried(case: Case, bench: Bench) -> tuple[list[Measure], str]:
     except (OutOfTimeError, torch.OutOfMemoryError) as error:
         return [Measure(SKIPPED, nan, "")], _line(error)
     except Exception as error:  # whatever a device raises: the other cases are worth having
+        traceback.print_exc()
         return [Measure(FAILED, nan, "")], f"{type(error).__name__}: {_line(error)}"
 
 
