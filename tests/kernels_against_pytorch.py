@@ -31,6 +31,12 @@ INTERPRETED = triton.knobs.runtime.interpret
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 assert INTERPRETED is (DEVICE == "cpu")
 
+if INTERPRETED:
+    try:
+        torch.library.wrap_triton(draws.mix)
+    except RuntimeError:
+        pytest.skip(f"torch {torch.__version__} takes no kernels of Triton's interpreter", allow_module_level=True)
+
 
 def both(function):
     """What `function` returns with the PyTorch code, and with the kernels."""
@@ -509,7 +515,8 @@ def test_the_table_is_kept_for_the_same_addresses_and_made_anew_for_others():
         before, left = _table.cache_info().misses, iter(out)
         with patch.object(torch, "empty_like", lambda t: next(left)):
             plain, fused = both(partial(summed, FACTORS[:2], given))
-        assert all(map(torch.allclose, fused, plain)) and all(map(torch.Tensor.is_set_to, fused, out))
+        close = partial(torch.allclose, atol=1e-6)  # a GPU multiplies and adds at once: a sum near 0 is another
+        assert all(map(close, fused, plain)) and all(map(torch.Tensor.is_set_to, fused, out))
         return _table.cache_info().misses - before
 
     assert (misses(lists), misses(lists)) == (1, 0)

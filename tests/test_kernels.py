@@ -30,6 +30,8 @@ def test_the_kernels_compute_what_the_pytorch_code_does(device):
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "kernels_against_pytorch.py"]
     env = os.environ | {"KERNELS_DEVICE": device, "TRITON_INTERPRET": str(int(device == "cpu"))}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        pytest.skip(done.stdout.strip().splitlines()[-2])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -110,9 +112,11 @@ def compiled(monkeypatch, tmp_path):
         def __getitem__(self, grid):
             return lambda *args, **options: made.append(self.kernel.warmup(*args, grid=grid, **options))
 
-    for module in (draws, erasure, resizing, update):
+    for module in (erasure, resizing):
         monkeypatch.setattr(module, "wrap_triton", Compiled)
-    monkeypatch.setattr(weights, "_sum_kernel", Compiled(weights._sum_kernel))
+    for module in (draws, update, weights):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Compiled(getattr(module, name)))
 
     def run(function):
         made.clear()
@@ -192,11 +196,11 @@ COMPILED = {
     "erase, odd": (lambda: erased(side=31), [48, 64]),
     "erase, bfloat16": (lambda: erased(torch.bfloat16), [40, 48]),
     "erase, as the text": (lambda: erased(aspect=0.3, fill=0.5), [40, 48]),
-    "resize": (lambda: resized(), [32, 32]),
-    "resize, small": (lambda: resized(side=32), [32, 32]),
-    "resize, contiguous": (lambda: resized(layout=NCHW), [32, 56]),
-    "resize, odd": (lambda: resized(side=31), [32, 32]),
-    "resize, bfloat16": (lambda: resized(torch.bfloat16), [32, 32]),
+    "resize": (lambda: resized(), [40, 40]),
+    "resize, small": (lambda: resized(side=32), [40, 40]),
+    "resize, contiguous": (lambda: resized(layout=NCHW), [40, 56]),
+    "resize, odd": (lambda: resized(side=31), [40, 40]),
+    "resize, bfloat16": (lambda: resized(torch.bfloat16), [40, 40]),
     "step": (lambda: stepped(), [24, 32]),
     "step, small": (lambda: stepped(side=32), [24, 32]),
     "step, odd": (lambda: stepped(side=31), [24, 48]),
@@ -210,8 +214,8 @@ COMPILED = {
     "sum, bfloat16": (lambda: summed(torch.bfloat16), [40]),
     "sum of many tensors": (lambda: summed(tensors=500), [40]),
 }
-"""What is launched, and the most registers that each kernel may take: as measured, rounded up to the next 8, by which
-they are handed out. At 64 an H100 holds half of the threads that it could."""
+"""What is launched, and the most registers that each kernel may take: as measured with Triton 3.6 and 3.8, rounded up
+to the next 8, by which they are handed out. At 64 an H100 holds half of the threads that it could."""
 
 
 @pytest.mark.parametrize("name", COMPILED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.library import triton_op, wrap_triton
 from triton.language.extra import libdevice
 
 PLACE = ["seed", "step", "stream"]
@@ -64,21 +63,19 @@ def _grid(out: torch.Tensor) -> tuple[tuple[int, int], int]:
     return (out.shape[0], triton.cdiv(out.shape[1], block)), block
 
 
-@triton_op("advlib::uniform", mutates_args=())
 def uniform(index: torch.Tensor, copy: torch.Tensor, seed: int, step: int, stream: int, count: int) -> torch.Tensor:
     """`Draw.uniform`, (N, count): the same bits. index, copy: integers (N,); seed, step, stream: as int32."""
     out = torch.empty(len(index), count, dtype=torch.float32, device=index.device)
     grid, block = _grid(out)
     with torch.cuda.device_of(out):
-        wrap_triton(_uniform_kernel)[grid](out, index, copy, seed, step, stream, count, BLOCK=block)
+        _uniform_kernel[grid](out, index, copy, seed, step, stream, count, BLOCK=block)
     return out
 
 
-@triton_op("advlib::normal", mutates_args=())
 def normal(index: torch.Tensor, copy: torch.Tensor, seed: int, step: int, stream: int, count: int) -> torch.Tensor:
     """`Draw.normal`, (N, count), of the same uniform numbers: rounding differs where logarithm and cosine do."""
     out = torch.empty(len(index), count, dtype=torch.float32, device=index.device)
     grid, block = _grid(out)
     with torch.cuda.device_of(out):
-        wrap_triton(_normal_kernel)[grid](out, index, copy, seed, step, stream, count, BLOCK=block)
+        _normal_kernel[grid](out, index, copy, seed, step, stream, count, BLOCK=block)
     return out

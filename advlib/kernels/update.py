@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.library import triton_op, wrap_triton
 
 from . import dense
 
@@ -125,7 +124,6 @@ def _l2_kernel(
         write_part(distances, delta, True)
 
 
-@triton_op("advlib::ascend", mutates_args=())
 def ascend(
     g: torch.Tensor,
     m: torch.Tensor,
@@ -147,12 +145,12 @@ def ascend(
     rule = mu, float(size) if normalize == "mean" else 1.0
     kind = {"KEEP": mu != 0, "SQUARES": squares, **blocks}
     with torch.cuda.device_of(x):
-        wrap_triton(_norm_kernel)[grid](g, parts, size, SQUARES=squares, BLOCK=BLOCK)
+        _norm_kernel[grid](g, parts, size, SQUARES=squares, BLOCK=BLOCK)
         if len(ball) == 2:
-            wrap_triton(_linf_kernel)[grid](g, m, x, *ball, parts, x_out, m_out, size, alpha, *rule, **kind)
+            _linf_kernel[grid](g, m, x, *ball, parts, x_out, m_out, size, alpha, *rule, **kind)
         else:
-            wrap_triton(_momentum_kernel)[grid](g, m, parts, m_out, lengths, size, *rule, **kind)
+            _momentum_kernel[grid](g, m, parts, m_out, lengths, size, *rule, **kind)
             place = m_out, x, *ball, lengths, distances, x_out, size, alpha, eps, eps or 1.0
-            wrap_triton(_l2_kernel)[grid](*place, PROJECT=False, **blocks)
-            wrap_triton(_l2_kernel)[grid](*place, PROJECT=True, **blocks)
+            _l2_kernel[grid](*place, PROJECT=False, **blocks)
+            _l2_kernel[grid](*place, PROJECT=True, **blocks)
     return x_out, m_out

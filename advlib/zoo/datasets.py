@@ -95,7 +95,7 @@ class Images:
     @property
     def x(self) -> torch.Tensor:
         """(N, C, H, W) float32 in [0, 1]."""
-        return self.images.float().div_(255)
+        return in_unit_range(self.images)
 
     @property
     def y(self) -> torch.Tensor:
@@ -105,6 +105,12 @@ class Images:
         """Consecutive pieces of at most `size` images, a whole number of at least 1. Raises TypeError or ValueError."""
         checks.whole("size", size, 1)
         return (self[start : start + size] for start in range(0, len(self), size))
+
+
+def in_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images as float32 in [0, 1], the same bits on every device. By a number of the host a GPU divides as it
+    multiplies by the reciprocal, and a third of the values would be another."""
+    return images.float().div_(torch.full((), 255.0, device=images.device))
 
 
 def load(

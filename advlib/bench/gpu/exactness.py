@@ -12,6 +12,7 @@ from torch import nn
 from ... import attacks, curvature, sam
 from ...core.draws import Draw
 from ...core.surrogate import ensemble
+from ...engine.determinism import deterministic
 from ...ghosts import dropout_erosion, skip_erosion
 from ...gradients import cross_entropy
 from ...layers import linear_backward, skip_gradient
@@ -63,12 +64,15 @@ def _apart(here: torch.Tensor, there: torch.Tensor) -> float:
 
 
 def draws(bench: Bench) -> list[Measure]:
-    """Hash words, which are integers, and normal numbers, up to the rounding of logarithm and cosine."""
+    """Images, hash words, which are integers, and normal numbers, up to the rounding of logarithm and cosine."""
     index, copy = torch.tensor([0, 1, 5, 10**6, 2**31 + 7]), torch.arange(5)
     here = Draw(2**33 + 5, index, step=3, copy=copy, stream=4096)
     there = here.at(index=index.to(bench.device), copy=copy.to(bench.device))
     words, normal = ((f(here), f(there).cpu()) for f in (lambda d: d.words(1000), lambda d: d.normal(1000)))
+    levels = torch.arange(256, dtype=torch.uint8)
+    unit = datasets.in_unit_range(levels), datasets.in_unit_range(levels.to(bench.device)).cpu()
     return [
+        Measure("equal values of images", _percent(unit[0] == unit[1]), "%"),
         Measure("equal hash words", _percent(words[0] == words[1]), "%"),
         Measure("largest difference of normal numbers", (normal[0] - normal[1]).abs().max().item(), "1"),
     ]
@@ -116,8 +120,8 @@ ATTACKS: dict[str, Attack] = {
 
 
 def attacked(bench: Bench, networks: Mapping[torch.device, Networks], data: Images, attack: Attack) -> list[Measure]:
-    """The images of the device beside those of the CPU, beside its own of a second run, and of halves of the batch; and
-    how many fool the surrogate."""
+    """The images of the device beside those of the CPU, beside its own of a second run, also by algorithms that repeat
+    themselves, and of halves of the batch; and how many fool the surrogate."""
 
     def made(device: torch.device, images: Images) -> torch.Tensor:
         batch, steps = images.to(device), 1 if bench.tiny else 4
@@ -125,6 +129,8 @@ def attacked(bench: Bench, networks: Mapping[torch.device, Networks], data: Imag
 
     with _float32(), torch.no_grad():
         here, there, again = made(CPU, data), made(bench.device, data), made(bench.device, data)
+        with deterministic():
+            strict = made(bench.device, data), made(bench.device, data)
         half = len(data) // 2
         halves = torch.cat([made(bench.device, part) for part in (data[:half], data[half:])])
         fooled = [networks[CPU][0](adv).argmax(1) != data.y for adv in (here, there)]
@@ -133,6 +139,7 @@ def attacked(bench: Bench, networks: Mapping[torch.device, Networks], data: Imag
         Measure("equal values", _percent(here == there), "%"),
         Measure("largest difference", 255 * (here - there).abs().max().item(), "1/255"),
         Measure("equal values, second run", _percent(there == again), "%"),
+        Measure("equal values, second run, deterministic", _percent(strict[0] == strict[1]), "%"),
         Measure("equal values, half the batch", _percent(there == halves), "%"),
         Measure("success, CPU", _percent(fooled[0]), "%"),
         Measure("success, device", _percent(fooled[1]), "%"),

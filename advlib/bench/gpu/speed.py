@@ -10,13 +10,14 @@ from torch import nn
 
 from ... import attacks, curvature
 from ...gradients import cross_entropy
+from ...graphs import captured
 from ...zoo import models
 from ...zoo.acceleration import accelerate
 from ..speed import levers, peers, roofline, trace
 from ..speed import training as steps_of
 from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 from ..speed.loop import over_bare
-from ..speed.subjects import EPS, Network, Subject, images, networks, passes, prepared
+from ..speed.subjects import EPS, Network, Subject, channels_last, images, networks, passes, prepared
 
 BFLOAT16 = torch.bfloat16
 Attack = Callable[..., torch.Tensor]
@@ -51,7 +52,8 @@ def loop(bench: Bench) -> Iterator[Case]:
 
 
 def of_loop(bench: Bench, network: Network, n: int) -> list[Measure]:
-    """Speeds; how many times as fast as the peers' loop; and the time over that of bare passes."""
+    """Speeds; how many times as fast as the peers' loop; and the time over that of bare passes. The last form also as
+    CUDA graphs, attack and passes alike."""
     subject = network.subject(bench, n)
     model = subject.model
     forms = {
@@ -60,15 +62,18 @@ def of_loop(bench: Bench, network: Network, n: int) -> list[Measure]:
         "bfloat16": accelerate(model, fold_batchnorm=False, dtype=BFLOAT16),
         "folded, bfloat16": accelerate(model, dtype=BFLOAT16),
     }
-    return _beside(bench, subject, forms)
+    return _beside(bench, subject, forms, "folded, bfloat16")
 
 
-def _beside(bench: Bench, subject: Subject, forms: dict[str, nn.Module]) -> list[Measure]:
+def _beside(bench: Bench, subject: Subject, forms: dict[str, nn.Module], last: str) -> list[Measure]:
+    """last: which of the forms there is as CUDA graphs, too."""
     steps = 2 if bench.tiny else 10
     contestants = peers.contestants(subject, forms, steps)
     contestants |= {f"bare {form}": partial(passes, net, subject.flat, subject.y, steps) for form, net in forms.items()}
+    contestants |= _as_graphs(subject, forms[last], steps, f"{last}, graph")
     seconds = bench.timed(contestants)
     work, found = len(subject.x) * steps, []
+    forms = {**forms, f"{last}, graph": forms[last]}
     for form in ("plain loop", *forms):
         found.append(of_rounds(f"{form}: speed", (work / t for t in seconds[form]), "images x passes/s"))
     for form in forms:
@@ -79,6 +84,18 @@ def _beside(bench: Bench, subject: Subject, forms: dict[str, nn.Module]) -> list
             of_rounds(f"{form}: over bare passes", ratios(seconds[form], seconds[f"bare {form}"]), "times as long")
         )
     return found
+
+
+def _as_graphs(subject: Subject, net: nn.Module, steps: int, name: str) -> dict[str, Callable[[], object]]:
+    """The attack, and as many bare passes."""
+    x, y = subject.x, subject.y
+
+    def bare(model: nn.Module, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        passes(model, channels_last(x), y, steps)
+        return x
+
+    attack = captured(attacks.mi_fgsm, net, x, y, eps=EPS, steps=steps)
+    return {name: partial(attack, x, y), f"bare {name}": partial(captured(bare, net, x, y), x, y)}
 
 
 # --- compiled --------------------------------------------------------------------------------------------------------
@@ -100,7 +117,7 @@ def of_compiled(bench: Bench, network: Network, n: int, dynamic: bool | None) ->
     first = partial(attacks.mi_fgsm, x=subject.x, y=subject.y, eps=EPS, steps=1)
     net, seconds = levers.compiled(bench, plain, first, dynamic)
     forms = {"folded, bfloat16": plain, "compiled": net}
-    return [Measure("compiled: first call", seconds, "s"), *_beside(bench, subject, forms)]
+    return [Measure("compiled: first call", seconds, "s"), *_beside(bench, subject, forms, "compiled")]
 
 
 # --- attacks with copies ---------------------------------------------------------------------------------------------
