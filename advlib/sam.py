@@ -185,13 +185,19 @@ class SharpnessAware(torch.optim.Optimizer):
         closure: zero the gradients, forward, backward, return the loss; with a scaler the backward pass is that of the
         scaled loss, and `scaler.update()` is left to the caller. Raises TypeError for a closure that is no function or
         returns something else than a loss, ValueError where it leaves no gradient, or a sparse one."""
+        loss = self.passes(closure)
+        self.base.step() if scaler is None else scaler.step(self.base)
+        return loss
+
+    @torch.no_grad()
+    def passes(self, closure: Closure) -> torch.Tensor:
+        """Those of a step, without the step of the base: they leave the gradients to step along in the weights. Returns
+        and raises what `SharpnessAware.step` does."""
         checks.function("closure", closure, "a function () -> loss, which calls loss.backward()", 0)
         again = _draws(self._all()) if self.same_draws else lambda: None
         for p in self._all():
             p.grad = None
-        loss = self._passes(self._alone(torch.enable_grad()(closure)), again)
-        self.base.step() if scaler is None else scaler.step(self.base)
-        return loss.detach()
+        return self._passes(self._alone(torch.enable_grad()(closure)), again).detach()
 
     def _passes(self, closure: Closure, again: Callable[[], None]) -> torch.Tensor:
         """Run them, leave the gradient to step along, and return the first loss."""

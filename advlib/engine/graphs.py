@@ -66,9 +66,11 @@ class Recorder:
         the device raises RuntimeError."""
         current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream), _synchronising("error"):
-            yield
-        current.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream), _synchronising("error"):
+                yield
+        finally:  # what comes next may undo what was done here
+            current.wait_stream(self.stream)
 
     def pause(self) -> AbstractContextManager[None]:
         """In a rehearsal: the device may be waited for."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ..sam_family import AESAM, ESAM
 from ..zoo import datasets, models, weights
 from ..zoo.datasets import Images
 from ..zoo.registry import TUNED, Net
+from . import replayed
 from .augment import AUGMENTATIONS
 from .objectives import Objective
 from .recipes import FINE_TUNING, SCHEDULES, Recipe, recipe_for
@@ -47,6 +49,13 @@ def fit(
     """Train `model` in place on its own device and return one row an epoch: epoch, loss, val_accuracy, lr, seconds, and
     what `watch` measures on the model after it.
 
+    On a GPU the passes of a step are recorded as a CUDA graph before the first one, and replayed in each (`replayed`),
+    where all steps take the same: with `Classification`, and no optimizer around the plain one, or SAM, GSAM or CR-SAM.
+    Such a network does in every step what it did in the recording: its forward pass may not decide otherwise later, and
+    what it remembers must be in buffers that are changed in place, as BatchNorm's are. One that draws from torch's
+    generators, as dropout does, or is compiled, is launched anew in every step; so is, with a RuntimeWarning, one that
+    cannot be recorded. In tests a tape of operations on the CPU takes the place of the graph.
+
     checkpoint: written atomically after every epoch; where it exists, training goes on from it and ends at the weights
     of a run that never stopped. It belongs to the recipe, the data, the weights that `model` starts from, the static
     networks of the objective, and the code of the package. report is called with every row. watch_at: the epochs,
@@ -65,9 +74,10 @@ def fit(
     made_of = {} if checkpoint is None else {"training data": _digest(train), "validation data": _digest(val)}
     state = State(model, recipe, steps * recipe.epochs + 1, made_of, train.index)
     history = state.resume(checkpoint)
+    again = _recorded(state, train, steps * recipe.epochs) if len(history) < recipe.epochs else None
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
-        loss = _epoch(state, train, recipe, epoch, steps, after_step)
+        loss = _epoch(state, train, recipe, epoch, steps, after_step, again)
         kept = state.kept()
         row = {
             "epoch": epoch + 1,
@@ -167,11 +177,26 @@ class State:
         if recipe.around is AESAM:
             options = {"total": steps, **getattr(recipe.wrapper, "keywords", {}), **options}
         self.optimizer = _optimizer(model, recipe, options)
-        self.schedule = SCHEDULES[recipe.schedule](self.optimizer, recipe.lr, steps)
+        around = isinstance(self.optimizer, SharpnessAware)
+        self.base = self.optimizer.base if around else self.optimizer  # which steps in the end
+        self.schedule = SCHEDULES[recipe.schedule](self.base, recipe.lr, steps)
 
-    def step(self, closure: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """All passes of one step; the loss of the first."""
-        loss = self.optimizer.step(closure).detach()
+    def passes(self, closure: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """All passes of a step, which leave the gradients to step along; the loss of the first. closure: as of the
+        optimizer."""
+        if isinstance(self.optimizer, SharpnessAware):
+            return self.optimizer.passes(closure)
+        return torch.enable_grad()(closure)().detach()
+
+    def step(
+        self, closure: Callable[[], torch.Tensor], again: Callable[[], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """All passes of one step; the loss of the first. again: what replays `passes`, where they were recorded."""
+        if again is None:
+            loss = self.optimizer.step(closure).detach()
+        else:
+            loss = again()
+            self.base.step()
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -282,8 +307,25 @@ def _optimizer(model: nn.Module, recipe: Recipe, more: dict[str, object]) -> tor
     return optimizer
 
 
+def _recorded(state: State, train: Images, steps: int) -> replayed.Passes | None:
+    """The passes of one step of the `steps` of a training, recorded, where that is possible and pays."""
+    if not replayed.repeats(state.optimizer, state.recipe, steps):
+        return None
+    like = train[range(state.recipe.batch_size)]
+    x = _augmented(like, state.recipe, 0)
+    state.model.train()
+    passes = partial(state.passes, _closure(state, state.model, x, like, 0))
+    return replayed.recorded(state.model, state.optimizer, passes, (x, like.labels))
+
+
 def _epoch(
-    state: State, train: Images, recipe: Recipe, epoch: int, steps: int, after_step: Callable[[int], None]
+    state: State,
+    train: Images,
+    recipe: Recipe,
+    epoch: int,
+    steps: int,
+    after_step: Callable[[int], None],
+    again: replayed.Passes | None,
 ) -> float:
     """One pass over the data in an order, and with draws, that depend on (seed, epoch) alone; returns the mean loss."""
     state.model.train()
@@ -295,18 +337,25 @@ def _epoch(
         losses = []
         for step in range(steps):
             batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
-            losses.append(state.step(_closure(state, run, batch, epoch)))
+            x = _augmented(batch, recipe, epoch)
+            replay = None if again is None else partial(again, x, batch.labels)
+            losses.append(state.step(_closure(state, run, x, batch, epoch), replay))
             after_step(epoch * steps + step + 1)
     return state.mean(losses, epoch)
 
 
-def _closure(state: State, model: nn.Module, batch: Images, epoch: int) -> Callable[..., torch.Tensor]:
-    """The loss of a batch, augmented once, and its gradients, for however many passes the optimizer takes; for ESAM the
-    losses of its images, or of some. model: what is called, the network of `state` or that compiled."""
-    recipe, x = state.recipe, batch.images
+def _augmented(batch: Images, recipe: Recipe, epoch: int) -> torch.Tensor:
+    """The images of a batch in [0, 1], in memory of their own."""
+    x = batch.images
     for name in recipe.augment:
         x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
-    x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return x.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def _closure(state: State, model: nn.Module, x: torch.Tensor, batch: Images, epoch: int) -> Callable[..., torch.Tensor]:
+    """The loss of a batch and its gradients, for however many passes the optimizer takes; for ESAM the losses of its
+    images, or of some. model: what is called, the network of `state` or that compiled; x: the augmented images."""
+    recipe = state.recipe
 
     def closure() -> torch.Tensor:
         state.optimizer.zero_grad(set_to_none=True)
