@@ -349,7 +349,7 @@ def _augmented(batch: Images, recipe: Recipe, epoch: int) -> torch.Tensor:
     x = batch.images
     for name in recipe.augment:
         x = AUGMENTATIONS[name](x, Draw(recipe.seed, batch.index, epoch))
-    return x.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return datasets.in_unit_range(x).contiguous(memory_format=torch.channels_last)
 
 
 def _closure(state: State, model: nn.Module, x: torch.Tensor, batch: Images, epoch: int) -> Callable[..., torch.Tensor]:
