@@ -128,7 +128,7 @@ class Network(NamedTuple):
 
 NETWORKS = (
     Network("ResNet-20", resnet20, 32, {128: 10, 512: 10, 1024: 10}),
-    Network("ResNet-50", resnet50, 224, {32: 10, 64: 15, 256: 45}),
+    Network("ResNet-50", resnet50, 224, {32: 10, 64: 15, 256: 25}),
 )
 TINY = (Network("ResNet-8", resnet8, 16, {2: 0}),)
 
