@@ -139,7 +139,7 @@ def train(name: str, size: str, epochs: int, held: Mapping[str, object], out: Pa
         "seconds_an_epoch": [round(row["seconds"], 2) for row in history],
         "seconds": round(perf_counter() - started, 1),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "recipe": json.loads(json.dumps(recipe.facts(), default=str)),
     }
     with replacing(_weights(out, name)) as partial_file:
