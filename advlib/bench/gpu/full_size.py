@@ -164,7 +164,7 @@ def attack(data: Images, size: str, out: Path, device: str) -> None:
     table = ResultTable(out / "transfer.csv", "full size", "laptop", "cifar10", device, 0, config)
     for source in (name for name in SOURCES if name in nets):
         fast = {source: accelerate(nets[source], dtype=torch.bfloat16)}
-        success_rates(ATTACKS, fast, targets, data.to(device), [4, 8], table=table, batch_size=250, title=source)
+        success_rates(ATTACKS, fast, targets, data.to(device), [4, 8], table=table, batch_size=500, title=source)
 
 
 if __name__ == "__main__":
