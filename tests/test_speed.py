@@ -172,10 +172,15 @@ def test_conditions_say_whether_bfloat16_is_native(monkeypatch):
 
 def test_rows_of_gpus_are_those_of_the_sections_asked_for(tmp_path):
     for name in ("a", "b"):
-        lines = ["section,device,value", *(f"{section},{name},1" for section in ("kernels", "loop"))]
-        (tmp_path / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
-    assert [row["device"] for row in rows.of_gpus(("kernels",), tmp_path)] == ["a", "b"]
-    assert rows.of_gpus(("graphs",), tmp_path) == rows.of_gpus(("kernels",), tmp_path / "none") == []
+        numbers = ["kernel over PyTorch,2,1.5,2.5", "kernel,3,,", "largest difference,0,,"]
+        lines = [f"{section},case,{name},{row}" for section in ("kernels", "loop") for row in numbers]
+        text = "\n".join(["section,case,device,metric,value,low,high", *lines])
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
+    found = rows.of_gpus(("kernels",), "kernel", tmp_path)
+    assert list(found.index) == [("a", "kernels", "case"), ("b", "kernels", "case")]
+    assert found.to_dict("list") == {"over PyTorch": ["2.00 [1.50, 2.50]"] * 2, "kernel": ["3.00"] * 2}
+    assert rows.of_gpus(("graphs",), "kernel", tmp_path).empty and rows.of_gpus(("kernels",), "speed", tmp_path).empty
+    assert rows.of_gpus(("kernels",), "kernel", tmp_path / "none").empty
 
 
 def test_names_that_slides_read_are_those_that_are_written(subject, taken, clock):

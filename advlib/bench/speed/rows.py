@@ -75,10 +75,21 @@ def write(file: Path, rows: Iterable[Row], device: torch.device) -> None:
         writer.writerows(row._asdict() | info for row in rows)
 
 
-def of_gpus(sections: Collection[str], folder: Path = RESULTS / "gpu") -> list[dict[str, str]]:
-    """The committed rows of these sections of `bench.gpu`, of every device that has been measured."""
-    found = []
+def of_gpus(sections: Collection[str], about: str, folder: Path = RESULTS / "gpu") -> pd.DataFrame:
+    """The committed rows of these sections of `bench.gpu` whose metric has `about` in it, of every device that has been
+    measured: a line for each case, a column for what else the metric says, and in it the median with the range of the
+    rounds. Empty where there are none."""
+    found = {}
     for file in sorted(folder.glob("*.csv")):
         with file.open(newline="", encoding="utf-8") as opened:
-            found += [row for row in csv.DictReader(opened) if row["section"] in sections]
-    return found
+            for row in csv.DictReader(opened):
+                if row["section"] in sections and about in row["metric"]:
+                    name = row["metric"].replace(about, "").strip(":, ") or about
+                    found[row["device"], row["section"], row["case"], name] = _with_range(row)
+    index = pd.MultiIndex.from_tuples(found, names=("device", "section", "case", "metric"))
+    return pd.Series(found.values(), index, dtype=str).unstack("metric", sort=False, fill_value="")
+
+
+def _with_range(row: Mapping[str, str]) -> str:
+    value, low, high = (f"{float(row[name]):.2f}" if row[name] else "" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]" if low else value
