@@ -27,7 +27,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from . import kernels
 from .core import checks
 from .core.batchnorm import unrecorded, unrecorded_anywhere
 from .curvature import Tensors, filter_normalized, norm, restored
@@ -93,12 +92,6 @@ def crsam_gradient_log(
 
 def _sum(*terms: tuple[float | torch.Tensor, Tensors]) -> Tensors:
     """factor * tensors, added up over the terms in their order."""
-    if kernels.run_on(terms[0][1][0]):
-        from .kernels.weights import weighted_sum
-
-        fused = weighted_sum([factor for factor, _ in terms], [tensors for _, tensors in terms])
-        if fused is not None:
-            return fused
     (factor, tensors), *others = terms
     total = torch._foreach_mul(list(tensors), factor)
     for factor, tensors in others:

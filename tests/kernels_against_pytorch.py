@@ -16,7 +16,7 @@ import triton.language as tl
 from conftest import grid_images, tiny_model
 
 import advlib as al
-from advlib import kernels, sam
+from advlib import kernels
 from advlib.core.balls import BALLS
 from advlib.core.draws import Draw
 from advlib.core.norms import NORMS
@@ -24,7 +24,6 @@ from advlib.kernels import draws
 from advlib.kernels.erasure import erase, rectangle
 from advlib.kernels.resizing import resize
 from advlib.kernels.update import ascend
-from advlib.kernels.weights import _table, weighted_sum
 
 DEVICE = os.environ["KERNELS_DEVICE"]
 INTERPRETED = triton.knobs.runtime.interpret
@@ -421,168 +420,6 @@ def test_iterates_in_float64_and_rules_and_balls_of_another_kind_stay_with_the_p
         for rule, place in ((Other(), ball), (al.Elastic(), Free(**vars(ball)))):
             plain, fused = both(partial(al.loop.step, x_t, m, None, lambda *args: g, None, rule, place))
             assert all(map(torch.equal, plain, fused))
-
-
-# --- weighted sums ---------------------------------------------------------------------------------------------------
-
-WEIGHTS = [(1,), (3,), (0,), (1025,), (64, 48), (70_000,), (4, 3, 5, 7), (16, 64, 2, 1)]
-"""Shapes of weights: less than a block, none, one number more, whole blocks, and several programs."""
-FACTORS = [1.11, -0.3, 0.7]
-
-
-def gradients(count, dtype=torch.float32, layout="contiguous", shapes=WEIGHTS, seed=0):
-    """As many lists of tensors in these shapes. channels_last: those with four dimensions are, and matrices lie the
-    other way round."""
-    made = generator(seed)
-
-    def one(shape):
-        t = torch.randn(shape, generator=made).to(DEVICE, dtype)
-        if len(shape) == 4:
-            return t.contiguous(memory_format=LAYOUTS[layout])
-        return t.t().contiguous().t() if layout == "channels_last" else t
-
-    return [[one(shape) for shape in shapes] for _ in range(count)]
-
-
-def summed(factors, lists):
-    """`sam._sum`, of which the kernel makes the second that `both` asks for."""
-    with torch.no_grad():
-        return sam._sum(*zip(factors, lists, strict=True))
-
-
-def compare_sums(factors, lists):
-    """What the kernel makes of them, once it is what the PyTorch code makes. Each rounds every product and every sum to
-    half a last place of the sum of sizes at most, and in half precision the interpreter cuts to a whole one."""
-    ran = []
-    with patch("advlib.kernels.weights.weighted_sum", lambda *args: ran.append(weighted_sum(*args)) or ran[-1]):
-        plain, fused = both(partial(summed, factors, lists))
-    assert len(ran) == 1 and ran[0] is fused
-    for i, (there, here) in enumerate(zip(plain, fused, strict=True)):
-        assert (here.dtype, here.shape, here.stride()) == (there.dtype, there.shape, there.stride())
-        size = sum((f * tensors[i].double()).abs() for f, tensors in zip(factors, lists, strict=True))
-        assert (here.double() - there.double()).abs().le(len(lists) * torch.finfo(here.dtype).eps * size).all()
-    return fused
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    ("count", "dtype"), [*((n, torch.float32) for n in (1, 2, 3)), (3, torch.bfloat16), (3, torch.float16)], ids=str
-)
-def test_sums_are_the_same_whatever_the_lists(count, dtype, layout):
-    lists = gradients(count, dtype, layout)
-    factors = [torch.tensor(f, dtype=dtype, device=DEVICE) for f in FACTORS[:count]]
-    for given in (FACTORS[:count], factors, [*FACTORS[: count - 1], factors[-1]]):
-        compare_sums(given, lists)
-
-
-@pytest.mark.parametrize("shapes", [[(5,)], [(0,)], [(0,), (2048,), (0,)], [(3,)] * 130], ids=len)
-def test_sums_are_the_same_however_many_tensors_there_are(shapes):
-    compare_sums(FACTORS, gradients(3, shapes=shapes))
-
-
-@pytest.mark.parametrize("which", [-1, 0, 1, 2])
-@pytest.mark.parametrize("offset", [1, 3, 4])
-def test_tensors_may_begin_anywhere_and_nothing_around_the_sums_is_written(offset, which):
-    """The sums (-1), or the tensors of one list, as parts of one exchange between processes do. Only where all begin at
-    a multiple of 16 bytes is it said to."""
-    buffers, told = [], []
-
-    def among_others(t):
-        buffers.append((t.new_full((t.numel() + 4096,), math.pi), t.numel()))
-        return buffers[-1][0].as_strided(t.shape, t.stride(), offset)
-
-    def tell(address, name, divisor):
-        told.append((name, *divisor, address.data.item() % 16))
-
-    lists = gradients(3, shapes=[(3,), (1025,), (64, 48)])
-    right = both(partial(summed, FACTORS, lists))[0]
-    lists = [[among_others(t).copy_(t) for t in ts] if i == which else ts for i, ts in enumerate(lists)]
-    place = patch.object(torch, "empty_like", among_others if which == -1 else torch.empty_like)
-    with place, patch("triton.runtime.interpreter.TensorHandle.set_attr", tell):
-        fused = both(partial(summed, FACTORS, lists))[1]
-    assert all(torch.allclose(here, there, atol=1e-6) for here, there in zip(fused, right, strict=True))
-    assert set(told) == ({("tt.divisibility", 16, 0)} if INTERPRETED and offset == 4 else set())
-    for buffer, size in buffers:
-        around = torch.cat([buffer[:offset], buffer[offset + size :]])
-        assert len(buffers) == 3 and (around == around.new_tensor(math.pi)).all()
-
-
-def test_the_table_is_kept_for_the_same_addresses_and_made_anew_for_others():
-    lists, others = gradients(2), gradients(2, seed=1)
-    places = [torch.empty_like(t) for t in lists[0]]
-
-    def misses(given, out=places):
-        before, left = _table.cache_info().misses, iter(out)
-        with patch.object(torch, "empty_like", lambda t: next(left)):
-            plain, fused = both(partial(summed, FACTORS[:2], given))
-        close = partial(torch.allclose, atol=1e-6)  # a GPU multiplies and adds at once: a sum near 0 is another
-        assert all(map(close, fused, plain)) and all(map(torch.Tensor.is_set_to, fused, out))
-        return _table.cache_info().misses - before
-
-    assert (misses(lists), misses(lists)) == (1, 0)
-    torch._foreach_neg_(lists[0])  # new numbers at the same place
-    assert misses(lists) == 0
-    for given in (others, [lists[0], others[1]], [[*lists[0][:-1], others[0][-1]], lists[1]], lists[::-1]):
-        assert misses(given) == 1
-    assert misses(lists, [torch.empty_like(t) for t in places]) == 1
-    assert misses(lists) == 0
-
-
-def test_what_the_kernel_does_not_take_is_left_to_the_pytorch_code():
-    (a, b), other = gradients(2), gradients(1, layout="channels_last")[0]
-    double = [t.double() for t in a]
-    apart = [t.repeat_interleave(2, dim=-1)[..., ::2] for t in a]
-    cases = {
-        "float64": ([1.0, 2.0], [double, double]),
-        "mixed types": ([1.0, 2.0], [a, [t.bfloat16() for t in b]]),
-        "types within a list": ([1.0, 2.0], [[*a[:-1], a[-1].half()], [*b[:-1], b[-1].half()]]),
-        "other layouts": ([1.0, 2.0], [a, other]),
-        "gaps": ([1.0, 2.0], [apart, apart]),
-        "overlaps": ([1.0, 2.0], [[a[0].expand(5)], [b[0].expand(5)]]),
-        "a kind of tensor": ([1.0, 2.0], [a, [*b[:-1], torch.nn.Parameter(b[-1])]]),
-        "a number of another type": ([1.0, torch.tensor(2.0, dtype=torch.float64, device=DEVICE)], [a, b]),
-    }
-    for factors, lists in cases.values():
-        with torch.no_grad():
-            assert weighted_sum(factors, lists) is None
-        assert all(map(torch.equal, *both(partial(summed, factors, lists))))
-    assert weighted_sum([1.0, 2.0], [a, b]) is None  # where gradients are taken
-
-
-@pytest.mark.skipif(INTERPRETED, reason="no GPU")
-def test_sums_never_wait():
-    factors, lists = [0.3, *torch.rand(2, device=DEVICE)], gradients(3)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        both(partial(summed, factors, lists))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("form", ["linear", "log"])
-def test_steps_of_crsam_are_the_same(form):
-    """Of a network in two groups of weights, each with a penalty of its own. Nothing else than the sums is another; but
-    on a GPU convolutions are not the same bits in every run, and the logs divide by small differences of losses."""
-    ran, close = [], 1e-6 if INTERPRETED else 1e-3
-
-    def trained():
-        model, x = tiny_model().to(DEVICE, memory_format=torch.channels_last).train(), grid_images(8).to(DEVICE)
-        bias, rest = ([p for p in model.parameters() if (p.dim() == 1) == one] for one in (True, False))
-        groups = [{"params": bias, "alpha": 0.3}, {"params": rest}]
-        optimizer = sam.CRSAM(groups, rho=0.1, alpha=0.1, beta=0.05, form=form, lr=0.05, momentum=0.9)
-
-        def closure():
-            loss = torch.nn.functional.cross_entropy(model(x), torch.arange(8, device=DEVICE))
-            loss.backward()
-            return loss
-
-        losses = [optimizer.step(closure) for _ in range(3)]
-        return [*losses, *(p.detach() for p in model.parameters())]
-
-    with patch("advlib.kernels.weights.weighted_sum", lambda *args: ran.append(weighted_sum(*args)) or ran[-1]):
-        plain, fused = both(trained)
-    assert len(ran) == 6 and all(total is not None for total in ran)
-    assert all(torch.allclose(here, there, rtol=close, atol=close) for here, there in zip(fused, plain, strict=True))
 
 
 # --- whole attacks ---------------------------------------------------------------------------------------------------

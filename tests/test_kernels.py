@@ -99,7 +99,7 @@ class H100:
 def compiled(monkeypatch, tmp_path):
     """The kernels that a function launches, compiled as for an H100 and not launched."""
     triton = pytest.importorskip("triton", reason="no Triton for this platform")
-    from advlib.kernels import draws, erasure, resizing, update, weights
+    from advlib.kernels import draws, erasure, resizing, update
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.driver, "_active", H100())
@@ -114,7 +114,7 @@ def compiled(monkeypatch, tmp_path):
 
     for module in (erasure, resizing):
         monkeypatch.setattr(module, "wrap_triton", Compiled)
-    for module in (draws, update, weights):
+    for module in (draws, update):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Compiled(getattr(module, name)))
 
@@ -175,15 +175,6 @@ def stepped(norm="linf", side=224, **options):
     al.loop._fused(x, x, x, al.Elastic(**options), ball)
 
 
-@torch.no_grad()
-def summed(dtype=torch.float32, count=3, tensors=20, factor=0.3):
-    """Weighted sums of lists of tensors."""
-    from advlib.kernels.weights import weighted_sum
-
-    lists = [[torch.empty(size, dtype=dtype) for size in range(1, tensors + 1)] for _ in range(count)]
-    weighted_sum([factor] * count, lists)
-
-
 NCHW = torch.contiguous_format
 COMPILED = {
     "uniform": (lambda: drawn("uniform"), [24]),
@@ -207,12 +198,6 @@ COMPILED = {
     "step, no decay": (lambda: stepped(mu=0.0), [24, 32]),
     "step, by the L2 norm": (lambda: stepped(normalize="l2"), [32, 32]),
     "step, L2": (lambda: stepped("l2"), [24, 40, 40, 40]),
-    "sum": (lambda: summed(), [40]),
-    "sum of two lists": (lambda: summed(count=2), [32]),
-    "sum of one list": (lambda: summed(count=1), [32]),
-    "sum, factors on the GPU": (lambda: summed(factor=torch.tensor(0.3)), [40]),
-    "sum, bfloat16": (lambda: summed(torch.bfloat16), [40]),
-    "sum of many tensors": (lambda: summed(tensors=500), [40]),
 }
 """What is launched, and the most registers that each kernel may take: as measured with Triton 3.6 and 3.8, rounded up
 to the next 8, by which they are handed out. At 64 an H100 holds half of the threads that it could."""
@@ -230,18 +215,13 @@ def test_an_h100_has_room_for_the_kernels(compiled, tmp_path, name):
         loads, stores = wide(kernel)
         # The first and the third kernel of a step write one number a block, and no image.
         assert (stores > 0) == (by_four and not ("step" in name and i in (0, 2)))
-        assert (loads > 0) == (by_four and any(word in name for word in ("erase", "step", "sum")))
+        assert (loads > 0) == (by_four and any(word in name for word in ("erase", "step")))
 
 
 def test_another_place_compiles_no_other_kernel(compiled):
     places = [(seed, step, stream) for seed in (0, 1, 7) for step in (-1, 0, 1, 16) for stream in (1, 16)]
     made = compiled(lambda: [drawn("uniform", 3, seed=s, step=t, stream=z) for s, t, z in places])
     assert len({kernel.hash for kernel in made}) == 1 and len(made) == len(places)
-
-
-def test_other_lists_of_about_as_many_tensors_compile_no_other_kernel(compiled):
-    made = compiled(lambda: [summed(tensors=n, factor=f) for n in (33, 48, 64) for f in (0.0, 1, -2.5)])
-    assert len({kernel.hash for kernel in made}) == 1 and len(made) == 9
 
 
 @needs_triton
@@ -258,7 +238,7 @@ def test_numbers_may_be_compiled_in():
     assert triton.compile(source, H100().get_current_target()).asm["cubin"]
 
 
-@pytest.mark.parametrize("function", [erased, resized, summed])
+@pytest.mark.parametrize("function", [erased, resized])
 def test_bfloat16_is_rounded_to_nearest(compiled, function):
     """Which the interpreter does not do, and the test with it cannot see."""
     for kernel in compiled(lambda: function(torch.bfloat16)):

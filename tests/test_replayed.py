@@ -13,7 +13,7 @@ from test_graphs import recorder  # noqa: F401 `recorder` is a fixture
 from torch import nn
 
 import advlib as al
-from advlib import graphs, kernels, sam, sam_family
+from advlib import graphs, sam, sam_family
 from advlib.training import replayed
 from advlib.training.fitting import fit
 from advlib.training.objectives import NoisyClassification
@@ -212,9 +212,8 @@ def test_on_a_cpu_nothing_is_recorded(data, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", STEADY)
-def test_on_a_gpu_a_replayed_training_is_the_training(name, data, monkeypatch, eager):
-    """Without the kernel that sums gradients, which no graph holds, and pooling, which has no fixed order of adding."""
-    monkeypatch.setattr(kernels, "run_on", lambda x: False)
+def test_on_a_gpu_a_replayed_training_is_the_training(name, data, eager):
+    """Of a network without pooling, which has no fixed order of adding."""
     recipe, model = replace(LONG, **STEADY[name]), Seen()
     model.net.net[0], model.net.net[3] = nn.Conv2d(3, 8, 4, stride=4), nn.Identity()
     other = deepcopy(model).cuda()

@@ -155,7 +155,7 @@ def _timm(name: str, checkpoint: Path | None = None) -> nn.Module:
 # The seven targets of thesis chapter 2. timm's ResNet-v2-101 is another training run than the TF-Slim one that the
 # thesis names; Inc-v3ens3, Inc-v3ens4 exist only as conversions that a user has to bring. IncRes-v2ens1 is timm's
 # `tf_ens_adv`.
-_CHAPTER_2 = {
+CHAPTER_2 = {
     "Inc-v3": "inception_v3.tf_in1k",
     "Inc-v4": "inception_v4.tf_in1k",
     "IncRes-v2": "inception_resnet_v2.tf_in1k",
@@ -172,7 +172,7 @@ def thesis_chapter_2(checkpoints: str | Path = "") -> dict[str, nn.Module]:
     not there leaves its network out, and "" leaves out both. Raises ValueError for a folder that is not there,
     WeightsError where timm's weights cannot be had, or a file does not fit.
     """
-    return {name: _timm(net).eval() for name, net in _CHAPTER_2.items()} | converted(checkpoints)
+    return {name: _timm(net).eval() for name, net in CHAPTER_2.items()} | converted(checkpoints)
 
 
 def converted(checkpoints: str | Path) -> dict[str, nn.Module]:

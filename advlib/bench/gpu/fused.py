@@ -11,17 +11,14 @@ import torch
 from ... import kernels
 from ...core.balls import BALLS
 from ...core.draws import Draw
-from ...curvature import Tensors
 from ...engine.graphs import Recorder
 from ...gradients import Gradient
 from ...loop import step
 from ...rules import MI
-from ...sam import crsam_gradient
 from ...transforms import InputDiversity, RandomErasure
-from ...zoo import models
 from ..speed.cases import Bench, Case, Measure, of_rounds, ratios
 
-Function = Callable[[], torch.Tensor | Tensors]
+Function = Callable[[], torch.Tensor]
 
 
 def fused(bench: Bench) -> Iterator[Case]:
@@ -29,8 +26,6 @@ def fused(bench: Bench) -> Iterator[Case]:
     for n, side in ((2, 8),) if bench.tiny else ((128, 32), (1024, 32), (64, 224)):
         for name, made in _functions(bench, n, side).items():
             yield Case(f"{name}, {side} px, batch {n}", 5, partial(against_pytorch, bench, made))
-    size = "small" if bench.tiny else "full"
-    yield Case(f"CR-SAM's gradient, {size} ResNet", 5, partial(against_pytorch, bench, partial(_crsam, bench, size)))
 
 
 def _functions(bench: Bench, n: int, side: int) -> dict[str, Callable[[], Function]]:
@@ -65,31 +60,24 @@ def _functions(bench: Bench, n: int, side: int) -> dict[str, Callable[[], Functi
     }
 
 
-def _crsam(bench: Bench, size: str) -> Function:
-    """What makes one gradient of three, by all weights of a ResNet of that size, which chapter 5 trains."""
-    net = models.create("resnet", size).to(bench.device, memory_format=torch.channels_last)
-    g0, plus, minus = ([torch.randn_like(p) for p in net.parameters()] for _ in range(3))
-    return torch.no_grad()(partial(crsam_gradient, g0, plus, minus, alpha=0.1, beta=0.01))
-
-
 def against_pytorch(bench: Bench, made: Callable[[], Function]) -> list[Measure]:
     """Equal values, the largest difference, and how many times as fast the kernel is: launched by the host, and in a
     CUDA graph, where the host does nothing. Switching it off takes some microseconds of the host, which count as
     PyTorch's."""
     kernel = made()
 
-    def plain() -> torch.Tensor | Tensors:
+    def plain() -> torch.Tensor:
         with patch.object(kernels, "run_on", lambda x: False):
             return kernel()
 
-    here, there = (torch.cat([t.flatten() for t in function()]) for function in (plain, kernel))
+    here, there = plain(), kernel()
     seconds = bench.timed({"PyTorch": plain, "kernel": kernel})
     found = [
         Measure("equal values", 100 * (here == there).float().mean().item(), "%"),
         Measure("largest difference", (here - there).abs().max().item(), "1"),
         of_rounds("kernel over PyTorch", ratios(seconds["PyTorch"], seconds["kernel"]), "times as fast"),
     ]
-    if bench.device.type == "cuda" and isinstance(kernel(), torch.Tensor):  # the sums of lists leave graphs alone
+    if bench.device.type == "cuda":
         seconds = bench.timed({"PyTorch": recorded(bench, plain), "kernel": recorded(bench, kernel)})
         faster = ratios(seconds["PyTorch"], seconds["kernel"])
         found.append(of_rounds("kernel over PyTorch, in a graph", faster, "times as fast"))

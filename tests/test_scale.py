@@ -1,0 +1,54 @@
+"""What tables cost: cells and passes as printed and counted, arithmetic by hand, and schedules with a known end."""
+
+import pytest
+
+from advlib.bench import scale
+
+
+def test_cells_are_those_printed_and_passes_those_of_the_thesis_steps():
+    found = scale.cells("2.1").set_index(["source", "attack"])
+    assert len(found) == 4 * 3 and set(found.n) == {1000} and set(found.passes) == {10}
+    assert set(scale.cells("2.3").passes) == {4 * 10}, "each member of the ensemble counts"
+    of_five = scale.cells("2.5").set_index(["source", "attack"]).passes
+    assert of_five["Ensemble", "MI-Composite"] == 4 * 50 and of_five["Inc-v3", "MI-Composite"] == 50
+    penalty = scale.cells("3.1").set_index(["attack", "eps_255"]).passes
+    assert penalty["I-FGSM", 8] == 100 and penalty["I-FGSM+GNP", 8] == 200
+    with pytest.raises(ValueError, match=r"4\.5"):
+        scale.cells("4.5")
+
+
+def test_arithmetic_is_that_of_the_papers():
+    """Of ResNet-20 41 million multiplications, of ResNet-50 4.1 billion (He et al. 2015), each with an addition."""
+    assert scale.forward("resnet20", 32) == pytest.approx(2 * 41e6, rel=0.02)
+    assert scale.forward("resnet50", 224) == pytest.approx(2 * 4.1e9, rel=0.01)
+
+
+def test_a_rate_is_the_speed_of_the_yardstick_times_its_arithmetic(tmp_path, monkeypatch):
+    (tmp_path / "gpu").mkdir()
+    case = scale.YARDSTICKS[32][0]
+    lines = ["section,case,metric,value", *(f'loop,"{case}","{metric}: speed",{v}' for metric, v in RATES.items())]
+    (tmp_path / "gpu" / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(scale, "RESULTS", tmp_path)
+    scale.rate.cache_clear()
+    assert scale.rate(32) == 1000 * 2 * scale.forward("resnet20", 32)
+    with pytest.raises(FileNotFoundError, match="ResNet-50"):
+        scale.rate(224)
+    scale.rate.cache_clear()
+
+
+RATES = {"folded, bfloat16": 7, "folded, bfloat16, graph": 1000}
+
+
+def test_a_cell_takes_its_passes_and_shows_every_target_the_result_once(monkeypatch):
+    monkeypatch.setattr(scale, "forward", lambda name, side: 3.0)
+    monkeypatch.setattr(scale, "rate", lambda side: 1000.0)
+    assert scale.seconds("2.1") == [1000 * 3 * (2 * 10 + 7) / 1000] * 12
+    assert scale.seconds("2.3") == [1000 * 3 * (2 * 40 + 7) / 1000] * 3
+
+
+def test_the_last_worker_is_done_when_the_longest_are_taken_first():
+    work = [1.0, 1.0, 2.0, 4.0]
+    assert [scale.makespan(work, k) for k in (1, 2, 8)] == [8.0, 4.0, 4.0]
+    assert scale.makespan(work, 8, parts=4) == 1.0
+    assert scale.makespan([1.0], 8, parts=8, each=0.5) == 0.625
+    assert scale.makespan(work, 1, each=0.25) == 9.0
