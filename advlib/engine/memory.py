@@ -1,7 +1,7 @@
 """How many pieces of the same work a GPU does at once: as many as its memory holds, by a trial of one and of two.
 
 Its decisions are tested with a memory that is made up. On an NVIDIA H200 SIM and RE have run by them, on ResNet-18 and
-VGG-19 (CIFAR-10, batches of 500, bfloat16); how many pieces they were, and what that gained, was not measured.
+VGG-19 (CIFAR-10, n = 1,000, bfloat16); how many pieces they were, and what that gained, was not measured.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ interpreter, and compile them for an H100 (sm_90); `make gpu` compares them with
 
 On an NVIDIA H200 (torch 2.11, Triton 3.6; batches of 128 and 1024 at 32 pixels and 64 at 224, float32;
 data/results/gpu/nvidia_h200.csv) draws and L-inf steps were the bits of the PyTorch code, and so were all values of an
-erasure but 0.0002 % at most; 99.93 % of those of an L2 step were, and the others one last place off; a resize was up to
-5e-5 off, by rounding. In a CUDA graph, where a host launches nothing, draws were 24 to 37 times as fast as the PyTorch
-code, erasure 20 to 44, resize 10 to 32 and with its way back 5 to 15, an L-inf step 2.3 to 3.7, and an L2 step 4.7 to
-7.4. Launched one by one, an L-inf step was 0.96 to 1.6 times as fast.
+erasure but 0.0002 %, probably pixels next to an edge; at least 99.92 % of those of an L2 step were, and the others at
+most 6e-8 off; a resize was up to 5e-5 off, by rounding. In a CUDA graph, where a host launches nothing, draws were 24
+to 37 times as fast as the PyTorch code, erasure 20 to 44, resize 10 to 32 and with its way back 5 to 15, an L-inf step
+2.3 to 3.7, and an L2 step 4.7 to 7.4. Launched one by one, an L-inf step was 0.96 to 1.6 times as fast.
 
 What CR-SAM makes of its three gradients has no kernel: on that GPU one, in one launch, was 1.08 times as fast as
 torch's foreach functions for all weights of a ResNet-18, and by the bytes that it need not move (8 x 45 MB at 4.2 TB/s)
