@@ -177,7 +177,7 @@ def test_rows_of_gpus_are_those_of_the_sections_asked_for(tmp_path):
         text = "\n".join(["section,case,device,metric,value,low,high", *lines])
         (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
     found = rows.of_gpus(("kernels",), "kernel", tmp_path)
-    assert list(found.index) == [("a", "kernels", "case"), ("b", "kernels", "case")]
+    assert list(found.index) == ["case (a)", "case (b)"]
     assert found.to_dict("list") == {"over PyTorch": ["2.00 [1.50, 2.50]"] * 2, "kernel": ["3.00"] * 2}
     assert rows.of_gpus(("graphs",), "kernel", tmp_path).empty and rows.of_gpus(("kernels",), "speed", tmp_path).empty
     assert rows.of_gpus(("kernels",), "kernel", tmp_path / "none").empty

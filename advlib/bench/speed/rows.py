@@ -78,16 +78,16 @@ def write(file: Path, rows: Iterable[Row], device: torch.device) -> None:
 def of_gpus(sections: Collection[str], about: str, folder: Path = RESULTS / "gpu") -> pd.DataFrame:
     """The committed rows of these sections of `bench.gpu` whose metric has `about` in it, of every device that has been
     measured: a line for each case, a column for what else the metric says, and in it the median with the range of the
-    rounds. Empty where there are none."""
+    rounds. Cases of one section follow on those of another. Empty where there are none."""
     found = {}
     for file in sorted(folder.glob("*.csv")):
         with file.open(newline="", encoding="utf-8") as opened:
             for row in csv.DictReader(opened):
                 if row["section"] in sections and about in row["metric"]:
                     name = row["metric"].replace(about, "").strip(":, ") or about
-                    found[row["device"], row["section"], row["case"], name] = _with_range(row)
-    index = pd.MultiIndex.from_tuples(found, names=("device", "section", "case", "metric"))
-    return pd.Series(found.values(), index, dtype=str).unstack("metric", sort=False, fill_value="")
+                    found[f"{row['case']} ({row['device']})", name] = _with_range(row)
+    index = pd.MultiIndex.from_tuples(found, names=("case", None))
+    return pd.Series(found.values(), index, dtype=str).unstack(sort=False, fill_value="")
 
 
 def _with_range(row: Mapping[str, str]) -> str:
