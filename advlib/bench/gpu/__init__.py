@@ -14,6 +14,8 @@ A row is one number: section, case, metric, value, unit; for a time or a ratio t
 range, low to high; then device, torch, commit, and `code`, a digest of the package, for copies without git. Ratios are
 formed within a round, in which all contestants take their turn. `note` says why a case was skipped or failed.
 
+`full_size`, a command of its own, trains and attacks the thesis' networks.
+
 Seconds belong to one device, so rows of a GPU are kept by its name: a finished file is committed as it is, as
 data/results/gpu/<device>.csv. It is no `ResultTable`, whose rows are counts of images by attack and target and resume:
 this one is measured anew each time. A rehearsal, `--tiny`, is written to <device>.tiny.csv, and not kept.
