@@ -110,6 +110,6 @@ def test_fewer_than_one_at_a_time_is_refused(capsys):
 
 
 def test_chapters_that_have_weights_to_train_are_told_apart(monkeypatch):
-    assert run._trainers("shapes") == set()
+    assert run.trainers("shapes") == set()
     monkeypatch.setattr("advlib.zoo.weights.manifest", lambda: {})
-    assert {"A1", "A2"} <= run._trainers("shapes")
+    assert {"A1", "A2"} <= run.trainers("shapes")

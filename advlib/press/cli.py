@@ -1,4 +1,4 @@
-"""The command line: run, list, doctor, download, book, course, seconds, glance, equations.
+"""The command line: run, sweep, collect, list, doctor, download, book, course, seconds, glance, equations.
 
 What a command needs is imported when it is called, so that help and typos are answered at once.
 """
@@ -94,16 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("run", help="execute chapters, each into the folder of its run")
     p.add_argument("chapters", nargs="*", metavar="NN", help="02, A1, ...; all of them if none is named")
-    p.add_argument("--scale", choices=SCALES, default="laptop", help="how much to compute (default: laptop)")
-    p.add_argument("--dataset", choices=registry.CHAPTERS, default="shapes", help="default: shapes, which is built in")
-    p.add_argument(
-        "-p",
-        dest="given",
-        action="append",
-        default=[],
-        metavar="name=value",
-        help="a parameter of the chapter, see `list`; may be repeated",
-    )
+    _add_conditions(p, "a parameter of the chapter, see `list`; may be repeated", "name=value")
     p.add_argument(
         "--out",
         metavar="DIR",
@@ -112,10 +103,28 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--fresh", action="store_true", help="delete earlier tables and checkpoints instead of resuming from them"
     )
-    p.add_argument(
-        "--at-once", type=int, default=1, metavar="K", help="how many chapters at a time, which share the processor"
-    )
+    _add_at_once(p, "chapters")
     p.set_defaults(command=_run)
+
+    p = commands.add_parser("sweep", help="execute a chapter for every combination of values, each into its own folder")
+    p.add_argument("chapter", metavar="NN", help="02, A1, ...")
+    values = "values of a parameter: 0..7 (with both ends), 4,8, or, where a value is itself a list, 4,8;16"
+    _add_conditions(p, values, "name=values")
+    p.add_argument(
+        "--fresh",
+        action="store_true",
+        help="run also what is done, and delete earlier tables and checkpoints instead of resuming from them",
+    )
+    p.add_argument("--dry-run", action="store_true", help="print the runs, their state and their folders, and stop")
+    _add_at_once(p, "runs")
+    p.set_defaults(command=_sweep)
+
+    p = commands.add_parser("collect", help="put the tables of many runs into one, with means, and a page beside it")
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or patterns of them such as 'DIR/*,seed=*'")
+    p.add_argument("--out", required=True, metavar="FILE.csv", help="beside it: FILE.mean.csv and FILE.html")
+    p.add_argument("--over", metavar="name", help="the parameter over which means are taken (default: seed)")
+    p.add_argument("--chapter", metavar="NN", help="the tables of this chapter alone")
+    p.set_defaults(command=_collect)
 
     p = commands.add_parser("list", help="chapters, their parameters, defaults and help")
     p.set_defaults(command=_list)
@@ -145,16 +154,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_conditions(p: argparse.ArgumentParser, given: str, metavar: str) -> None:
+    p.add_argument("--scale", choices=SCALES, default="laptop", help="how much to compute (default: laptop)")
+    p.add_argument("--dataset", choices=registry.CHAPTERS, default="shapes", help="default: shapes, which is built in")
+    p.add_argument("-p", dest="given", action="append", default=[], metavar=metavar, help=given)
+
+
+def _add_at_once(p: argparse.ArgumentParser, what: str) -> None:
+    p.add_argument(
+        "--at-once", type=int, default=1, metavar="K", help=f"how many {what} at a time, which share the processor"
+    )
+
+
+def _check_at_once(args: argparse.Namespace) -> None:
+    if args.at_once < 1:
+        raise UsageError(f"--at-once {args.at_once}: expected a number of at least 1")
+
+
 def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     from . import run
 
     if args.out == "":
         raise UsageError("--out: expected a folder")
-    if args.at_once < 1:
-        raise UsageError(f"--at-once {args.at_once}: expected a number of at least 1")
+    _check_at_once(args)
     out = Path(args.out).expanduser().resolve() if args.out else None
     done = run.run(args.chapters, args.scale, args.dataset, args.given, args.fresh, notebooks, build, out, args.at_once)
     return 0 if done else 1
+
+
+def _sweep(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    from . import sweep
+
+    _check_at_once(args)
+    where = (notebooks, build, args.at_once, args.dry_run)
+    return 0 if sweep.sweep(args.chapter, args.scale, args.dataset, args.given, args.fresh, *where) else 1
+
+
+def _collect(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    from . import collect
+
+    written = collect.collect(collect.folders(args.runs), Path(args.out).expanduser(), args.over, args.chapter)
+    print("\n".join(map(str, written)))
+    return 0
 
 
 def _book(args: argparse.Namespace, notebooks: Path, build: Path) -> int:

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +243,17 @@ def _report_failure(chapter: Chapter, source: str, trace: str, partial: Path) ->
     )
 
 
+def complete(path: Path) -> bool:
+    """Whether an executed notebook is there and every cell of it came to its end."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (FileNotFoundError, ValueError):  # cut: a kill fell into its writing
+        return False
+    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    failed = any(output.output_type == "error" for cell in code for output in cell.outputs)
+    return not failed and all(cell.execution_count for cell in code)
+
+
 def tidied(notebook: NotebookNode) -> NotebookNode:
     """An executed notebook as it is kept: without papermill's records, which hold times and this machine's paths, and
     with what a cell printed in one piece, however the kernel happened to send it."""
@@ -269,7 +280,7 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A chapter that is to be run. values: as `settle` gives them; fresh: whether it forgets what it would go on from;
     resumed: whether it goes on from earlier tables or checkpoints; taken: what it took once, None where that is not
     known."""
@@ -288,6 +299,21 @@ class _Job:
     @property
     def notebook(self) -> Path:
         return self.kept.folder / f"{self.chapter.source.stem}.ipynb"
+
+    @property
+    def partial(self) -> Path:
+        """Where the notebook lies until it is executed to its end."""
+        return self.notebook.with_suffix(".partial.ipynb")
+
+    @property
+    def done(self) -> bool:
+        """Whether the notebook was executed to its end, and none was begun since that was not."""
+        return not self.partial.exists() and complete(self.notebook)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from, or what a run left that ended early."""
+        return self.partial.exists() or _resumes(self.kept)
 
     @property
     def record(self) -> Path:
@@ -333,24 +359,44 @@ def run(
     given, numbers, known = list(given), list(numbers), minutes.known(notebooks)
     found = [read_chapter(source) for source in chapters.select(numbers, notebooks)]
     for chapter in [c for c in found if dataset not in c.datasets]:
-        message = f"chapter {chapter.number} runs on {', '.join(chapter.datasets)}, not on {dataset}"
         if numbers:
-            raise UsageError(message)
-        print(f"{chapter.number}  left out: {message}")
+            check_dataset(chapter, dataset)
+        print(f"{chapter.number}  left out: {_not_on(chapter, dataset)}")
         found.remove(chapter)
-    jobs = []
-    for chapter in found:
-        values = settle(chapter, scale, dataset, given)
-        kept = Run(chapter.number, out or run_folder(scale, dataset, values, build), scale, dataset)
-        resumed = not fresh and any(folder.is_dir() and any(folder.iterdir()) for folder in _begun(kept))
-        taken = None if set(values) - set(FIXED) else known.get((chapter.number, scale, dataset))
-        jobs.append(_Job(chapter, values, kept, fresh, resumed, taken))
+    jobs = [planned(chapter, scale, dataset, given, fresh, build, out, known) for chapter in found]
     if at_once > 1 and len(jobs) > 1:
         return _several(jobs, given, at_once)
     return _all(jobs)
 
 
-def _all(jobs: Sequence[_Job]) -> bool:
+def check_dataset(chapter: Chapter, dataset: str) -> None:
+    """Raises UsageError where a chapter does not run on a data set."""
+    if dataset not in chapter.datasets:
+        raise UsageError(_not_on(chapter, dataset))
+
+
+def _not_on(chapter: Chapter, dataset: str) -> str:
+    return f"chapter {chapter.number} runs on {', '.join(chapter.datasets)}, not on {dataset}"
+
+
+def planned(
+    chapter: Chapter,
+    scale: str,
+    dataset: str,
+    given: Iterable[str],
+    fresh: bool,
+    build: Path,
+    out: Path | None = None,
+    known: Mapping[tuple[str, str, str], Taken] | None = None,
+) -> Job:
+    """What is to be run, as `run` describes it. known: of `minutes.known`. Raises UsageError."""
+    values = settle(chapter, scale, dataset, given)
+    kept = Run(chapter.number, out or run_folder(scale, dataset, values, build), scale, dataset)
+    taken = None if set(values) - set(FIXED) else (known or {}).get((chapter.number, scale, dataset))
+    return Job(chapter, values, kept, fresh, not fresh and _resumes(kept), taken)
+
+
+def _all(jobs: Sequence[Job]) -> bool:
     """Whether all of them could be run to the end."""
     here = _yardstick() if any(job.taken for job in jobs) else None
     if len(jobs) > 1:
@@ -369,7 +415,7 @@ def _all(jobs: Sequence[_Job]) -> bool:
     return True
 
 
-def _several(jobs: Sequence[_Job], given: Sequence[str], at_once: int) -> bool:
+def _several(jobs: Sequence[Job], given: Sequence[str], at_once: int) -> bool:
     """The same, several at a time: those that train what others load in their order, then those first that take
     longest."""
     own = side_by_side.threads(at_once)
@@ -377,12 +423,12 @@ def _several(jobs: Sequence[_Job], given: Sequence[str], at_once: int) -> bool:
     waits = {job.kept.chapter: job.wait(here) for job in jobs}
     print(f"{len(jobs)} chapters {jobs[0].conditions}, {at_once} at a time, on this machine", end=" ")
     print(minutes.outlook(list(waits.values()), at_once), flush=True)
-    first = _trainers(jobs[0].kept.dataset)
+    first = trainers(jobs[0].kept.dataset)
     order = sorted(jobs, key=lambda job: 0 if job.kept.chapter in first else -(waits[job.kept.chapter].seconds or 0))
     return side_by_side.run({job.kept.chapter: job.command(given) for job in order}, at_once, first)
 
 
-def _trainers(dataset: str) -> set[str]:
+def trainers(dataset: str) -> set[str]:
     """The chapters that have weights to train which others load."""
     from ..zoo import weights  # here: torch takes a second to load
     from .doctor import untrained
@@ -391,7 +437,7 @@ def _trainers(dataset: str) -> set[str]:
     return set(untrained(dataset, names))
 
 
-def _timed(job: _Job) -> float | None:
+def _timed(job: Job) -> float | None:
     """Seconds that a chapter took now, None if a cell failed."""
     if job.fresh:
         _forget(job.kept)
@@ -403,7 +449,7 @@ def _timed(job: _Job) -> float | None:
     return time.perf_counter() - start if done else None
 
 
-def _outlook(jobs: Sequence[_Job], yardstick: Yardstick | None) -> str:
+def _outlook(jobs: Sequence[Job], yardstick: Yardstick | None) -> str:
     """How long some chapters will take, in words."""
     return minutes.outlook([job.wait(yardstick) for job in jobs])
 
@@ -417,6 +463,11 @@ def _yardstick(threads: int | None = None) -> Yardstick | None:
 def _begun(kept: Run) -> tuple[Path, Path]:
     """Where that lies which a chapter goes on from."""
     return kept.tables, kept.checkpoints
+
+
+def _resumes(kept: Run) -> bool:
+    """Whether there is something to go on from."""
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in _begun(kept))
 
 
 def _forget(kept: Run) -> None:

@@ -30,7 +30,17 @@ PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
     "Behind the book": tuple(
-        ["results", "equations", "not_reproduced", "instructors", "symbols", "references", "contributing", "changelog"]
+        [
+            "results",
+            "equations",
+            "not_reproduced",
+            "instructors",
+            "many_gpus",
+            "symbols",
+            "references",
+            "contributing",
+            "changelog",
+        ]
     ),
     "Reference": tuple(f"api_{room}" for room in reference.ROOMS),
 }
