@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         chapters,
         claims,
         differences,
+        engines,
         evaluation,
         experiment,
         measures,
@@ -91,7 +92,8 @@ _HOMES = {
     "": "advice attacks curvature decisions feature_attacks ghosts gradients graphs layers lipschitz loop queries "
     "rules sam sam_family sharpness transforms bench core defenses files press training zoo",
     "attacks": "EM_RE GNP",
-    "bench": "chapters claims differences evaluation experiment measures plotting printed results seeds speed trainees",
+    "bench": "chapters claims differences engines evaluation experiment measures plotting printed results seeds speed "
+    "trainees",
     "minimum_norm": "carlini_wagner lbfgs",
     "core": "balls batchnorm checks draws intervals measured norms published second_order surrogate",
     "core.surrogate": "Normalized ensemble",

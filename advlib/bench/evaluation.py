@@ -9,7 +9,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -29,10 +29,13 @@ from ..core.surrogate import Ensemble, frozen
 from ..defenses.transformations import ABSTAIN, Defended
 from ..engine.memory import trying
 from ..engine.processor import in_parts
+from ..files.provenance import device_name
 from ..ghosts import Ghost
 from ..graphs import captured
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
+from . import engines
+from .engines import CellError, Engine, FailedCells
 from .outcomes import ALL, COMMON, Outcome, Outcomes
 from .progress import Progress
 from .results import ResultTable
@@ -172,6 +175,7 @@ def success_rates(
     seed: int = 0,
     ball: bool = True,
     title: str = "success rates",
+    engine: str | Engine = "serial",
 ) -> pd.DataFrame:
     """Attack every image of `data` on every surrogate and count what each target gets wrong.
 
@@ -179,15 +183,19 @@ def success_rates(
     written there cell by cell (source, attack, budget), with which images were fooled, and cells that it holds already
     are not run again, unless the attack's function or keywords are others now. ball: whether what an attack returns has
     to be within the budget in every value, as it always has to be like x, finite and in [0, 1]; False for attacks
-    without one (C&W).
+    without one (C&W). engine: where the cells run, "serial", "local", "ray" or one of `engines`; the numbers are the
+    same, and the file has its rows in the order of finishing.
     Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
     target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
     n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack. On a GPU, presets are recorded where
     there are batches enough, and replayed (`graphs.captured`): the numbers stay, and the seconds are fewer.
     Raises TypeError or ValueError, before any attack, for what is not as described, if a surrogate and another target
     have one name, or if no image is right for all models; and for an attack that returns something else, by its name.
+    An engine with workers ends the other cells first, and then raises FailedCells; before any work, TypeError for what
+    cannot be sent to a worker, and ModuleNotFoundError for Ray, where that is missing.
     """
     _check_asked(attacks, surrogates, targets, data, eps_255)
+    engine = engines.chosen(engine)
     checks.whole("batch_size", batch_size, 1)
     checks.whole("seed", seed)
     checks.flag("ball", ball)
@@ -204,16 +212,25 @@ def success_rates(
     cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
     if table is not None:
         table.expect({name: described(attack) for name, attack in attacks.items()})
-    rows, run = [], _Run(targets, data, right, batch_size, seed, ball)
-    with Progress(title, len(cells)) as bar, frozen([*targets.values(), *surrogates.values()]):
-        for source, name, eps in cells:
-            if table is None or not table.done(source, name, eps):
-                new, outcomes = run.cell((source, name, eps), attacks[name], surrogates[source])
-                rows += new
-                if table is not None:
-                    table.add(new, outcomes)
+    job, found, failed = _Job(_Run(targets, data, right, batch_size, seed, ball), attacks, surrogates), {}, {}
+    todo = [cell for cell in dict.fromkeys(cells) if table is None or not table.done(*cell)]
+    with Progress(title, len(cells)) as bar, closing(engine.run(job, todo)) as answers:
+        for _ in range(len(cells) - len(todo)):
+            bar.advance()
+        for cell, answer in answers:
+            if isinstance(answer, CellError):
+                failed[_in_words(cell)] = answer
+            elif table is None:
+                found[cell] = answer.rows
+            else:
+                table.add(answer.rows, answer.outcomes, answer.device)
+            source, name, eps = cell
             bar.advance(f"{source} {name} {eps:g}")
-    return pd.DataFrame(rows) if table is None else _asked_for(table.frame, cells)
+    if failed:
+        raise FailedCells(failed, len(todo))
+    if table is not None:
+        return _asked_for(table.frame, cells)
+    return pd.DataFrame([row for cell in cells for row in found[cell]])
 
 
 def _check_asked(attacks: object, surrogates: object, targets: object, data: object, eps_255: object) -> None:
@@ -273,6 +290,11 @@ def _asked_for(frame: pd.DataFrame, cells: list[tuple[str, str, float]]) -> pd.D
     return pd.concat([groups.get_group(cell) for cell in cells], ignore_index=True)
 
 
+def _in_words(cell: tuple[str, str, float]) -> str:
+    source, attack, eps = cell
+    return f"attack {attack!r} on {source!r} at {eps:g}/255"
+
+
 @dataclass(frozen=True)
 class _Run:
     """What all cells of a table share. right: bool (N,), the images that every network gets right; the others: of
@@ -291,7 +313,7 @@ class _Run:
         """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions; and
         which images were fooled."""
         source, attacker, eps = cell
-        what = f"attack {attacker!r} on {source!r} at {eps:g}/255"
+        what = _in_words(cell)
         given, cost = self._answers(attack, surrogate, eps, what)
         rows, found, right = [], {}, self.right.cpu().numpy()
         for name, answers in given.items():
@@ -332,6 +354,40 @@ class _Run:
         one that was advised, with options of this package, on a network."""
         many = len(self.data) >= _WORTH * self.batch_size
         return many and not isinstance(surrogate, _Function) and _is_preset(attack)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Of a cell: its rows, which images were fooled, and the name of the device that it ran on."""
+
+    rows: list[dict[str, object]]
+    outcomes: Outcomes
+    device: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The cells of a table as an engine runs them (`engines.Job`)."""
+
+    run: _Run
+    attacks: Mapping[str, Attack]
+    surrogates: Mapping[str, nn.Module]
+
+    @property
+    def device(self) -> torch.device:
+        return self.run.data.labels.device
+
+    def parts(self) -> dict[str, object]:
+        named = ("attack", self.attacks), ("surrogate", self.surrogates), ("target", self.run.targets)
+        return {f"{kind} {name!r}": part for kind, group in named for name, part in group.items()}
+
+    def ready(self) -> AbstractContextManager[None]:
+        return frozen([*self.run.targets.values(), *self.surrogates.values()])
+
+    def __call__(self, cell: tuple[str, str, float]) -> _Answer:
+        source, attack, _ = cell
+        rows, outcomes = self.run.cell(cell, self.attacks[attack], self.surrogates[source])
+        return _Answer(rows, outcomes, device_name(self.device))
 
 
 _WORTH = 6

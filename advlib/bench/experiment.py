@@ -25,6 +25,7 @@ from ..zoo.weights import digest
 from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
+from .engines import Engine
 from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
 
 
@@ -34,7 +35,7 @@ class Experiment:
 
     run: of the chapter, as `chapters.begin` gives it; models: the targets by name; images: what is attacked; eps_255:
     budgets in 1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the
-    numbers.
+    numbers; engine: where the cells of `measure` run, as of `success_rates`.
     """
 
     run: Run
@@ -44,6 +45,7 @@ class Experiment:
     steps: int | None = None
     seed: int = 0
     config: Mapping[str, object] = field(default_factory=dict)
+    engine: str | Engine = "serial"
 
     def measure(
         self, table: str, attacks: Mapping[str, Attack], surrogates: Mapping[str, nn.Module], stem: str | None = None
@@ -66,6 +68,7 @@ class Experiment:
             table=kept,
             seed=self.seed,
             title=stem or f"Table {table}",
+            engine=self.engine,
         )
         return results.mark_white_box(rows)
 

@@ -158,16 +158,19 @@ class ResultTable:
         self._attacks |= attacks
         self._write_sidecar()
 
-    def add(self, rows: Iterable[Mapping[str, object]], outcomes: Outcomes | None = None) -> None:
+    def add(
+        self, rows: Iterable[Mapping[str, object]], outcomes: Outcomes | None = None, device: str | None = None
+    ) -> None:
         """Write the rows of one cell, all or none: REQUIRED columns, and OPTIONAL ones (NaN when left out). outcomes:
-        which images they are about, of each target; None where the rows are not counts of images.
+        which images they are about, of each target; None where the rows are not counts of images. device: the name of
+        that which the cell ran on (`provenance.device_name`), None for the table's.
 
         Raises ValueError when a column is missing or unknown, when the rows are not of exactly one new cell, when they
         give a target's metric twice, or when outcomes are not those of the rows or of other images than the table's;
         ValueError or TypeError, which names the column, for a value that would not be read back as it is; RuntimeError
         when the file was opened again since. The file is then as it was.
         """
-        new = [self._row(row) for row in rows]
+        new = [self._row(row) | ({} if device is None else {"device": device}) for row in rows]
         cells = {tuple(row[name] for name in self.key) for row in new}
         if len(cells) != 1 or self.done(*next(iter(cells))):
             raise ValueError(f"add takes the rows of one new cell {self.key}, not {sorted(cells)} ({self.path})")

@@ -44,9 +44,15 @@ def run_info(device: torch.device | str) -> dict[str, str]:
     """What a row says about its run: torch version, device name, commit ("+": changed since; "unknown": no git)."""
     import torch  # here: the command line asks this module for dates alone
 
+    return {"torch": torch.__version__, "device": device_name(device), "commit": _commit()}
+
+
+def device_name(device: torch.device | str) -> str:
+    """What a row calls a device: "cpu", or the name of a GPU."""
+    import torch
+
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"torch": torch.__version__, "device": name, "commit": _commit()}
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def date_of(path: Path) -> str:

@@ -1,0 +1,140 @@
+"""Processes of this machine, each with one GPU or a share of the cores."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import torch
+
+from ...core import checks
+from .protocol import TRIES, Cell, CellError, Job, packed, taken
+
+MOST = 8
+"""Workers on the cores, where their number is not given: each holds torch and the networks."""
+
+_COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # Ctrl-C reaches the driver, which stops us
+    "from advlib.bench.engines.worker import main; main()"
+)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Cells in `jobs` processes of this machine. Without `devices`, workers run where the data are: on a GPU in turn
+    (by default as many workers as GPUs) or on the CPU, each with its share of the cores (by default a worker for each
+    core, at most `MOST`). devices: the numbers of the GPUs to use, as torch counts them; a job on the CPU is moved
+    there.
+
+    A worker is a fresh interpreter with this one's import path, which runs no script anew: `if __name__ == "__main__"`
+    is not needed. It holds the job and sees its own GPU alone; what it prints goes to stderr. It ends with this
+    process, however that ends. Raises TypeError or ValueError for other values and for a GPU that is not there.
+    """
+
+    jobs: int | None = None
+    devices: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None:
+            checks.whole("jobs", self.jobs, 1)
+        if self.devices is not None:
+            checks.instance("devices", self.devices, list | tuple | range, "a list of numbers of GPUs")
+            if not self.devices:
+                raise ValueError("devices: expected at least one, or None")
+            for device in self.devices:
+                checks.whole("devices", device, 0)
+                if device >= torch.cuda.device_count():
+                    raise ValueError(f"devices: there is no GPU {device}, torch sees {torch.cuda.device_count()}")
+
+    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
+        """As of `Engine`. Raises TypeError, before a worker is started, for a part of the job that cannot be sent, and
+        RuntimeError for workers that cannot be set up."""
+        crew, idle = self._crew(job, len(cells)), SimpleQueue()
+        for child in crew:
+            idle.put(child)
+
+        def answer(cell: Cell) -> object:
+            child = idle.get()
+            try:
+                return child.answer(cell)
+            finally:
+                idle.put(child)
+
+        threads = ThreadPoolExecutor(max(1, len(crew)))
+        try:
+            asked = {threads.submit(answer, cell): cell for cell in cells}
+            for future in as_completed(asked):
+                yield asked[future], future.result()
+        finally:
+            for child in crew:
+                child.stop()
+            threads.shutdown(cancel_futures=True)
+
+    def _crew(self, job: Job, cells: int) -> list[_Child]:
+        cores, gpus = os.cpu_count() or 1, self.devices
+        if gpus is None and job.device.type == "cuda":
+            gpus = range(torch.cuda.device_count())
+        jobs = min(cells, self.jobs or (len(gpus) if gpus else min(cores, MOST)))
+        share = max(1, cores // max(1, jobs))
+        first = pickle.dumps((packed(job), "cuda" if gpus else "cpu", share))
+        return [_Child(first, _environment(share, gpus and gpus[k % len(gpus)])) for k in range(jobs)]
+
+
+def _environment(threads: int, gpu: int | None) -> dict[str, str]:
+    """Of a worker, from its start: torch reads some of it when it is loaded."""
+    own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    if gpu is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu].strip() if visible else str(gpu)
+    return os.environ | own
+
+
+class _Child:
+    """A process that answers, started with the first cell, and anew after each death. first: what it is sent first."""
+
+    def __init__(self, first: bytes, environment: dict[str, str]) -> None:
+        self._first, self._environment = first, environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock, self._stopped = threading.Lock(), False
+
+    def answer(self, cell: Cell) -> object:
+        for _ in range(TRIES):
+            try:
+                return taken(self._asked(cell))
+            except (EOFError, OSError, pickle.UnpicklingError):  # no answer, or the half of one
+                self._process.kill()
+                code = self._process.wait()
+        return CellError(f"its worker died, {TRIES} times; the last exit status was {code}")
+
+    def _asked(self, cell: Cell) -> tuple[str, object]:
+        process = self._started()
+        process.stdin.write(pickle.dumps(cell))
+        process.stdin.flush()
+        return pickle.load(process.stdout)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError("the work was stopped")
+            alive = self._process is not None and self._process.poll() is None
+            if not alive:
+                command = [sys.executable, "-P", "-c", _COMMAND]
+                pipe = subprocess.PIPE
+                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=self._environment)
+        if not alive:
+            self._process.stdin.write(self._first)
+        return self._process
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()

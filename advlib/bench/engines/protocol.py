@@ -1,0 +1,163 @@
+"""What engines have in common: the job, its cells and errors, how it is packed, and the engine without workers."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from ...core import checks
+
+Cell = Hashable
+"""One piece of work; what it means is between the job and the one who asks."""
+
+TRIES = 3
+"""How often a cell is begun whose worker dies."""
+
+
+class Job(Protocol):
+    """What all cells share, and what is done with one: `job(cell)`, inside of `job.ready()`. What a job holds is
+    pickled; `parts` names it in words for errors. device: where its tensors are."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def parts(self) -> Mapping[str, object]: ...
+
+    def ready(self) -> AbstractContextManager[None]: ...
+
+    def __call__(self, cell: Cell) -> object: ...
+
+
+@dataclass(frozen=True)
+class CellError:
+    """Why there is no result of a cell: one line, and where the worker was, if it could still tell."""
+
+    cause: str
+    trace: str = ""
+
+
+class FailedCells(RuntimeError):
+    """Some cells have no result. errors: by cell."""
+
+    def __init__(self, errors: Mapping[str, CellError], of: int) -> None:
+        self.errors = dict(errors)
+        lines = [f"\n  {cell}: {error.cause}" for cell, error in self.errors.items()]
+        super().__init__(f"{len(lines)} of {of} cells failed, the others are done:{''.join(lines)}")
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs a job on cells. Gives each cell once, in the order of finishing, with its result or a CellError. To close
+    the iterator is to stop the work."""
+
+    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]: ...
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One cell after another in this process. What the job raises is raised at once."""
+
+    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
+        with job.ready():
+            for cell in cells:
+                yield cell, job(cell)
+
+
+def chosen(engine: object) -> Engine:
+    """An engine, or the one of that name: "serial", "local" or "ray". Raises TypeError or ValueError for another value,
+    and ModuleNotFoundError where Ray is not installed."""
+    from . import Local, OnRay  # here: they stand on this module
+
+    known = {"serial": Serial, "local": Local, "ray": OnRay}
+    if isinstance(engine, Engine) and not isinstance(engine, type):
+        return engine
+    checks.choice("engine", engine, known)
+    return known[engine]()
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pickled job. home: the kind of device that its tensors are on."""
+
+    home: str
+    content: bytes
+
+
+def packed(job: Job) -> Packed:
+    """A job for other processes: networks that occur twice in it are one again on arrival. Raises TypeError, by its
+    name, for a part that cannot be pickled."""
+    try:
+        return Packed(job.device.type, _dumped(job))
+    except Exception as error:
+        for name, part in job.parts().items():
+            _check_sendable(name, part)
+        raise TypeError(f"the job cannot be sent to another process ({error})") from error
+
+
+def unpacked(job: Packed, device: str) -> Job:
+    """The job on the CPU or on the GPU that this process sees: device is "cpu" or "cuda". What a job on a GPU keeps on
+    the CPU stays there."""
+
+    def placed(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        moves = device == "cuda" and (location.startswith("cuda") or job.home != device)
+        return storage.cuda() if moves else storage
+
+    return torch.load(io.BytesIO(job.content), map_location=placed, weights_only=False)
+
+
+def _dumped(value: object) -> bytes:
+    # torch's own way, since it alone lets a tensor arrive on another device than it left.
+    content = io.BytesIO()
+    torch.save(value, content, pickle_module=_cloudpickle() or _PLAIN, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+    return content.getvalue()
+
+
+def _check_sendable(name: str, part: object) -> None:
+    try:
+        _dumped(part)
+    except Exception as error:
+        lacking = "" if _cloudpickle() else "; with cloudpickle (pip install 'advlib[cluster]') these can be sent too"
+        raise TypeError(
+            f"{name}: it cannot be sent to another process ({type(error).__name__}: {error}). Give a function of a "
+            "module, with functools.partial for its keywords, instead of a lambda, a function within a function or one "
+            f'of a notebook, or use engine="serial"{lacking}'
+        ) from error
+
+
+def _cloudpickle() -> ModuleType | None:
+    try:
+        import cloudpickle
+    except ModuleNotFoundError:
+        return None
+    return cloudpickle
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what only this process can find: a worker's __main__ is another module."""
+
+    def reducer_override(self, value: object) -> object:
+        if isinstance(value, type | FunctionType) and value.__module__ == "__main__":
+            raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__")
+        return NotImplemented
+
+
+_PLAIN = SimpleNamespace(**vars(pickle) | {"Pickler": _Pickler})
+
+
+def taken(answer: tuple[str, object]) -> object:
+    """The result or the CellError in a worker's answer. Raises RuntimeError where the worker could not be set up, as
+    then none will be."""
+    kind, value = answer
+    if kind == "unready":
+        raise RuntimeError(f"a worker could not be set up: {value.cause}\n{value.trace}")
+    return value

@@ -1,0 +1,74 @@
+"""The other end of an engine: a job, set up once, and asked for one cell after another."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import traceback
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import BinaryIO
+
+import torch
+
+from .protocol import Cell, CellError, Packed, unpacked
+
+POISONED = 70
+"""The exit status after an error that no later call on the GPU of this process would survive."""
+
+
+class Worker:
+    """Holds a job on its device. device: "cpu", or "cuda" for the first GPU that this process sees; threads: of torch,
+    for this worker."""
+
+    def __init__(self, job: Packed, device: str, threads: int) -> None:
+        self._unready: CellError | None = None
+        torch.set_num_threads(threads)
+        try:
+            if device == "cuda" and not torch.cuda.is_available():
+                raise RuntimeError("it sees no GPU")
+            self._job = unpacked(job, device)
+            self._kept = ExitStack()  # until this process ends
+            self._kept.enter_context(self._job.ready())
+        except Exception as error:
+            self._unready = _told(error)
+
+    def answer(self, cell: Cell) -> tuple[str, object]:
+        """("done", result), ("raised", CellError), or ("unready", CellError) where there is no job to ask."""
+        if self._unready is not None:
+            return "unready", self._unready
+        try:
+            return "done", self._job(cell)
+        except torch.AcceleratorError:
+            traceback.print_exc()
+            os._exit(POISONED)
+        except Exception as error:
+            return "raised", _told(error)
+
+
+def _told(error: Exception) -> CellError:
+    return CellError(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+def main() -> None:
+    """A worker behind pipes: reads (job, device, threads), then cells, and writes an answer to each."""
+    # What an attack prints is not to come between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    asked: SimpleQueue[object] = SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, asked), daemon=True).start()
+    worker = Worker(*asked.get())
+    while True:
+        pickle.dump(worker.answer(asked.get()), answers)
+        answers.flush()
+
+
+def _read(pipe: BinaryIO, asked: SimpleQueue[object]) -> None:
+    """Ends this process, whatever it is at, as soon as the other end of the pipe is gone."""
+    try:
+        while True:
+            asked.put(pickle.load(pipe))
+    except EOFError:
+        os._exit(0)

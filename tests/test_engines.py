@@ -1,0 +1,301 @@
+"""Engines: the same table from every one, workers that die, errors before any work, and no process left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import grid_images, tiny_model
+
+from advlib import attacks, engines
+from advlib.bench.evaluation import predictions, success_rates
+from advlib.bench.results import ResultTable
+from advlib.files.paths import ROOT
+from advlib.zoo.datasets import Images
+
+NETS = {"f": tiny_model(), "h": tiny_model(1)}
+MI = {"MI": partial(attacks.mi_fgsm, steps=2), "RE": partial(attacks.re_fgsm, steps=2), "FGSM": attacks.fgsm}
+
+
+@pytest.fixture
+def data():
+    x = (grid_images(12) * 255).round().to(torch.uint8)
+    unlabelled = Images(x, torch.zeros(12, dtype=torch.int64), torch.arange(12), tuple("abcdefghij"), "shapes", "test")
+    labels = predictions(NETS["f"], unlabelled)
+    return Images(x, labels, torch.arange(12), tuple("abcdefghij"), "shapes", "test")
+
+
+def table(path):
+    return ResultTable(path / "t.csv", "2.1", "smoke", "shapes", "cpu", seed=0, config={})
+
+
+def plain(model, x, y, eps, seed, index):
+    return x
+
+
+def raises(model, x, y, eps, seed, index):
+    raise ArithmeticError("no such luck")
+
+
+def dies(model, x, y, eps, seed, index, times, folder):
+    """Ends its process, as often as that has not happened yet; the log has a line for each call."""
+    calls = Path(folder) / "calls"
+    with calls.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if len(calls.read_text().split()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def calls(path):
+    return (path / "calls").read_text().split()
+
+
+def on_ray(**options):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'advlib[cluster]'")
+    return engines.OnRay(**options)
+
+
+# --- the same table --------------------------------------------------------------------------------------------------
+
+
+def measured(engine, data, path=None, batch_size=5):
+    kept = None if path is None else table(path)
+    nets = {"f": NETS["f"]}
+    rows = success_rates(MI, NETS, nets, data, [8, 16], table=kept, batch_size=batch_size, engine=engine)
+    return rows.drop(columns="seconds"), kept and kept.outcomes
+
+
+def check_same(engine, data, tmp_path):
+    (expected, fooled), (rows, ours) = (measured(e, data, tmp_path / str(k)) for k, e in enumerate(("serial", engine)))
+    pd.testing.assert_frame_equal(rows, expected)
+    assert ours.index.tolist() == fooled.index.tolist() and set(ours.cells) == set(fooled.cells)
+    for key, outcome in fooled.cells.items():
+        assert (ours.cells[key].fooled == outcome.fooled).all() and (ours.cells[key].right == outcome.right).all()
+    return expected
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes_give_the_table_of_one(data, tmp_path, jobs):
+    check_same(engines.Local(jobs), data, tmp_path)
+
+
+def test_processes_give_the_rows_without_a_table_too(data):
+    rows, _ = measured(engines.Local(2), data, batch_size=12)
+    pd.testing.assert_frame_equal(rows, measured("serial", data)[0])
+
+
+def test_actors_give_the_table_of_one(data, tmp_path):
+    check_same(on_ray(jobs=2), data, tmp_path)
+
+
+def test_cells_that_are_there_are_not_run_again(data, tmp_path, capfd):
+    run = partial(success_rates, MI, {"f": NETS["f"]}, {"f": NETS["f"]}, data, table=table(tmp_path))
+    run([8])
+    rows = run([4, 8], engine=engines.Local(2), title="again")
+    assert rows.eps_255.tolist() == [4.0, 4.0, 8.0, 8.0] * 3
+    assert "again: 6/6" in capfd.readouterr().out
+
+
+def test_what_an_attack_prints_does_not_come_between_the_answers(data, capfd):
+    success_rates({"says": says}, NETS, NETS, relabelled(data), [8], engine=engines.Local(1))
+    assert "said so" in capfd.readouterr().err
+
+
+def says(model, x, y, eps, seed, index):
+    print("said so", flush=True)
+    return x
+
+
+def relabelled(data):
+    """Images that both networks name alike."""
+    return data[predictions(NETS["h"], data) == data.y]
+
+
+# --- workers that die, attacks that raise ----------------------------------------------------------------------------
+
+
+def check_dead(engine, data, tmp_path):
+    """A cell whose worker dies twice is there in the end; one whose worker always dies is named, as is an attack that
+    raises, and a second call runs these two alone."""
+    net = {"f": NETS["f"]}
+    for name in ("twice", "always"):
+        (tmp_path / name).mkdir()
+    several = {
+        "raises": raises,
+        "twice": partial(dies, times=2, folder=str(tmp_path / "twice")),
+        "always": partial(dies, times=99, folder=str(tmp_path / "always")),
+        "plain": plain,
+    }
+    kept = table(tmp_path)
+    with pytest.raises(engines.FailedCells, match="2 of 4 cells failed") as caught:
+        success_rates(several, net, net, data, [8], table=kept, batch_size=99, engine=engine)
+    errors = caught.value.errors
+    assert set(errors) == {f"attack {name!r} on 'f' at 8/255" for name in ("raises", "always")}
+    assert errors["attack 'raises' on 'f' at 8/255"].cause == "ArithmeticError: no such luck"
+    assert "in raises" in errors["attack 'raises' on 'f' at 8/255"].trace
+    assert "died, 3 times" in errors["attack 'always' on 'f' at 8/255"].cause
+    assert set(kept.frame.attack) == {"twice", "plain"}
+    for name in ("twice", "always"):
+        assert len(set(calls(tmp_path / name))) == len(calls(tmp_path / name)) == 3, "a new worker each time"
+    healed = several | {"raises": plain, "always": plain}
+    rows = success_rates(healed, net, net, data, [8], table=kept, batch_size=99, engine=engine)
+    assert set(rows.attack) == set(several) and len(calls(tmp_path / "twice")) == 3
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_dies_costs_its_cell_alone(data, tmp_path, jobs):
+    check_dead(engines.Local(jobs), data, tmp_path)
+
+
+def test_an_actor_that_dies_costs_its_cell_alone(data, tmp_path):
+    check_dead(on_ray(jobs=2), data, tmp_path)
+
+
+def test_in_one_process_an_error_is_raised_at_once(data):
+    with pytest.raises(ArithmeticError, match="no such luck"):
+        success_rates({"raises": raises}, NETS, NETS, relabelled(data), [8])
+
+
+# --- what is refused before any work ---------------------------------------------------------------------------------
+
+
+def test_malformed_engines_are_refused(data):
+    run = partial(success_rates, {"plain": plain}, {"f": NETS["f"]}, {"f": NETS["f"]}, data, [8])
+    with pytest.raises(ValueError, match="engine='dask': expected one of serial, local, ray"):
+        run(engine="dask")
+    for wrong in (3, None, engines.Local):
+        with pytest.raises(TypeError, match="engine"):
+            run(engine=wrong)
+    with pytest.raises(ValueError, match="jobs=0: expected a whole number"):
+        engines.Local(jobs=0)
+    with pytest.raises(ValueError, match="there is no GPU 99"):
+        engines.Local(devices=[99])
+    for wrong, error in (([], ValueError), ([-1], ValueError), ("0", TypeError)):
+        with pytest.raises(error, match="devices"):
+            engines.Local(devices=wrong)
+
+
+def test_a_ray_that_is_missing_is_named_before_any_work(data, monkeypatch):
+    monkeypatch.setattr("advlib.bench.engines.on_ray.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"advlib\[cluster\]"):
+        success_rates({"never": raises}, NETS, NETS, data, [8], engine="ray")
+
+
+@pytest.mark.parametrize("cloudpickle", [True, False])
+def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch, cloudpickle):
+    if cloudpickle:
+        pytest.importorskip("cloudpickle")
+    else:
+        monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a worker was started"))
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="attack 'mine': it cannot be sent.*functools.partial.*engine=\"serial\"") as e:
+        success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, relabelled(data), [8], engine="local")
+    assert ("with cloudpickle" in str(e.value)) is not cloudpickle
+    if not cloudpickle:
+        for wrong in (lambda z: NETS["f"](z), in_main()):
+            with pytest.raises(TypeError, match="surrogate 'f'"):
+                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, relabelled(data), [8], engine="local")
+
+
+def in_main():
+    """A function as a notebook defines it."""
+    space = {"net": NETS["f"], "__name__": "__main__"}
+    exec("def asked(z):\n    return net(z)", space)
+    return space["asked"]
+
+
+def test_lambdas_run_where_cloudpickle_is(data):
+    pytest.importorskip("cloudpickle")
+    shift = 2 / 255
+    attack = {"mine": lambda m, x, y, eps, **o: (x + shift).clamp(max=1)}
+    run = partial(success_rates, attack, {"f": lambda z: NETS["f"](z)}, {"f": NETS["f"]}, data, [8])
+    ours, expected = run(engine=engines.Local(1)), run()
+    pd.testing.assert_frame_equal(ours.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_a_worker_that_cannot_be_set_up_says_why(data):
+    with pytest.raises(RuntimeError, match="could not be set up: ArithmeticError: not here"):
+        success_rates({"a": plain}, NETS, {"t": Elsewhere()}, data, [8], engine=engines.Local(1))
+
+
+class Elsewhere(type(NETS["f"].net)):
+    """A network that is read in no other process."""
+
+    def __init__(self):
+        super().__init__(NETS["f"])
+
+    def __setstate__(self, state):
+        raise ArithmeticError("not here")
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+SLEEPS = """
+import sys, time, os
+from test_engines import NETS, success_rates, engines, sleeps
+import torch
+from conftest import grid_images
+from advlib.zoo.datasets import Images
+from functools import partial
+x = grid_images(4)
+data = Images((x * 255).round().to(torch.uint8), NETS["f"](x).argmax(1), torch.arange(4), tuple("abcdefghij"), "shapes",
+              "test")
+success_rates({"sleeps": partial(sleeps, folder=sys.argv[1])}, {"f": NETS["f"]}, {"f": NETS["f"]}, data, [4, 8],
+              engine=engines.chosen(eval(sys.argv[2])))
+"""
+
+
+def sleeps(model, x, y, eps, seed, index, folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+
+def check_ends(tmp_path, engine, sign):
+    """Workers in the middle of a cell are gone soon after the driver is told to stop, or is dead."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-c", SLEEPS, str(tmp_path), engine]
+    driver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE)
+    workers = within(60, lambda: len(found := list(tmp_path.iterdir())) == 2 and found)
+    driver.send_signal(sign)
+    _, said = driver.communicate(timeout=30)
+    assert driver.returncode and (sign == signal.SIGKILL or b"KeyboardInterrupt" in said)
+    assert within(10, lambda: not any(alive(int(worker.name)) for worker in workers))
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def within(seconds, asked):
+    deadline = time.monotonic() + seconds
+    while not (found := asked()):
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.1)
+    return found
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_asked(tmp_path, sign):
+    check_ends(tmp_path, "engines.Local(2)", sign)
+
+
+@needs_proc
+def test_no_actor_outlives_an_interrupt(tmp_path):
+    on_ray()
+    check_ends(tmp_path, "engines.OnRay(2)", signal.SIGINT)
