@@ -374,3 +374,7 @@ def _plain(value: object) -> str:
     if isinstance(value, str):
         return re.sub(r"[^A-Za-z0-9_.-]", "_", value)
     return repr(value).removesuffix(".0").lower()
+
+
+ENGINE = "ADVLIB_ENGINE"
+"""Names the engine on which the tables of chapters run (`engines`). It is no parameter: the numbers are the same."""

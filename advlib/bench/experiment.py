@@ -25,7 +25,7 @@ from ..zoo.weights import digest
 from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
-from .engines import Engine
+from .engines import Engine, of_chapters
 from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
 
 
@@ -35,7 +35,8 @@ class Experiment:
 
     run: of the chapter, as `chapters.begin` gives it; models: the targets by name; images: what is attacked; eps_255:
     budgets in 1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the
-    numbers; engine: where the cells of `measure` run, as of `success_rates`.
+    numbers; engine: where the cells of `measure` run, as of `success_rates`; by default the one that $ADVLIB_ENGINE
+    names, or else this process.
     """
 
     run: Run
@@ -45,7 +46,7 @@ class Experiment:
     steps: int | None = None
     seed: int = 0
     config: Mapping[str, object] = field(default_factory=dict)
-    engine: str | Engine = "serial"
+    engine: str | Engine = field(default_factory=of_chapters)
 
     def measure(
         self, table: str, attacks: Mapping[str, Attack], surrogates: Mapping[str, nn.Module], stem: str | None = None

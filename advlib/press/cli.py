@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-from ..bench.chapters import SCALES, UsageError, number, parameters, select, title
+from ..bench.chapters import ENGINE, SCALES, UsageError, number, parameters, select, title
 from ..files.locks import BusyError
 from ..files.paths import BUILD, CHECKOUT, NOTEBOOKS, WriteError
 from ..zoo import registry
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fresh", action="store_true", help="delete earlier tables and checkpoints instead of resuming from them"
     )
     _add_at_once(p, "chapters")
+    _add_engine(p)
     p.set_defaults(command=_run)
 
     p = commands.add_parser("sweep", help="execute a chapter for every combination of values, each into its own folder")
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dry-run", action="store_true", help="print the runs, their state and their folders, and stop")
     _add_at_once(p, "runs")
+    _add_engine(p)
     p.set_defaults(command=_sweep)
 
     p = commands.add_parser("collect", help="put the tables of many runs into one, with means, and a page beside it")
@@ -166,9 +170,33 @@ def _add_at_once(p: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _add_engine(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--engine",
+        metavar="NAME[:JOBS]",
+        help="where the cells of tables run: serial (default), local or ray, with a number of workers, as local:4",
+    )
+    p.add_argument("--address", help="of the Ray cluster for --engine ray, such as auto; $RAY_ADDRESS is the same")
+
+
 def _check_at_once(args: argparse.Namespace) -> None:
     if args.at_once < 1:
         raise UsageError(f"--at-once {args.at_once}: expected a number of at least 1")
+
+
+def _use_engine(args: argparse.Namespace) -> None:
+    """Tell the chapters, which begin as processes of their own, by the environment."""
+    name = (args.engine or "serial").partition(":")[0]
+    if args.engine is not None:
+        if not re.fullmatch(r"serial|(local|ray)(:[1-9]\d*)?", args.engine):
+            raise UsageError(f"--engine {args.engine}: expected serial, local or ray, the last two also as local:4")
+        if name == "ray" and find_spec("ray") is None:
+            raise UsageError("--engine ray: Ray is not installed: pip install 'advlib[cluster]'")
+        os.environ[ENGINE] = args.engine
+    if args.address is not None:
+        if name != "ray":
+            raise UsageError(f"--address {args.address}: only with --engine ray")
+        os.environ["RAY_ADDRESS"] = args.address
 
 
 def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
@@ -177,6 +205,7 @@ def _run(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     if args.out == "":
         raise UsageError("--out: expected a folder")
     _check_at_once(args)
+    _use_engine(args)
     out = Path(args.out).expanduser().resolve() if args.out else None
     done = run.run(args.chapters, args.scale, args.dataset, args.given, args.fresh, notebooks, build, out, args.at_once)
     return 0 if done else 1
@@ -186,6 +215,7 @@ def _sweep(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     from . import sweep
 
     _check_at_once(args)
+    _use_engine(args)
     where = (notebooks, build, args.at_once, args.dry_run)
     return 0 if sweep.sweep(args.chapter, args.scale, args.dataset, args.given, args.fresh, *where) else 1
 

@@ -3,6 +3,7 @@
 rows = success_rates(attacks, surrogates, targets, data, [8], engine="local")      # a worker for each GPU or core
 rows = success_rates(..., engine=engines.Local(jobs=2, devices=[0, 1]))
 rows = success_rates(..., engine=engines.OnRay(jobs=16, address="auto", num_gpus=1))  # pip install 'advlib[cluster]'
+python -m advlib run 02 --engine local:4                    # the tables of a chapter; or ADVLIB_ENGINE, for papermill
 
 An engine runs a job, which is the same for all cells, on one cell after another, and hands back each result as soon as
 it is there. What a worker needs (networks, attacks, images) is pickled once, sent to it once, and stays on its device;
@@ -16,6 +17,6 @@ raises at once. An interrupt stops all workers.
 
 from .local import Local
 from .on_ray import OnRay
-from .protocol import TRIES, CellError, Engine, FailedCells, Job, Serial, chosen
+from .protocol import TRIES, CellError, Engine, FailedCells, Job, Serial, chosen, of_chapters
 
-__all__ = ["TRIES", "CellError", "Engine", "FailedCells", "Job", "Local", "OnRay", "Serial", "chosen"]
+__all__ = ["TRIES", "CellError", "Engine", "FailedCells", "Job", "Local", "OnRay", "Serial", "chosen", "of_chapters"]

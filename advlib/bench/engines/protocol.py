@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ...core import checks
+from ..chapters import ENGINE
 
 Cell = Hashable
 """One piece of work; what it means is between the job and the one who asks."""
@@ -70,16 +72,27 @@ class Serial:
                 yield cell, job(cell)
 
 
+def of_chapters() -> str:
+    """The engine that $ADVLIB_ENGINE names, or "serial"."""
+    return os.environ.get(ENGINE) or "serial"
+
+
 def chosen(engine: object) -> Engine:
-    """An engine, or the one of that name: "serial", "local" or "ray". Raises TypeError or ValueError for another value,
-    and ModuleNotFoundError where Ray is not installed."""
+    """An engine, or the one of that name: "serial", "local" or "ray", the last two also with a number of jobs behind
+    them, "local:4". Raises TypeError or ValueError for another value, and ModuleNotFoundError where Ray is not
+    installed."""
     from . import Local, OnRay  # here: they stand on this module
 
-    known = {"serial": Serial, "local": Local, "ray": OnRay}
     if isinstance(engine, Engine) and not isinstance(engine, type):
         return engine
-    checks.choice("engine", engine, known)
-    return known[engine]()
+    known = {"serial": Serial, "local": Local, "ray": OnRay}
+    name, colon, jobs = engine.partition(":") if isinstance(engine, str) else (engine, "", "")
+    checks.choice("engine", name, known)
+    if not colon:
+        return known[name]()
+    if name == "serial" or not jobs.isdigit():
+        raise ValueError(f"engine={engine!r}: expected serial, or local or ray, with :jobs for a number of workers")
+    return known[name](jobs=int(jobs))
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
