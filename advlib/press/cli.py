@@ -187,6 +187,8 @@ def _check_at_once(args: argparse.Namespace) -> None:
 def _use_engine(args: argparse.Namespace) -> None:
     """Tell the chapters, which begin as processes of their own, by the environment."""
     name = (args.engine or "serial").partition(":")[0]
+    if args.address is not None and name != "ray":
+        raise UsageError(f"--address {args.address}: only with --engine ray")
     if args.engine is not None:
         if not re.fullmatch(r"serial|(local|ray)(:[1-9]\d*)?", args.engine):
             raise UsageError(f"--engine {args.engine}: expected serial, local or ray, the last two also as local:4")
@@ -194,8 +196,6 @@ def _use_engine(args: argparse.Namespace) -> None:
             raise UsageError("--engine ray: Ray is not installed: pip install 'advlib[cluster]'")
         os.environ[ENGINE] = args.engine
     if args.address is not None:
-        if name != "ray":
-            raise UsageError(f"--address {args.address}: only with --engine ray")
         os.environ["RAY_ADDRESS"] = args.address
 
 
