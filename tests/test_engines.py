@@ -1,11 +1,13 @@
 """Engines: the same table from every one, workers that die, errors before any work, and no process left behind."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -90,6 +92,49 @@ def test_processes_give_the_table_of_one(data, tmp_path, jobs):
 def test_processes_give_the_rows_without_a_table_too(data):
     rows, _ = measured(engines.Local(2), data, batch_size=12)
     pd.testing.assert_frame_equal(rows, measured("serial", data)[0])
+
+
+class Backwards(engines.Serial):
+    """An engine of somebody's own, whose cells finish in another order, on a device that the driver lacks."""
+
+    def run(self, job, cells):
+        for cell, answer in super().run(job, cells[::-1]):
+            yield cell, replace(answer, device="NVIDIA H100")
+
+
+def test_rows_come_as_asked_for_whatever_finishes_first_and_say_where_they_ran(data, tmp_path):
+    (expected, _), (rows, _) = measured("serial", data), measured(Backwards(), data)
+    pd.testing.assert_frame_equal(rows, expected)
+    rows, _ = measured(Backwards(), data, tmp_path)
+    assert rows.attack.tolist() == expected.attack.tolist() and set(rows.device) == {"NVIDIA H100"}
+
+
+def test_workers_take_the_gpus_in_turn(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
+    crew = engines.Local(jobs=3, devices=[0, 2])._crew(NoJob(), cells=9)
+    assert [child._environment["CUDA_VISIBLE_DEVICES"] for child in crew] == ["5", "7", "5"]
+    assert pickle.loads(crew[0]._first)[1] == "cuda"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    crew = engines.Local()._crew(NoJob("cuda"), cells=9)
+    assert [child._environment["CUDA_VISIBLE_DEVICES"] for child in crew] == ["0", "1", "2"]
+    crew = engines.Local(jobs=2)._crew(NoJob(), cells=1)
+    assert len(crew) == 1 and "CUDA_VISIBLE_DEVICES" not in crew[0]._environment
+    assert pickle.loads(crew[0]._first)[1] == "cpu"
+
+
+class NoJob:
+    def __init__(self, device="cpu"):
+        self.device = torch.device(device)
+
+
+def test_actors_are_as_many_as_there_is_room_for():
+    has = {"CPU": 8.0, "GPU": 2.0}
+    assert on_ray()._room(has) == (2, 1) and on_ray(num_gpus=0.5)._room(has) == (4, 0.5)
+    assert on_ray(num_gpus=0, num_cpus=2)._room(has) == (4, 0) and on_ray(jobs=3)._room({"CPU": 4.0}) == (3, 0)
+    for wrong in (on_ray(jobs=3), on_ray(num_gpus=3), on_ray(num_cpus=9)):
+        with pytest.raises(ValueError, match="jobs: the cluster has no room"):
+            wrong._room(has)
 
 
 def test_actors_give_the_table_of_one(data, tmp_path):
@@ -201,15 +246,16 @@ def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch, cloudpi
         success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, relabelled(data), [8], engine="local")
     assert ("with cloudpickle" in str(e.value)) is not cloudpickle
     if not cloudpickle:
-        for wrong in (lambda z: NETS["f"](z), in_main()):
+        for wrong in (lambda z: NETS["f"](z), in_main(monkeypatch)):
             with pytest.raises(TypeError, match="surrogate 'f'"):
                 success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, relabelled(data), [8], engine="local")
 
 
-def in_main():
+def in_main(monkeypatch):
     """A function as a notebook defines it."""
     space = {"net": NETS["f"], "__name__": "__main__"}
     exec("def asked(z):\n    return net(z)", space)
+    monkeypatch.setattr(sys.modules["__main__"], "asked", space["asked"], raising=False)
     return space["asked"]
 
 

@@ -44,6 +44,11 @@ def test_measure_writes_the_table_and_resumes(book):
     assert file.stat().st_mtime_ns == before and again.value.tolist() == rows.value.tolist()
 
 
+def test_cells_run_on_the_engine_of_the_experiment(book):
+    with pytest.raises(ValueError, match="engine='dask'"):
+        replace(book, engine="dask").measure("2.1", {"MI-FGSM": attacks.mi_fgsm}, book.models)
+
+
 def test_accuracy_of_every_model_with_abstentions(book):
     guarded = transformations.RandomizedSmoothing(sigma=0.25, n=20)(tiny_model(), seed=0)
     book = replace(book, models={"resnet": book.models["resnet"], "RS": guarded})

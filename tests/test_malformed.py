@@ -410,7 +410,7 @@ CALLS = {
     "success_rates": Call(
         success_rates,
         "attacks:attacks surrogates:networks targets:networks data:data eps_255:budgets batch_size:count seed:seed "
-        "ball:flag",
+        "ball:flag engine:word",
         {"attacks": {"a": attacks.fgsm}, "surrogates": {"f": F}, "targets": {"f": F}, "data": DATA, "eps_255": [8]},
         {"attacks": "attacks?", "surrogates": "surrogates|f", "targets": "targets|f"},
     ),

@@ -29,9 +29,9 @@ _COMMAND = (
 @dataclass(frozen=True)
 class Local:
     """Cells in `jobs` processes of this machine. Without `devices`, workers run where the data are: on a GPU in turn
-    (by default as many workers as GPUs) or on the CPU, each with its share of the cores (by default a worker for each
-    core, at most `MOST`). devices: the numbers of the GPUs to use, as torch counts them; a job on the CPU is moved
-    there.
+    (by default as many workers as GPUs) or on the CPU, each with its share of the cores, but no more threads than torch
+    has here (by default a worker for each core, at most `MOST`). devices: the numbers of the GPUs to use, as torch
+    counts them; a job on the CPU is moved there.
 
     A worker is a fresh interpreter with this one's import path, which runs no script anew: `if __name__ == "__main__"`
     is not needed. It holds the job and sees its own GPU alone; what it prints goes to stderr. It ends with this
@@ -82,7 +82,7 @@ class Local:
         if gpus is None and job.device.type == "cuda":
             gpus = range(torch.cuda.device_count())
         jobs = min(cells, self.jobs or (len(gpus) if gpus else min(cores, MOST)))
-        share = max(1, cores // max(1, jobs))
+        share = max(1, min(cores // max(1, jobs), torch.get_num_threads()))  # no more than this process allows itself
         first = pickle.dumps((packed(job), "cuda" if gpus else "cpu", share))
         return [_Child(first, _environment(share, gpus and gpus[k % len(gpus)])) for k in range(jobs)]
 

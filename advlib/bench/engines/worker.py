@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 
+from ...engine.kept import keep_memory
 from .protocol import Cell, CellError, Packed, unpacked
 
 POISONED = 70
@@ -26,6 +27,7 @@ class Worker:
     def __init__(self, job: Packed, device: str, threads: int) -> None:
         self._unready: CellError | None = None
         torch.set_num_threads(threads)
+        keep_memory()  # as chapters do
         try:
             if device == "cuda" and not torch.cuda.is_available():
                 raise RuntimeError("it sees no GPU")
