@@ -113,3 +113,10 @@ def test_chapters_that_have_weights_to_train_are_told_apart(monkeypatch):
     assert run.trainers("shapes") == set()
     monkeypatch.setattr("advlib.zoo.weights.manifest", lambda: {})
     assert {"A1", "A2"} <= run.trainers("shapes")
+
+
+def test_who_hears_of_each_that_ended_sees_the_others_started_after_one_that_failed():
+    commands = {n: ["-c", f"print({n!r}); raise SystemExit({int(n == 'A1')})"] for n in ("A1", "00", "01")}
+    ended = {}
+    well = side_by_side.run(commands, 1, ("A1",), lambda name, code, lines: ended.update({name: (code, lines)}))
+    assert not well and ended == {"A1": (1, ["A1\n"]), "00": (0, ["00\n"]), "01": (0, ["01\n"])}

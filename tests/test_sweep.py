@@ -153,9 +153,10 @@ def test_a_dry_run_lists_and_starts_nothing(book, capsys):
     assert not (build / "shapes,eps_255=4,seed=1" / "log").exists()
 
 
-def test_one_that_fails_stops_none_and_the_next_call_runs_it_alone(book, capsys):
+@pytest.mark.parametrize("at_once", ["1", "2"])
+def test_one_that_fails_stops_none_and_the_next_call_runs_it_alone(book, capsys, at_once):
     advlib, build = book
-    assert advlib("-p", "seed=0..3", "-p", "sigmas=1,2", "--at-once", "2", fails="seed=1") == 1
+    assert advlib("-p", "seed=0..3", "-p", "sigmas=1,2", "--at-once", at_once, fails="seed=1") == 1
     out = capsys.readouterr().out
     assert "\n3 done, 1 failed\n" in out and out.count("4/4: at work") == 1
     failed = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("  failed")]
