@@ -45,7 +45,7 @@ def test_bash_can_read_it(block):
 def test_commands_are_known():
     """Whatever runs advlib on the page, with numbers in the place of what the shell puts in."""
     found = re.findall(r"-m advlib (.*?)[\'\n]", re.sub(r"\s*\\\n\s*", " ", "\n".join(BLOCKS)))
-    assert [line.split()[0] for line in found] == ["sweep", "sweep", "collect", "collect", "run", "run", "run"]
+    assert [line.split()[0] for line in found] == ["sweep", "sweep", "collect", "collect", *["run"] * 5]
     for line in found:
         line = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", line)  # a variable's default
         words = re.sub(r"\$\w+|\{\d\}", "3", line).partition(" :::")[0].replace('"', "").split("#")[0].split()

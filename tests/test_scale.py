@@ -3,6 +3,7 @@
 import pytest
 
 from advlib.bench import scale
+from advlib.files.paths import ROOT
 
 
 def test_cells_are_those_printed_and_passes_those_of_the_thesis_steps():
@@ -44,6 +45,14 @@ def test_a_cell_takes_its_passes_and_shows_every_target_the_result_once(monkeypa
     monkeypatch.setattr(scale, "rate", lambda side: 1000.0)
     assert scale.seconds("2.1") == [1000 * 3 * (2 * 10 + 7) / 1000] * 12
     assert scale.seconds("2.3") == [1000 * 3 * (2 * 40 + 7) / 1000] * 3
+
+
+def test_the_page_has_the_table_as_it_is_computed():
+    shown = (ROOT / "book" / "many_gpus.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if line[:1] == "|"]
+    found = scale.table().round(1)
+    assert rows[0] == ["table", *found.columns] and [row[0] for row in rows[2:]] == list(found.index)
+    assert [[float(cell) for cell in row[1:]] for row in rows[2:]] == [list(row) for row in found.to_numpy()]
 
 
 def test_the_last_worker_is_done_when_the_longest_are_taken_first():
