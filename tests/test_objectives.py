@@ -262,7 +262,8 @@ def vgg(monkeypatch):
 
 def test_the_features_are_those_of_the_first_layers(batch, vgg):
     first = vgg.net[0][1](vgg.net[0][0]((batch[0] - vgg.mean) / vgg.std))
-    assert torch.allclose(objectives._first_layers("vgg", 2, batch[0].device)(batch[0]), first)
+    # Which order a convolution adds in hangs on the processor, and a feature may be nearly 0.
+    assert torch.allclose(objectives._first_layers("vgg", 2, batch[0].device)(batch[0]), first, atol=1e-5)
 
 
 def test_self_supervised_perturbation_moves_the_features_inside_the_ball(batch, vgg):
