@@ -235,7 +235,7 @@ rows.of_gpus(("loop", "compiled"), "over the plain loop")
 # %% [markdown]
 # *MI-FGSM, ten steps. The loop multiplies float32 with TF32, as torch leaves it. What was compiled was measured apart.* Three
 # things to see. At batch 128 the small network waits for the host, and the graph is worth more than all else. At batch 1,024
-# nobody waits, and it is worth little. At 224 pixels the compiler gains half as much again: it adds the bias, the shortcut and
+# nobody waits, and it is worth little. At 224 pixels the compiler gains two fifths more: it adds the bias, the shortcut and
 # the ReLU in one way through memory, where the folded network takes three. The aims, 8 at 32 pixels and 6 at 224, are not met.
 #
 # What is left beside the passes themselves, which are replayed too where the attack is:
