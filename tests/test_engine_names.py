@@ -21,6 +21,15 @@ def test_other_names_are_refused(name):
         engines.chosen(name)
 
 
+def test_another_cluster_than_the_one_in_use_is_refused(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with engines.OnRay()._cluster(), engines.OnRay(address="auto")._cluster():
+        pass
+    with pytest.raises(ValueError, match="connected to a Ray already"), engines.OnRay(address="ray://a:1")._cluster():
+        pass
+
+
 def test_chapters_take_the_engine_of_the_environment(monkeypatch):
     made = [experiment.Experiment(None, {}, None, [8.0]).engine]
     monkeypatch.setenv(chapters.ENGINE, "local:2")

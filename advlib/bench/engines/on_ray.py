@@ -56,6 +56,8 @@ class OnRay:
         import ray
 
         if ray.is_initialized():
+            if self.address not in (None, "auto"):
+                raise ValueError(f"address={self.address!r}: this process is connected to a Ray already")
             yield
             return
         options = {} if self.address else {"include_dashboard": False}
