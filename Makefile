@@ -35,7 +35,7 @@ env: $(STAMP) ## create .venv with everything that is needed
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test,book,course]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test,book,course,imagenet]'
 	@touch $@
 
 reproduce: $(STAMP) ## run the chapters, JOBS at a time, write tables, figures and notebooks to _build, and the book over them

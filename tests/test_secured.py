@@ -7,6 +7,7 @@ from conftest import grid_images, tiny_model
 from advlib.core import published
 from advlib.defenses import authors, purification, secured, transformations
 from advlib.defenses.purification import PURIFIERS, Purification
+from advlib.zoo import witnesses
 
 
 def printed(table):
@@ -50,6 +51,16 @@ def test_on_imagenet_what_is_not_in_the_folder_is_left_out(loaded, monkeypatch, 
     nine = secured.nine("imagenet", folder=tmp_path)
     assert [*nine] == ["R&P", "NIPS-r3", "Bit-Red", "JPEG", "FD", "RS", "NRP"]
     assert isinstance(nine["RS"].defence, transformations.RandomizedSmoothing)
+
+
+def test_stand_ins_are_those_of_the_nine_that_need_no_training_and_guard_no_source(loaded):
+    guards = secured.stand_ins(seed=3)
+    assert [*guards] == [name for name in secured.NINE if name not in ("HGD", "ComDefend", "NRP")]
+    sources = [name for name in witnesses.WITNESSES if name.startswith("imagenet")][:3]
+    assert loaded and not set(loaded) & set(sources) and set(loaded) <= set(witnesses.WITNESSES)
+    assert all(guard.seed == 3 and not guard.training for guard in guards.values())
+    with pytest.raises(TypeError, match="seed"):
+        secured.stand_ins(seed=1.5)
 
 
 @pytest.mark.parametrize("targets", [secured.nine, secured.trained, secured.six])

@@ -55,8 +55,10 @@ def between(rows: pd.DataFrame, better: str, worse: str) -> Difference:
     the paired interval where it is known which images were fooled (`ResultTable` keeps that beside the table): for one
     target Newcombe's for paired proportions, for a mean over several Student's of the mean difference of an image. Else
     they have Newcombe's for two proportions, at n images: outcomes of one image on several targets depend on one
-    another. Rows of several seeds, which `source` begins with, have Student's interval of the differences within each.
-    All others are one mean each and carry an interval (MOVER). Raises ValueError for an attack without rows.
+    another. Where other images count for one target than for another, an image adds to the mean over the targets what
+    it adds to each of those rates (Taylor linearisation), and Student's interval is over that. Rows of several seeds,
+    which `source` begins with, have Student's interval of the differences within each. All others are one mean each and
+    carry an interval (MOVER). Raises ValueError for an attack without rows.
     """
     first, second = (rows[rows["attack"] == name] for name in (better, worse))
     if first.empty or second.empty:
@@ -93,24 +95,38 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame) -> Difference | None:
     a, b = _each_image(first), _each_image(second)
     if a is None or b is None or not all(map(np.array_equal, a[:2], b[:2])):
         return None
-    of, against = a[2][:, a[1]], b[2][:, b[1]]
-    if len(of) == len(against) == 1:
-        return Difference(*intervals.paired_difference(of[0], against[0]), PAIRED)
-    each = 100 * (of.mean(0) - against.mean(0))
+    counted, of, against = a[1], a[2], b[2]
+    if len(of) == 1:
+        kept = counted[0]
+        return Difference(*intervals.paired_difference(of[0][kept], against[0][kept]), PAIRED)
+    each = _shares(of.astype(float) - against, counted)
     if np.ptp(each) < 1e-9:
         return None  # all images alike, or one: what they would vary by is not to be seen, and no interval is no width
     return Difference(*intervals.paired_mean(each), PAIRED)
 
 
+def _shares(each: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Numbers of which the mean is that of the rates of all rows, and the spread is what the images give it, in
+    percent, one for each image that counts in some row. each: (rows, N), what happened to each image; counted: bool
+    (rows, N). Where the same images count in all rows, it is the mean over the rows."""
+    n = counted.sum(1, keepdims=True)
+    rates = (each * counted).sum(1, keepdims=True) / n
+    some = counted.any(0)
+    around = ((each - rates) * counted / n).mean(0)[some]
+    return 100 * (rates.mean() + some.sum() * around)
+
+
 def _each_image(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Of every image: its number, whether it counts, and whether each row's attack fooled the target, (rows, N). None
-    where this is not kept of all rows, or other images count in one than in another. DamagedError: of another run."""
+    """The number of every image, (N,), and of each row, in the order of sources and targets, whether the image counts
+    and whether the target was fooled, (rows, N). None where this is not kept of all rows. DamagedError: of another
+    run."""
     path, columns = rows.attrs.get(ATTRIBUTE), {"source", "target", "eps_255", "metric"}
     if path is None or not Path(path).exists() or not columns <= set(rows):
         return None
     if not rows["metric"].isin((outcomes.COMMON, outcomes.ALL)).all():
         return None
-    kept, cells = outcomes.read(Path(path)), rows.to_dict("records")
+    kept = outcomes.read(Path(path))
+    cells = rows.sort_values(["source", "target", "eps_255", "metric"]).to_dict("records")
     if not {outcomes.key_of(row) for row in cells} <= kept.cells.keys():
         return None
     if strange := [row for row in cells if not kept.agree(row)]:
@@ -119,6 +135,4 @@ def _each_image(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         )
     found = [kept.of(*outcomes.key_of(row)) for row in cells]
     counted = [outcome.counted(row["metric"]) for outcome, row in zip(found, cells, strict=True)]
-    if any(not np.array_equal(counted[0], other) for other in counted):
-        return None
-    return kept.index, counted[0], np.stack([outcome.fooled for outcome in found])
+    return kept.index, np.stack(counted), np.stack([outcome.fooled for outcome in found])

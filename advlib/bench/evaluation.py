@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +44,13 @@ Attack = Callable[..., torch.Tensor]
 """(model, x, y, eps=, seed=, index=) -> adv: what every preset of `attacks` is."""
 
 ABSTAINED = "abstained"
-"""The metric beside the two of success, COMMON and ALL, which have two denominators. asr: over the images that every
-evaluated model gets right (the thesis' protocol); asr_all: over all images, so that those a target got wrong anyway
-count as successes. A defence that declines to answer has not been fooled: `abstained` counts that, over the images of
-`asr`."""
+"""The metric beside the two of success, COMMON and ALL, which have two denominators. asr: over the images that the
+networks get right (COUNTED); asr_all: over all images, so that those a target got wrong anyway count as successes. A
+defence that declines to answer has not been fooled: `abstained` counts that, over the images of `asr`."""
+COUNTED = ("all right", "both right")
+"""Which images success is counted over: those that every evaluated network names correctly (the thesis' protocol, and
+the same for all targets), or, for each target, those that it and the surrogate name correctly. The second keeps more
+images where one of the networks is weak."""
 
 
 @torch.no_grad()
@@ -174,6 +177,7 @@ def success_rates(
     batch_size: int = 100,
     seed: int = 0,
     ball: bool = True,
+    counted: str = COUNTED[0],
     title: str = "success rates",
     engine: str | Engine = "serial",
 ) -> pd.DataFrame:
@@ -183,36 +187,34 @@ def success_rates(
     written there cell by cell (source, attack, budget), with which images were fooled, and cells that it holds already
     are not run again, unless the attack's function or keywords are others now. ball: whether what an attack returns has
     to be within the budget in every value, as it always has to be like x, finite and in [0, 1]; False for attacks
-    without one (C&W). engine: where the cells run, "serial", "local", "ray" or one of `engines`; the numbers are the
-    same, and the file has its rows in the order of finishing.
-    Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that every
-    target and surrogate names correctly, "asr_all" over all, and "abstained" for targets that may), value in percent,
-    n, ci_low, ci_high (Wilson, 95 %), passes per image, seconds of the attack. On a GPU, presets are recorded where
-    there are batches enough, and replayed (`graphs.captured`): the numbers stay, and the seconds are fewer.
+    without one (C&W). counted: over which images, one of COUNTED. engine: where the cells run, "serial", "local", "ray"
+    or one of `engines`; the numbers are the same, and the file has its rows in the order of finishing.
+    Returns tidy rows of what was asked for: source, attack, target, eps_255, metric ("asr" over the images that the
+    networks name correctly, "asr_all" over all, and "abstained" for targets that may), value in percent, n, ci_low,
+    ci_high (Wilson, 95 %), passes per image, seconds of the attack. On a GPU, presets are recorded where there are
+    batches enough, and replayed (`graphs.captured`): the numbers stay, and the seconds are fewer.
     Raises TypeError or ValueError, before any attack, for what is not as described, if a surrogate and another target
-    have one name, or if no image is right for all models; and for an attack that returns something else, by its name.
-    An engine with workers ends the other cells first, and then raises FailedCells; before any work, TypeError for what
-    cannot be sent to a worker, and ModuleNotFoundError for Ray, where that is missing.
+    have one name, or if no image counts; and for an attack that returns something else, by its name. An engine with
+    workers ends the other cells first, and then raises FailedCells; before any work, TypeError for what cannot be sent
+    to a worker, and ModuleNotFoundError for Ray, where that is missing.
     """
     _check_asked(attacks, surrogates, targets, data, eps_255)
     engine = engines.chosen(engine)
     checks.whole("batch_size", batch_size, 1)
     checks.whole("seed", seed)
     checks.flag("ball", ball)
+    checks.choice("counted", counted, COUNTED)
     if table is not None:
         checks.instance("table", table, ResultTable, "a ResultTable")
     surrogates, targets = _modules(surrogates), _modules(targets)
     networks = {**surrogates, **targets}
-    right = torch.stack([predictions(m, data, batch_size) == data.y for m in networks.values()]).all(0)
-    if not right.any():
-        raise ValueError(
-            "data: no image is classified correctly by all models, so that the success rate has no denominator"
-        )
+    right = {name: predictions(network, data, batch_size) == data.y for name, network in networks.items()}
+    keep = _kept(right, surrogates, targets, counted)
     _check_copies(surrogates, targets, data)
     cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
     if table is not None:
         table.expect({name: described(attack) for name, attack in attacks.items()})
-    job, found, failed = _Job(_Run(targets, data, right, batch_size, seed, ball), attacks, surrogates), {}, {}
+    job, found, failed = _Job(_Run(targets, data, keep, batch_size, seed, ball), attacks, surrogates), {}, {}
     todo = [cell for cell in dict.fromkeys(cells) if table is None or not table.done(*cell)]
     with Progress(title, len(cells)) as bar, closing(engine.run(job, todo)) as answers:
         for _ in range(len(cells) - len(todo)):
@@ -250,6 +252,23 @@ def _check_asked(attacks: object, surrogates: object, targets: object, data: obj
         raise TypeError(f"eps_255: expected a list of budgets in 1/255, got {checks.shown(eps_255)}")
     for eps in eps_255:
         checks.number("eps_255", eps, 0, 255, note="in 1/255 of the range of a pixel")
+
+
+def _kept(
+    right: Mapping[str, torch.Tensor], surrogates: Iterable[str], targets: Iterable[str], counted: str
+) -> dict[tuple[str, str], torch.Tensor]:
+    """The images, bool (N,), that count for each pair of surrogate and target. right: of each network, those that it
+    names correctly. Raises ValueError for a pair without any."""
+    every = torch.stack(list(right.values())).all(0)
+    pairs = [(source, target) for source in surrogates for target in targets]
+    kept = {(s, t): every if counted == COUNTED[0] else right[s] & right[t] for s, t in pairs}
+    for pair, images in kept.items():
+        if not images.any():
+            by = "all models" if counted == COUNTED[0] else " and ".join(pair)
+            raise ValueError(
+                f"data: no image is classified correctly by {by}, so that the success rate has no denominator"
+            )
+    return kept
 
 
 def _check_copies(surrogates: Mapping[str, nn.Module], targets: Mapping[str, nn.Module], data: Images) -> None:
@@ -297,12 +316,12 @@ def _in_words(cell: tuple[str, str, float]) -> str:
 
 @dataclass(frozen=True)
 class _Run:
-    """What all cells of a table share. right: bool (N,), the images that every network gets right; the others: of
+    """What all cells of a table share. kept: bool (N,) by surrogate and target, the images that count; the others: of
     `success_rates`."""
 
     targets: Mapping[str, nn.Module]
     data: Images
-    right: torch.Tensor
+    kept: Mapping[tuple[str, str], torch.Tensor]
     batch_size: int
     seed: int
     ball: bool
@@ -315,14 +334,14 @@ class _Run:
         source, attacker, eps = cell
         what = _in_words(cell)
         given, cost = self._answers(attack, surrogate, eps, what)
-        rows, found, right = [], {}, self.right.cpu().numpy()
+        rows, found = [], {}
         for name, answers in given.items():
             abstained = answers == ABSTAIN
             fooled = (answers != self.data.y) & ~abstained
             of = {"source": source, "attack": attacker, "target": name, "eps_255": eps}
-            rates = _rates(self.targets[name], fooled, abstained, self.right)
-            rows += [{**of, **rate, **cost} for rate in rates]
-            found[source, attacker, name, eps] = Outcome(fooled.cpu().numpy(), right)
+            kept = self.kept[source, name]
+            rows += [{**of, **rate, **cost} for rate in _rates(self.targets[name], fooled, abstained, kept)]
+            found[source, attacker, name, eps] = Outcome(fooled.cpu().numpy(), kept.cpu().numpy())
         return rows, Outcomes(self.data.index.cpu().numpy(), found)
 
     def _answers(
@@ -424,11 +443,11 @@ def _replayed(run: Attack, attack: Attack, surrogate: nn.Module, batch: Images, 
 
 
 def _rates(
-    target: nn.Module, fooled: torch.Tensor, abstained: torch.Tensor, right: torch.Tensor
+    target: nn.Module, fooled: torch.Tensor, abstained: torch.Tensor, kept: torch.Tensor
 ) -> list[dict[str, object]]:
-    rates = [_rate(fooled, right, COMMON), _rate(fooled, torch.ones_like(right), ALL)]
+    rates = [_rate(fooled, kept, COMMON), _rate(fooled, torch.ones_like(kept), ALL)]
     if isinstance(target, Defended) and target.defence.abstains:
-        rates.append(_rate(abstained, right, ABSTAINED))
+        rates.append(_rate(abstained, kept, ABSTAINED))
     return rates
 
 

@@ -26,7 +26,7 @@ from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
 from .engines import Engine, of_chapters
-from .evaluation import ABSTAINED, COMMON, Attack, described, predictions, success_rates
+from .evaluation import ABSTAINED, COMMON, COUNTED, Attack, described, predictions, success_rates
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Experiment:
 
     run: of the chapter, as `chapters.begin` gives it; models: the targets by name; images: what is attacked; eps_255:
     budgets in 1/255; steps: of every attack, None where the attacks bring their own; config: whatever else changes the
-    numbers; engine: where the cells of `measure` run, as of `success_rates`; by default the one that $ADVLIB_ENGINE
-    names, or else this process.
+    numbers; counted: over which images `measure` counts success, as of `success_rates`; engine: where the cells of
+    `measure` run, as of `success_rates`; by default the one that $ADVLIB_ENGINE names, or else this process.
     """
 
     run: Run
@@ -46,6 +46,7 @@ class Experiment:
     steps: int | None = None
     seed: int = 0
     config: Mapping[str, object] = field(default_factory=dict)
+    counted: str = COUNTED[0]
     engine: str | Engine = field(default_factory=of_chapters)
 
     def measure(
@@ -57,7 +58,8 @@ class Experiment:
         (`results.ensemble_name`); stem: the file's name where it is not that table itself.
         """
         networks = {"targets": self.models, "surrogates": surrogates}
-        kept = self._kept(table, self.images, networks, stem=stem)
+        other = {} if self.counted == COUNTED[0] else {"counted": self.counted}
+        kept = self._kept(table, self.images, networks, other, stem)
         if self.steps is not None:
             attacks = {name: partial(attack, steps=self.steps) for name, attack in attacks.items()}
         rows = success_rates(
@@ -68,6 +70,7 @@ class Experiment:
             self.eps_255,
             table=kept,
             seed=self.seed,
+            counted=self.counted,
             title=stem or f"Table {table}",
             engine=self.engine,
         )
@@ -141,7 +144,7 @@ class Experiment:
     def show(self, rows: pd.DataFrame) -> None:
         """Our table in the thesis' layout, one for each budget."""
         for eps, part in rows[rows.metric == COMMON].groupby("eps_255", sort=False):
-            setting = f"{self.run.dataset}, {self.run.scale} scale, {eps:g}/255, n = {part.n.min()}"
+            setting = f"{self.run.dataset}, {self.run.scale} scale, {eps:g}/255, {results.images(part)}"
             _say(f"**Ours**, {setting}; a star: white-box")
             _show(results.layout(part))
 
@@ -156,7 +159,7 @@ class Experiment:
         their interval of 95 %, with ▲ or ▼ where that leaves out 0. rows: as `measure` returns them."""
         found = claims.gains(rows, baseline)
         found["cell"] = [_gain(row) for row in found.itertuples()]
-        found["column"] = [f"{row.kind}, {row.eps_255:g}/255 (n = {row.n})" for row in found.itertuples()]
+        found["column"] = [f"{row.kind}, {row.eps_255:g}/255 ({row.images})" for row in found.itertuples()]
         attacks, columns = (list(dict.fromkeys(found[name])) for name in ("attack", "column"))
         table = found.pivot(index="attack", columns="column", values="cell").loc[attacks, columns]
         table.insert(0, "passes", found.groupby("attack").passes.first().round().astype(int))
@@ -175,7 +178,7 @@ class Experiment:
             ours = results.averages(rows[(rows.metric == COMMON) & (rows.eps_255 == nearest)])
             printed = results.averages(in_print[in_print.eps_255 == eps])
             both = results.side_by_side(printed, ours, on=("attack", "role")).sort_values("role", kind="stable")
-            paper = f"**Paper** ({eps:g}/255, n = {printed.n.min()})"
+            paper = f"**Paper** ({eps:g}/255, {results.images(printed)})"
             _say(f"{paper} **beside ours** ({self.run.dataset}, {self.run.scale} scale, {nearest:g}/255)")
             _show(both.set_index(["role", "attack"]).round(1))
 
@@ -204,7 +207,7 @@ class Experiment:
         for eps, part in rows.groupby("eps_255"):
             _say(
                 f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
-                f"n = {part.n.min()} images that all models get right"
+                f"{results.images(part)} images that the networks get right"
             )
             _show(results.averages(part).set_index(["role", "attack"]).round(1))
             if whole:
@@ -278,8 +281,7 @@ def _label(run: str, tables: Mapping[str, pd.DataFrame]) -> str:
     """The heading of a column of `Experiment.verdicts`: the run, its data set and scale, and the range of its n."""
     rows = pd.concat([table[table["metric"] == COMMON] for table in tables.values()])
     setting = [f"{dataset}, {scale} scale" for dataset, scale in rows[["dataset", "scale"]].drop_duplicates().values]
-    low, high = rows["n"].min(), rows["n"].max()
-    return f"{run}: {', '.join([*setting, f'n = {low}' if low == high else f'n = {low} to {high}'])}"
+    return f"{run}: {', '.join([*setting, results.images(rows)])}"
 
 
 def _score(rows: pd.DataFrame | None, better: str, worse: str) -> str:

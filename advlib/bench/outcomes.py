@@ -6,7 +6,7 @@ intervals.paired_difference(a.fooled[a.right], b.fooled[b.right])
 
 table_2_1.outcomes.npz holds, by name: `source`, `attack`, `target`, `eps_255` of each cell; `fooled`, a row of bits for
 each cell, and `index`, the images' numbers in their data set; `right`, a row of bits for each distinct set of images
-that every network gets right, and `mask`, the row of it that is a cell's. Bits are packed as `numpy.packbits` does.
+that count (`evaluation.COUNTED`), and `mask`, the row of it that is a cell's. Bits are packed as `numpy.packbits` does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from ..files.paths import replacing
 
 COMMON, ALL = "asr", "asr_all"
-"""The metrics that outcomes give: success over the images that every network gets right, and over all images."""
+"""The metrics that outcomes give: success over the images that are named rightly while they are clean, and over all."""
 
 Key = tuple[str, str, str, float]
 """(source, attack, target, eps_255)."""
@@ -43,7 +43,7 @@ class DamagedError(ValueError):
 
 class Outcome(NamedTuple):
     """What one attack did to one target. fooled: bool (N,), the images that the target names wrongly; right: bool (N,),
-    the images that every network names rightly while they are clean."""
+    the images that count: those that the networks name rightly while they are clean (`evaluation.COUNTED`)."""
 
     fooled: np.ndarray
     right: np.ndarray

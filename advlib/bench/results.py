@@ -304,6 +304,12 @@ def side_by_side(
     return both
 
 
+def images(frame: pd.DataFrame) -> str:
+    """ "n = 40" where the rows are of as many images each, else "n = 40 to 62"."""
+    low, high = frame["n"].min(), frame["n"].max()
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
 def ensemble_name(members: Iterable[str]) -> str:
     """What the column `source` calls an ensemble: its members, so that the rows say which targets are white-box."""
     return "+".join(members)

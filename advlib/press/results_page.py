@@ -126,7 +126,7 @@ def _block_of_own(table: str, scale: str, dataset: str, rows: pd.DataFrame) -> s
             "interval": [
                 f"{_signed(row.low)} to {_signed(row.high)}" if row.interval else "" for row in rows.itertuples()
             ],
-            "n": rows.n,
+            "n": rows.images.str.removeprefix("n = "),
         }
     )
     about = f"{_conditions(results.committed(table, scale, dataset), scale, dataset)} {_judged_by(rows.interval)}"

@@ -1,7 +1,7 @@
 """The zoo: models that map images in [0, 1] to logits, by name, with checked weights.
 
 load("shapes/resnet")           a small net of ours (data/weights)
-load("cifar10/resnet20")        an independent witness ($ADVLIB_DATA/weights)
+load("cifar10/resnet20")        an independent witness ($ADVLIB_DATA/weights, or a package: `witnesses`)
 load("timm/inception_v4")       any ImageNet model of timm or torchvision, normalised as its own config says
 create("wrn", "full")           an untrained net of the zoo
 ensemble([f, h])                the mean of the logits
@@ -10,7 +10,7 @@ accelerate(f)                   a faster copy for the attack loop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from torch import nn
 
 from ..core import checks
 from ..core.surrogate import Normalized
-from ..files.paths import WEIGHTS, data_roots
-from .nets import FAMILIES, resnet
+from ..files.paths import WEIGHTS
+from . import witnesses
+from .nets import FAMILIES
 from .registry import DATASETS, TRAINED, Net
 from .weights import WeightsError, existing, fill, manifest, read_checkpoint, restore
 
@@ -56,8 +57,8 @@ def load(name: str) -> nn.Module:
         model = _timm(rest)
     elif source == "torchvision":
         model = _torchvision(rest)
-    elif name in WITNESSES:
-        model = _witness(name)
+    elif name in witnesses.WITNESSES:
+        model = witnesses.load(name)
     else:
         model = _ours(name)
     return model.eval()
@@ -72,22 +73,18 @@ def zoo(dataset: str) -> dict[str, nn.Module]:
     """
     checks.choice("dataset", dataset, (*TRAINED, "imagenet"))
     ours = {family: load(f"{dataset}/{family}") for family in FAMILIES} if dataset in TRAINED else {}
-    known = [name for name in WITNESSES if name.startswith(f"{dataset}/")]
-    found = [name for name in known if _witness_root(name)]
+    found = witnesses.found(f"{dataset}/")
     if len(ours) + len(found) < 2:
-        places = " or ".join(str(root / "weights") for root in data_roots())
-        raise WeightsError(
-            f"{dataset}: {len(found)} network(s) found, and a comparison takes two. Looked in {places} for "
-            f"{', '.join(f'{name}.safetensors' for name in known)} and manifest.json; set ADVLIB_DATA to the folder "
-            "that holds weights/."
-        )
+        known = [name for name in witnesses.WITNESSES if name.startswith(f"{dataset}/") and name not in found]
+        ways = dict.fromkeys(witnesses.how_to_get(name) for name in known)
+        raise WeightsError(f"{dataset}: {len(found)} network(s) found, and a comparison takes two. {' '.join(ways)}")
     return {**ours, **{name.split("/")[1] + "*": load(name) for name in found}}
 
 
 def available() -> list[str]:
     """Names that `load` can give now without a download: ours, then the witnesses found."""
     ours = [name for name in manifest(WEIGHTS) if _named(name) is not None]
-    return [*ours, *(n for n in WITNESSES if _witness_root(n) is not None)]
+    return [*ours, *witnesses.found()]
 
 
 def _named(name: str) -> Net | None:
@@ -214,56 +211,3 @@ def _download(name: str) -> Iterator[None]:
             "Load it once where there is a network; torchvision keeps weights in $TORCH_HOME, "
             "timm in $HF_HOME."
         ) from error
-
-
-# --- witnesses: networks that nobody here trained ---------------------------------------------------------------------
-
-
-def _cifar_resnet(depth: int) -> nn.Module:
-    return resnet(10, 16, (depth - 2) // 6, (16, 32, 64), pad=True)
-
-
-def _tv(name: str, relu6: bool = True) -> nn.Module:
-    import torchvision
-
-    net = torchvision.models.get_model(name, weights=None)
-    if not relu6:
-        for parent in list(net.modules()):
-            for child, module in parent.named_children():
-                if isinstance(module, nn.ReLU6):
-                    setattr(parent, child, nn.ReLU(inplace=True))
-    return net
-
-
-WITNESSES: dict[str, Callable[[], nn.Module]] = {
-    "cifar10/resnet20": lambda: _cifar_resnet(20),
-    "cifar10/resnet44": lambda: _cifar_resnet(44),
-    "imagenet/squeezenet1_0": lambda: _tv("squeezenet1_0"),
-    "imagenet/squeezenet1_1": lambda: _tv("squeezenet1_1"),
-    "imagenet/mobilenet_v2_relu": lambda: _tv("mobilenet_v2", relu6=False),
-}
-
-
-def _witness_root(name: str) -> Path | None:
-    return next((r / "weights" for r in data_roots() if (r / "weights" / f"{name}.safetensors").is_file()), None)
-
-
-def _witness(name: str) -> nn.Module:
-    root = _witness_root(name)
-    if root is None:
-        places = " or ".join(str(r / "weights") for r in data_roots())
-        raise WeightsError(
-            f"{name}: independent weights not found. Looked in {places} for {name}.safetensors and "
-            "manifest.json; set ADVLIB_DATA to the folder that holds weights/."
-        )
-    net = WITNESSES[name]()
-    entry = restore(net, f"{name}.safetensors", root)
-    try:
-        size = None if name.startswith("cifar") else entry["input"]
-        return Normalized(net, entry["mean"], entry["std"], size)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{root / 'manifest.json'}: {name}.safetensors: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
