@@ -381,6 +381,23 @@ def test_two_networks_of_one_name_are_refused(data):
         success_rates({"m": mark}, {"f": Lookup(wrong_on=(0, 1, 2))}, F, data, [8])
 
 
+class Scaled(Lookup):
+    """Logits that are a few percent off, by a weight of some type."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.05, dtype=dtype))
+
+    def forward(self, x):
+        return super().forward(x) * self.weight.float()
+
+
+def test_only_a_copy_in_half_precision_may_be_a_few_percent_off(data):
+    with pytest.raises(ValueError, match="surrogates: 'f' is the name of another network"):
+        success_rates({"m": mark}, {"f": Scaled(torch.float32)}, F, data, [8])
+    assert len(success_rates({"m": mark}, {"f": Scaled(torch.bfloat16)}, F, data, [8])) == 2
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_surrogate_may_be_a_copy_of_the_target_of_its_name(model, small, dtype):
     copies, seen = {"f": accelerate(model, dtype=dtype)}, []

