@@ -73,16 +73,18 @@ def between(
 def gains(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Black-box success of each attack, the mean over the targets of a kind, and how far it is above `baseline`.
 
-    rows: of one table with `white_box`. Columns: attack, kind (of the targets), eps_255, value, images (how many, in
-    words, of all attacks), passes, points, low, high (the interval of 95 %), interval (which one), clear; 0 and "" in
-    the rows of the baseline itself. Raises ValueError where there is no such attack."""
+    rows: of one table with `white_box`. Columns: attack, kind (of the targets), eps_255, value, n (of the target that
+    counts the fewest images), images (of all targets, in words), passes, points, low, high (the interval of 95 %),
+    interval (which one), clear; 0 and "" in the rows of the baseline itself. Raises ValueError where there is no such
+    attack."""
     cases, found = rows[~rows.white_box & (rows.metric == COMMON)], []
     for (eps, of), part in cases.groupby(["eps_255", cases.target.map(kind)], sort=False):
         images = results.images(part)
         for attack, own in part.groupby("attack", sort=False):
             itself = Difference(0.0, 0.0, 0.0, "")
             difference = itself if attack == baseline else differences.between(part, attack, baseline)
-            row = {"attack": attack, "kind": of, "eps_255": eps, "value": own.value.mean(), "images": images}
+            row = {"attack": attack, "kind": of, "eps_255": eps, "value": own.value.mean(), "n": own.n.min()}
+            row["images"] = images
             found.append(row | {"passes": own.passes.mean(), **difference._asdict(), "clear": difference.clear})
     return pd.DataFrame(found)
 

@@ -17,7 +17,12 @@ from ..files.paths import ROOT, replacing
 from .markdown import enumerated
 
 BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
-SCALE, DATASET, BUDGET = "laptop", "cifar10", 8.0
+SCALE = "laptop"
+BUDGETS = {"cifar10": 8.0, "imagenet": 16.0}
+"""In 1/255, of the tables of each data set."""
+DATASET = "cifar10"
+"""Of the tables that have no rows on ImageNet."""
+_SAID = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 
 # By table: the metric, a method of the thesis, and what it is compared with, the best other one in print or its base.
 _UNDEFENDED, _TRAINED, _DEFENDED = claims.SUCCESS.values()
@@ -41,7 +46,7 @@ CLAIMS = {
 GLANCE = ("2.1", "2.2", "3.1", "4.1", "5.2", "5.5")
 """The tables in which the thesis shows EM, RE, GNP, LRS and CR-SAM for the first time, and the last one's curvature;
 the README has the first claim of each."""
-TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "difference, 95 %", "n")
+TITLES = ("table", "metric", "from → to", "thesis", "its setting", "ours", "our setting", "difference, 95 %", "n")
 
 
 def markdown(whole: bool = False) -> str:
@@ -53,16 +58,34 @@ def markdown(whole: bool = False) -> str:
     if not found:
         return f"*No {DATASET} run that compares with the thesis is committed yet.*"
     note = (
-        f"*Ours: {SCALE} scale on {DATASET}, small networks, at {BUDGET:g}/255 where a table has it: not comparable "
-        "with the thesis' setting. Success rates are means over the black-box targets of one kind, in the thesis and "
-        "here, of attacks of 10 steps, for n images that all networks get right. "
+        f"*Ours: {SCALE} scale, small networks: not comparable with the thesis' setting. Success rates are means over "
+        "the black-box targets of one kind, in the thesis and here, of attacks of 10 steps, for n images that all "
+        f"networks get right.{_photographs(found)} "
         f"{_intervals(found)}{_other_kinds(of) if whole else ''}{_training()}{'' if whole else _MORE}*"
     )
-    rule = [":--", ":--", ":--", "--:", ":--", "--:", "--:", "--:"]
+    rule = [":--", ":--", ":--", "--:", ":--", "--:", ":--", "--:", "--:"]
     return "\n".join([_line(TITLES), _line(rule), *(row.line for row in found)]) + "\n\n" + note
 
 
 _MORE = " All claims, attacks, budgets and data sets are on the book's page of results (`make book`)."
+
+
+def dataset_of(table: str) -> str:
+    """The data set of our rows that stand beside a table of the thesis: ImageNet where that is the thesis' own and such
+    rows are committed."""
+    theirs = claims.ATTACKS.get(table, ("", ""))[1]
+    own = theirs == "ImageNet" and claims.compare(table, SCALE, "imagenet") is not None
+    return "imagenet" if own else DATASET
+
+
+def _photographs(found: list[_Row]) -> str:
+    """What is behind the rows on ImageNet; "" where there are none."""
+    if not any(dataset_of(row.table) == "imagenet" for row in found):
+        return ""
+    return (
+        " ImageNet: the ImageNet-compatible photographs, where each target counts those that it and the source get "
+        "right, and n is that of the target with the fewest."
+    )
 
 
 def _intervals(found: list[_Row]) -> str:
@@ -79,7 +102,7 @@ def _intervals(found: list[_Row]) -> str:
 def _other_kinds(of: Mapping[str, list[_Row]]) -> str:
     """Which committed tables have no row, since print and ours have no kind of target in common; "" for none. of: the
     rows of each table."""
-    tables = [t for t, rows in of.items() if not rows and results.committed(t, SCALE, DATASET) is not None]
+    tables = [t for t, rows in of.items() if not rows and results.committed(t, SCALE, dataset_of(t)) is not None]
     if not tables:
         return ""
     what = "Table" if len(tables) == 1 else "Tables"
@@ -105,45 +128,47 @@ class _Row(NamedTuple):
 
 def _rows(table: str) -> list[_Row]:
     """The claims of a table that a committed run has, at the budget nearest to ours."""
-    rows = claims.compare(table, SCALE, DATASET)
+    dataset = dataset_of(table)
+    rows = claims.compare(table, SCALE, dataset)
     if rows is None:
         return []
     rows = rows[rows.paper.notna()]
     found = []
     for metric, method, other in CLAIMS[table]:
         of = rows[rows.metric == metric]
-        pair = _nearest(of[of["name"] == method], of[of["name"] == other])
+        pair = _nearest(of[of["name"] == method], of[of["name"] == other], BUDGETS[dataset])
         if pair is not None:
-            found.append(_row(table, *pair))
+            found.append(_row(table, dataset, *pair))
     return found
 
 
-def _nearest(method: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
+def _nearest(method: pd.DataFrame, other: pd.DataFrame, budget: float) -> tuple[pd.Series, pd.Series] | None:
     """The two rows of the budget nearest to ours (`results.nearest`) of those that both have; None where they have none
     in common. Rows of no budget, NaN, count as of ours."""
-    both = method.fillna({"eps_255": BUDGET}), other.fillna({"eps_255": BUDGET})
+    both = method.fillna({"eps_255": budget}), other.fillna({"eps_255": budget})
     shared = set(both[0].eps_255) & set(both[1].eps_255)
     if not shared:
         return None
-    at = results.nearest(shared, BUDGET)
+    at = results.nearest(shared, budget)
     found = [
         rows.loc[filled.index[filled.eps_255 == at][0]] for rows, filled in zip((method, other), both, strict=True)
     ]
     return found[0], found[1]
 
 
-def _row(table: str, method: pd.Series, other: pd.Series) -> _Row:
+def _row(table: str, dataset: str, method: pd.Series, other: pd.Series) -> _Row:
     at = "" if pd.isna(method.eps_255) else f", {method.eps_255:g}/255"
     names = method["name"], other["name"]
-    difference = claims.between(table, SCALE, DATASET, method.metric, method.eps_255, *names)
+    difference = claims.between(table, SCALE, dataset, method.metric, method.eps_255, *names)
     line = _line(
         [
             f"{table}{_about(table)}",
-            f"{method.metric}{at}",
+            method.metric,
             f"{other['name']} → {method['name']}",
             f"{_number(other.paper)} → {_number(method.paper)}",
             method.setting,
             f"{_number(other.ours)} → {_number(method.ours)}",
+            f"{_SAID[dataset]}{at}",
             f"{difference.points:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
             f"{int(method.n):,}",
         ]
