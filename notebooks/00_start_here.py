@@ -64,8 +64,8 @@ print(RUN)
 # mistakes with attacks come from not keeping to this.
 #
 # The five networks below belong to five families, and each was trained by itself on the same training set.
-# (For `imagenet` the images are those of the NIPS 2017 competition, and the networks are the independent ones in
-# `$ADVLIB_DATA/weights`, which nobody here trained.)
+# (For `imagenet` the images are those of the NIPS 2017 competition, and nobody here trained the networks: the EfficientNet-Lites
+# are packages of the extra `imagenet`, the others lie in `$ADVLIB_DATA/weights`.)
 
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset

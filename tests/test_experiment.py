@@ -274,6 +274,10 @@ def test_verdicts_counts_the_black_box_cases_of_each_run(book):
     assert printed.startswith(f"{w['wins']} : {w['losses']} of {(~ours.white_box).sum() // 2},")
     assert here.startswith(f"{w['wins']} : {w['losses']} of") and there.startswith(f"{w['losses']} : {w['wins']} of")
     assert table.loc[("2.1", "EM-FGSM > NI-FGSM")].tolist()[1:] == ["", ""]
+    photographs = ours.assign(dataset="imagenet", scale="laptop")
+    of_both = book.verdicts(claims, {"2.1": ours}, {"2.1": photographs}, {"2.1": swapped})
+    assert of_both.columns.tolist()[2:] == ["committed run: imagenet, laptop scale, n = 100", headings[2]]
+    assert of_both.iloc[0].tolist() == [printed, here, here, there]
 
 
 def test_verdicts_name_the_interval_which_is_paired_in_a_run_that_kept_its_outcomes(book):

@@ -39,7 +39,8 @@ def test_row_is_the_difference_of_means_over_black_box_targets_beside_the_print(
     old, new = results.black_box(printed).value[["MI-FGSM", "EM-FGSM"]]
     row = (
         "| 2.1, one source | success on undefended targets (%) | MI-FGSM → EM-FGSM "
-        f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 | CIFAR-10, 8/255 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
+        f"| {old:.1f} → {new:.1f} | ImageNet, 16/255 | 45.0 → 55.0 "
+        f"| CIFAR-10, 8/255 | +10.0 [{low:+.1f}, {high:+.1f}] | 200 |"
     )
     assert row in readme.markdown(whole=True).splitlines()
 

@@ -61,6 +61,11 @@ def compare(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     return pd.concat(parts, ignore_index=True)
 
 
+def measured(table: str, scale: str, dataset: str) -> bool:
+    """Whether `compare` has rows."""
+    return _judged(table, scale, dataset) is not None
+
+
 def between(
     table: str, scale: str, dataset: str, metric: str, eps_255: float, better: str, worse: str
 ) -> Difference | None:

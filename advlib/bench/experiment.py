@@ -218,22 +218,23 @@ class Experiment:
         self,
         claims: Sequence[tuple[str, str, str]],
         ours: Mapping[str, pd.DataFrame],
-        committed: Mapping[str, pd.DataFrame | None],
+        *committed: Mapping[str, pd.DataFrame | None],
     ) -> pd.DataFrame:
-        """How claims on an ordering, (table, better, worse), fare in the print, in this run and in the committed one.
+        """How claims on an ordering, (table, better, worse), fare in the print, in this run and in committed ones.
 
-        ours, committed: rows by table. Where a table is None or lacks one of the two attacks the cell is empty; a claim
-        that no table can answer is left out. A cell counts the black-box cases as `results.wins` does:
-        "wins : losses of cases, clear clear_wins : clear_losses (interval)".
+        ours: rows by table; committed: the same, of each data set in turn. Where a table is None or lacks one of the
+        two attacks the cell is empty; a claim that no table can answer is left out. A cell counts the black-box cases
+        as `results.wins` does: "wins : losses of cases, clear clear_wins : clear_losses (interval)".
         """
         runs = {
-            "paper": {t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims},
-            "this run": ours,
-            "committed run": {table: rows for table, rows in committed.items() if rows is not None},
+            "paper": [{t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims}],
+            "this run": [ours],
+            "committed run": [{t: rows for t, rows in run.items() if rows is not None} for run in committed],
         }
         scores = {
             _label(name, tables): [_score(tables.get(t), better, worse) for t, better, worse in claims]
-            for name, tables in runs.items()
+            for name, each in runs.items()
+            for tables in each
             if tables
         }
         index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])

@@ -74,7 +74,7 @@ def dataset_of(table: str) -> str:
     """The data set of our rows that stand beside a table of the thesis: ImageNet where that is the thesis' own and such
     rows are committed."""
     theirs = claims.ATTACKS.get(table, ("", ""))[1]
-    own = theirs == "ImageNet" and claims.compare(table, SCALE, "imagenet") is not None
+    own = theirs == "ImageNet" and claims.measured(table, SCALE, "imagenet")
     return "imagenet" if own else DATASET
 
 
