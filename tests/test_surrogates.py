@@ -14,6 +14,7 @@ from advlib import lipschitz
 from advlib.core.surrogate import Normalized
 from advlib.training import fitting, streaming, surrogates
 from advlib.training.objectives import Classification, LipschitzRegularized
+from advlib.training.recipes import FINE_TUNING
 from advlib.training.streaming import Order, Views
 from advlib.training.surrogates import fine_tune
 from advlib.zoo import datasets, models
@@ -22,6 +23,7 @@ from advlib.zoo.weights import WeightsError
 
 HERE = {"epochs": 2, "batch_size": 4, "bf16": False, "lr": 0.05}
 LRS = LipschitzRegularized(0.01, 0.01, form="text")
+RECIPE = replace(FINE_TUNING, objective=LRS, **HERE)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +220,9 @@ def test_what_is_no_fine_tuning_is_refused_by_name(parts, tmp_path):
 # --- by name ---------------------------------------------------------------------------------------------------------
 
 
+WATCH = lambda net: {"size": float(net.size)}  # noqa: E731
+
+
 @pytest.fixture
 def zoo(monkeypatch):
     start = network()
@@ -230,12 +235,12 @@ def test_surrogates_are_made_once_and_loaded_by_name(parts, zoo, tmp_path):
 
     def made(wanted=("tuned", "lrs1"), **changes):
         rows.clear()
-        options = {**HERE, "lr": 0.001, "report": lambda variant, row: rows.append((variant, row["epoch"])), **changes}
-        return surrogates.make("imagenet/tiny", tmp_path, parts, wanted, lrs=LRS, **options)
+        options = {"report": lambda variant, row: rows.append((variant, row["epoch"])), "watch": WATCH}
+        return surrogates.make("imagenet/tiny", tmp_path, parts, wanted, replace(RECIPE, **changes), **options)
 
-    found = made(watch=lambda net: {"size": 16.0})
+    found = made()
     assert rows == [("tuned", 1), ("tuned", 2), ("lrs1", 1), ("lrs1", 2)]
-    wanted = tuned(parts, replace(LRS, lambda2=0.0), lr=0.001)
+    wanted = tuned(parts, replace(LRS, lambda2=0.0))
     kept = surrogates.load("imagenet/tiny-lrs1", tmp_path)
     assert not kept.training
     assert all(torch.equal(v, wanted[k].half().float()) for k, v in kept.state_dict().items())
@@ -256,7 +261,7 @@ def test_surrogates_are_made_once_and_loaded_by_name(parts, zoo, tmp_path):
 
 def test_a_killed_making_goes_on(parts, zoo, tmp_path, monkeypatch):
     def made(folder):
-        return surrogates.make("imagenet/tiny", tmp_path / folder, parts, ("lrsf",), lrs=LRS, **HERE)["lrsf"]
+        return surrogates.make("imagenet/tiny", tmp_path / folder, parts, ("lrsf",), RECIPE)["lrsf"]
 
     straight, save = made("straight"), fitting.State.save
 

@@ -28,12 +28,20 @@ from .objectives import LipschitzRegularized, Objective
 from .recipes import FINE_TUNING, Recipe
 from .streaming import Views, Watch, loader
 
-SHORT = replace(FINE_TUNING, epochs=3, batch_size=16, bf16=False)
-"""`FINE_TUNING` for a thousand images and a processor: in small batches, and in float32, which h1 needs."""
+_BATCH = 16
+_SHARE = _BATCH / FINE_TUNING.batch_size
+SHORT = replace(
+    FINE_TUNING,
+    epochs=3,
+    batch_size=_BATCH,
+    lr=_SHARE * FINE_TUNING.lr,
+    bf16=False,
+    objective=LipschitzRegularized(lambda2=_SHARE * LipschitzRegularized.lambda2, batchnorm="eval"),
+)
+"""LRS-F for a thousand images and a processor, in float32, which h1 needs. The learning rate is the thesis' times the
+share of its batch, and so is lambda2: in the reference form LRS-2 is that of the batch's mean loss, which grows as the
+batch shrinks. BatchNorm keeps the statistics that it came with: those of few images are not the network's."""
 VARIANTS = ("tuned", "lrs1", "lrs2", "lrsf")
-LRS_F = LipschitzRegularized(batchnorm="eval")
-"""The thesis' constants; BatchNorm, where there is any, keeps the statistics that it came with: those of few images and
-small batches are not the network's."""
 LEAST = 0.5
 """The share of an image's area that training sees at least: a surrogate is to see what is attacked, whole images."""
 
@@ -110,7 +118,8 @@ def _check(
     with surrogate.frozen([model]), torch.no_grad():
         classes = model(next(model.parameters()).new_zeros(1, 3, model.size, model.size)).shape[1]
     for name, data in (("train", train), ("val", val)):
-        checks.labels(data.labels, data.labels, f"{name}.labels", classes)
+        if (last := int(data.labels.max())) >= classes:
+            raise ValueError(f"{name}.labels: class {last} is out of range for {classes} logits")
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------
@@ -121,26 +130,27 @@ def make(
     folder: Path,
     data: tuple[Photographs, Photographs] | None = None,
     wanted: Sequence[str] = VARIANTS,
-    lrs: LipschitzRegularized = LRS_F,
+    recipe: Recipe = SHORT,
     device: torch.device | str = "cpu",
     workers: int = 0,
     report: Callable[[str, dict], None] = lambda variant, row: None,
     watch: Watch = lambda model: {},
-    **changes: object,
 ) -> dict[str, dict]:
     """Fine-tune the network `name` ("imagenet/squeezenet1_1") once for each of `wanted`, and keep the weights, in fp16,
     in `folder`. Those that it holds already, of the same training, are left alone; a killed one goes on.
 
-    data: images to train and to validate on, `datasets.photographs()` if None; wanted: some of VARIANTS; lrs: the
-    objective of LRS-F, of which the others leave penalties out; report: called with the variant and the row of each
-    epoch; watch: as of `training.fit`, also called with the network before; changes: of `SHORT`, as for `fine_tune`.
+    data: images to train and to validate on, `datasets.photographs()` if None; wanted: some of VARIANTS; recipe: of
+    LRS-F, of whose objective the others leave penalties out (the thesis' own: FINE_TUNING with LipschitzRegularized());
+    report: called with the variant and the row of each epoch; watch: as of `training.fit`, also called with the network
+    before.
     Returns the manifest's entry of each: accuracy on the n images held back; before: that of the network as it was, and
     what was watched; the curves of both; seconds, recipe, seed, date. Raises as `models.load`, `datasets.photographs`
     and `fine_tune` do.
     """
     checks.text("name", name)
     checks.instance("folder", folder, Path, "a Path")
-    checks.instance("lrs", lrs, LipschitzRegularized, "a LipschitzRegularized")
+    checks.instance("recipe", recipe, Recipe, "a Recipe")
+    checks.instance("recipe.objective", recipe.objective, LipschitzRegularized, "a LipschitzRegularized")
     for variant in wanted:
         checks.choice("wanted", variant, VARIANTS)
     train, val = datasets.photographs() if data is None else data
@@ -148,14 +158,14 @@ def make(
     before = cache(lambda: {"accuracy": _accuracy(base, val, workers), **watch(base)})
     found = {}
     for variant in wanted:
-        recipe = replace(SHORT, objective=_objective(variant, lrs), **changes)
-        key = _key(base, recipe, train, val)
+        own = replace(recipe, objective=_objective(variant, recipe.objective))
+        key = _key(base, own, train, val)
         entry = weights.manifest(folder).get(f"{name}-{variant}")
         if entry is None or entry.get("made_of") != key:
             options = {"workers": workers, "report": partial(report, variant), "watch": watch}
             model, checkpoint = deepcopy(base), folder / f"{name}-{variant}-{key}.pt"
-            history = _fit(model, train, val, recipe, checkpoint, **options)
-            facts = {"made_of": key, "before": before(), **_facts(recipe, history, train, val)}
+            history = _fit(model, train, val, own, checkpoint, **options)
+            facts = {"made_of": key, "before": before(), **_facts(own, history, train, val)}
             weights.save_weights(f"{name}-{variant}", model.cpu(), facts, folder)
             checkpoint.unlink()
         found[variant] = weights.manifest(folder)[f"{name}-{variant}"]
