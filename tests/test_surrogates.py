@@ -162,8 +162,8 @@ def test_killed_fine_tuning_goes_on_to_the_same_weights_with_other_workers(parts
     with pytest.raises(KeyboardInterrupt):
         tuned(parts, checkpoint=tmp_path / "net.pt", report=kill)
     rows = []
-    resumed = tuned(parts, checkpoint=tmp_path / "net.pt", report=rows.append, workers=1)
-    assert equal(resumed, tuned(parts)) and [row["epoch"] for row in rows] == [2]
+    resumed = tuned(parts, checkpoint=tmp_path / "net.pt", report=rows.append)
+    assert equal(resumed, tuned(parts, workers=1)) and [row["epoch"] for row in rows] == [2]
     with pytest.raises(ValueError, match="another training, by its training data"):
         tuned((parts[0][:-1], parts[1]), checkpoint=tmp_path / "net.pt")
 

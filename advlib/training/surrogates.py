@@ -36,13 +36,15 @@ SHORT = replace(
     batch_size=_BATCH,
     lr=_SHARE * FINE_TUNING.lr,
     bf16=False,
-    objective=LipschitzRegularized(lambda2=_SHARE * LipschitzRegularized.lambda2, batchnorm="eval"),
+    objective=LipschitzRegularized(lambda1=0.1, lambda2=_SHARE * LipschitzRegularized.lambda2, batchnorm="eval"),
 )
 """LRS-F for a thousand images and a processor, in float32, which h1 needs. The learning rate is the thesis' times the
 share of its batch, and so is lambda2: in the reference form LRS-2 is that of the batch's mean loss, which grows as the
-batch shrinks. BatchNorm keeps the statistics that it came with: those of few images are not the network's."""
+batch shrinks. lambda1: of 5, 0.5, 0.1 and 0.02 the largest that keeps the accuracy of a SqueezeNet 1.1 on 200 images
+held back, after 12 steps (56.5 % before; 60.5 without a penalty, then 0, 52.5, 61.0 and 60.5). BatchNorm keeps the
+statistics that it came with: those of few images are not the network's."""
 VARIANTS = ("tuned", "lrs1", "lrs2", "lrsf")
-LEAST = 0.5
+_LEAST = 0.5
 """The share of an image's area that training sees at least: a surrogate is to see what is attacked, whole images."""
 
 
@@ -83,7 +85,7 @@ def _fit(
 ) -> list[dict]:
     _check(model, train, val, checkpoint, workers, report, watch, recipe)
     model.to(memory_format=torch.channels_last)
-    to_train = loader(Views(train, model.size, LEAST, recipe.seed), recipe.batch_size, workers)
+    to_train = loader(Views(train, model.size, _LEAST, recipe.seed), recipe.batch_size, workers)
     to_validate = loader(Views(val, model.size), recipe.batch_size, workers)
     made_of = {"size": model.size, "training data": train.digest(), "validation data": val.digest()}
     index = train.index.to(next(model.parameters()).device)
