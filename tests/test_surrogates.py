@@ -161,11 +161,20 @@ def test_killed_fine_tuning_goes_on_to_the_same_weights_with_other_workers(parts
 
     with pytest.raises(KeyboardInterrupt):
         tuned(parts, checkpoint=tmp_path / "net.pt", report=kill)
-    rows = []
-    resumed = tuned(parts, checkpoint=tmp_path / "net.pt", report=rows.append)
+    rows, net = [], network()
+    torch.manual_seed(9)  # of no effect
+    resumed = tuned(parts, net=net, checkpoint=tmp_path / "net.pt", report=rows.append)
     assert equal(resumed, tuned(parts, workers=1)) and [row["epoch"] for row in rows] == [2]
     with pytest.raises(ValueError, match="another training, by its training data"):
         tuned((parts[0][:-1], parts[1]), checkpoint=tmp_path / "net.pt")
+
+
+def test_every_epoch_has_an_order_of_its_own(parts, monkeypatch):
+    keys, view = [], Views.__getitem__
+    monkeypatch.setattr(Views, "__getitem__", lambda self, key: keys.append((self.random, *key)) or view(self, key))
+    tuned(parts)
+    first, second = ([row for random, e, row in keys if random and e == epoch] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(16)) and first != second
 
 
 def test_without_a_penalty_it_is_plain_training_and_a_small_one_is_near_it(parts):
