@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from .minimum_norm import carlini_wagner, lbfgs
     from .rules import Elastic, EnhancedMomentum, VarianceReduced, VarianceTuned
     from .saliency import jsma
-    from .training import augment, objectives, recipes, substitutes
+    from .training import augment, objectives, recipes, substitutes, surrogates
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
     from .zoo import datasets, models, nets, pictures, registry, shapes, weights
     from .zoo.acceleration import accelerate
@@ -109,7 +109,7 @@ _HOMES = {
     "loop": "attack",
     "rules": "Elastic EnhancedMomentum VarianceReduced VarianceTuned",
     "saliency": "jsma",
-    "training": "augment objectives recipes substitutes",
+    "training": "augment objectives recipes substitutes surrogates",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
     "zoo": "datasets models nets pictures registry shapes weights",
     "zoo.acceleration": "accelerate",

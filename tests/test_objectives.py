@@ -361,6 +361,20 @@ def test_only_the_clean_pass_changes_the_running_statistics(batch, model):
     )
 
 
+def test_dropout_drops_the_same_in_every_pass_of_a_penalty(batch, model):
+    model.net.insert(3, nn.Dropout(0.5))
+    passes = []
+    model.net[3].register_forward_hook(lambda layer, inputs, out: passes.append((inputs[0] != 0, out == 0)))
+    torch.manual_seed(0)
+    Classification()(model.train(), *batch)
+    after, ((alive, dropped),) = torch.get_rng_state(), list(passes)
+    torch.manual_seed(0)
+    LipschitzRegularized()(model, *batch)
+    assert len(passes) == 4 and torch.equal(torch.get_rng_state(), after)
+    for other, there in passes[1:]:  # a step moves some of what the ReLU before it lets through
+        assert torch.equal(dropped[alive & other], there[alive & other]) and (alive & other).sum() > 500
+
+
 NAN, INF = float("nan"), float("inf")
 
 

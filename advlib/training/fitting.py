@@ -31,7 +31,7 @@ from .augment import AUGMENTATIONS
 from .objectives import Objective
 from .recipes import FINE_TUNING, SCHEDULES, Recipe, recipe_for
 
-_ROW = ("epoch", "loss", "val_accuracy", "lr", "seconds")
+ROW = ("epoch", "loss", "val_accuracy", "lr", "seconds")
 """What `fit` says of every epoch."""
 
 
@@ -91,9 +91,7 @@ def fit(
         if checkpoint is not None:
             state.save(checkpoint, history)
         report(row)
-    if state.average is not None:
-        model.load_state_dict(state.average.module.state_dict())
-    model.eval()
+    state.finish()
     return history
 
 
@@ -222,6 +220,12 @@ class State:
         """The network that is validated."""
         return self.model if self.average is None else self.average.module
 
+    def finish(self) -> None:
+        """Leave the model with the weights that are kept, in eval mode."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.eval()
+
     def save(self, path: Path, history: list[dict]) -> None:
         """Write a checkpoint, atomically."""
         saved = {name: part.state_dict() for name, part in self._parts().items()}
@@ -314,7 +318,8 @@ def _recorded(state: State, train: Images, steps: int) -> replayed.Passes | None
     like = train[range(state.recipe.batch_size)]
     x = _augmented(like, state.recipe, 0)
     state.model.train()
-    passes = partial(state.passes, _closure(state, state.model, x, like, 0))
+    closure = _closure(state, state.model, x, like.labels, Draw(state.recipe.seed, like.index, 0))
+    passes = partial(state.passes, closure)
     return replayed.recorded(state.model, state.optimizer, passes, (x, like.labels))
 
 
@@ -339,7 +344,8 @@ def _epoch(
             batch = train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
             x = _augmented(batch, recipe, epoch)
             replay = None if again is None else partial(again, x, batch.labels)
-            losses.append(state.step(_closure(state, run, x, batch, epoch), replay))
+            draw = Draw(recipe.seed, batch.index, epoch)
+            losses.append(state.step(_closure(state, run, x, batch.labels, draw), replay))
             after_step(epoch * steps + step + 1)
     return state.mean(losses, epoch)
 
@@ -352,22 +358,25 @@ def _augmented(batch: Images, recipe: Recipe, epoch: int) -> torch.Tensor:
     return datasets.in_unit_range(x).contiguous(memory_format=torch.channels_last)
 
 
-def _closure(state: State, model: nn.Module, x: torch.Tensor, batch: Images, epoch: int) -> Callable[..., torch.Tensor]:
+def _closure(
+    state: State, model: nn.Module, x: torch.Tensor, y: torch.Tensor, draw: Draw
+) -> Callable[..., torch.Tensor]:
     """The loss of a batch and its gradients, for however many passes the optimizer takes; for ESAM the losses of its
-    images, or of some. model: what is called, the network of `state` or that compiled; x: the augmented images."""
+    images, or of some. model: what is called, the network of `state` or that compiled; x: the augmented images; y:
+    their classes."""
     recipe = state.recipe
 
     def closure() -> torch.Tensor:
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
-            loss = state.objective(model, x, batch.labels, Draw(recipe.seed, batch.index, epoch))
+            loss = state.objective(model, x, y, draw)
         loss.backward()
         return loss
 
     def losses(keep: torch.Tensor | None) -> torch.Tensor:
-        some, labels, index = (t if keep is None else t[keep] for t in (x, batch.labels, batch.index))
+        some, labels, index = (t if keep is None else t[keep] for t in (x, y, draw.index))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
-            return state.objective.losses(model, some, labels, Draw(recipe.seed, index, epoch))
+            return state.objective.losses(model, some, labels, draw.at(index=index))
 
     return losses if recipe.around is ESAM else closure
 
@@ -437,7 +446,7 @@ def train_and_save(
     if fresh and checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     history = fit(model, train, val, recipe, checkpoint, report, watch)
-    watched = dict.fromkeys(name for row in history for name in row if name not in _ROW)
+    watched = dict.fromkeys(name for row in history for name in row if name not in ROW)
     test = datasets.load(dataset, "test", n).to(device)
     facts = {
         "accuracy": round(accuracy(model, test), 4),

@@ -11,11 +11,9 @@ before the class folders; `--rendered` is ImageNet-R, with 200 of the classes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,19 +21,19 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from .. import sam
 from ..core import checks, intervals
+from ..core.surrogate import Normalized
 from ..files.paths import replacing
-from ..zoo.datasets import DataError
+from ..zoo.photographs import DataError, Photographs
 from ..zoo.weights import WeightsError
+from . import streaming
 from .fitting import State
 from .recipes import Recipe, thesis
+from .streaming import Views, loader
 
 NETWORKS = {
     "ResNet-50": "resnet50",
@@ -48,6 +46,7 @@ NETWORKS = {
 OPTIMIZERS = ("SGD", "SAM", "R-SAM", "CR-SAM")
 
 _STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LEAST = 0.08  # of an image's area, in training
 
 
 def recipe(model: str, optimizer: str, **given: float) -> Recipe:
@@ -59,48 +58,29 @@ def recipe(model: str, optimizer: str, **given: float) -> Recipe:
     return replace(like, wrapper=partial(sam.RandomSAM, **like.wrapper.keywords))
 
 
-def create(model: str, classes: int, size: int) -> nn.Module:
-    """An untrained network for images of `size` pixels, in timm's architecture; ValueError for another name."""
+def create(model: str, classes: int, size: int) -> Normalized:
+    """An untrained network for images in [0, 1] of `size` pixels, in timm's architecture; ValueError for another
+    name."""
     import timm
 
     checks.choice("model", model, NETWORKS)
     sized = {"img_size": size} if model.startswith("ViT") else {}
-    return timm.create_model(NETWORKS[model], num_classes=classes, **sized)
+    return Normalized(timm.create_model(NETWORKS[model], num_classes=classes, **sized), *_STATISTICS)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def folder(path: Path, size: int, train: bool = False) -> ImageFolder:
-    """Images of class folders, normalised: Inception-style preprocessing (a random area and aspect ratio, flipped) to
-    train, else the shorter side at 8/7 of `size` and the middle. Raises DataError where the folder is none, or that of
-    a class is empty."""
+def folder(path: Path) -> tuple[Photographs, list[str]]:
+    """The images of class folders, whatever these are called, and the names of the classes. Raises DataError where the
+    folder is none, or that of a class is empty."""
     if not path.is_dir():
         raise DataError(f"{path}: missing; expected a folder of images for every class")
-    ready = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*_STATISTICS)]
-    view = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-    view = view if train else [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     try:
-        return ImageFolder(str(path), v2.Compose([*view, *ready]))
+        images = ImageFolder(str(path))
     except FileNotFoundError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _listed(images: ImageFolder) -> str:
-    """16 hex digits of the files' names and classes."""
-    names = "\n".join(f"{path.removeprefix(images.root)} {label}" for path, label in images.samples)
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
-def _loader(data: Dataset, batch_size: int, workers: int, train: bool, seed: int) -> DataLoader:
-    """This process' share of `data`; to test, every image is in exactly one share."""
-    many = dist.is_initialized() and dist.get_world_size() > 1
-    if many and not train:
-        data = torch.utils.data.Subset(data, range(dist.get_rank(), len(data), dist.get_world_size()))
-    sampler = DistributedSampler(data, seed=seed) if many and train else None
-    options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0}
-    shuffled = train and sampler is None
-    return DataLoader(data, batch_size, shuffle=shuffled, sampler=sampler, drop_last=train, **options)
+    return Photographs.of(*zip(*images.samples, strict=True)), images.classes
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -109,7 +89,8 @@ def _loader(data: Dataset, batch_size: int, workers: int, train: bool, seed: int
 def fit(
     net: nn.Module, data: Path, plan: Recipe, out: Path, size: int = 224, workers: int = 8, local: bool = False
 ) -> list[dict]:
-    """Train `net` on data/train by a recipe; a row an epoch (epoch, loss, val_accuracy, lr, seconds).
+    """Train `net`, which takes images in [0, 1], on data/train by a recipe; a row an epoch (epoch, loss, val_accuracy,
+    lr, seconds). The augmentation is Inception's: a random area and aspect ratio, flipped or not.
 
     The batch of the recipe is that of all processes together. out: of the checkpoint, written after every epoch, from
     which training goes on, and of weights.pt. local: perturb along the gradient of each process' own share of the
@@ -128,93 +109,38 @@ def fit(
     world = dist.get_world_size() if dist.is_initialized() else 1
     if plan.batch_size % world:
         raise ValueError(f"batch_size={plan.batch_size}: does not divide among {world} processes")
-    device = next(net.parameters()).device
     share = plan.batch_size // world
-    to_train, to_validate = folder(data / "train", size, train=True), folder(data / "val", size)
-    if to_train.classes != to_validate.classes:
-        raise DataError(
-            f"{data}: train has {len(to_train.classes)} classes, val other ones: {len(to_validate.classes)}"
-        )
-    train = _loader(to_train, share, workers, True, plan.seed)
-    val = _loader(to_validate, share, workers, False, plan.seed)
+    (to_train, classes), (to_validate, others) = folder(data / "train"), folder(data / "val")
+    if classes != others:
+        raise DataError(f"{data}: train has {len(classes)} classes, val other ones: {len(others)}")
+    train = loader(Views(to_train, size, _LEAST, plan.seed), share, workers)
     if not len(train):
         raise ValueError(f"batch_size={plan.batch_size}: larger than {data / 'train'}")
     run = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     more = {"local": run.no_sync} if local and world > 1 and plan.wrapper else {}
     made_of = {"size": size, "processes": world, "local": local}
-    made_of |= {"training data": _listed(to_train), "validation data": _listed(to_validate)}
+    made_of |= {"training data": to_train.digest(), "validation data": to_validate.digest()}
     state = State(net, plan, len(train) * plan.epochs + 1, made_of, **more)
-    history = state.resume(out / "checkpoint.pt")
-    run = torch.compile(run) if plan.compile else run
-    for epoch in range(len(history), plan.epochs):
-        started = time.perf_counter()
-        loss = _epoch(state, run, train, device, epoch)
-        row = {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracy(state.kept(), val)}
-        row |= {"lr": state.schedule.get_last_lr()[0], "seconds": time.perf_counter() - started}
-        history.append(row)
-        if _first():
-            state.save(out / "checkpoint.pt", history)
-            print(f"epoch {epoch + 1}: loss {loss:.3f}, {row['val_accuracy']:.2%}, {row['seconds']:.0f} s", flush=True)
-    if _first():
+    history = streaming.train(
+        state, run, train, loader(Views(to_validate, size), share, workers), out / "checkpoint.pt", _tell
+    )
+    if streaming.first():
         with replacing(out / "weights.pt") as part:
-            torch.save(state.kept().state_dict(), part)
+            torch.save(_inner(net).state_dict(), part)
     return history
 
 
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+def _tell(row: dict) -> None:
+    said = f"loss {row['loss']:.3f}, {row['val_accuracy']:.2%}, {row['seconds']:.0f} s"
+    print(f"epoch {row['epoch']}: {said}", flush=True)
 
 
-def _epoch(state: State, run: Callable, train: DataLoader, device: torch.device, epoch: int) -> float:
-    """The mean loss of this process' share; all processes draw alike, from (seed, epoch)."""
-    state.model.train()
-    if isinstance(train.sampler, DistributedSampler):
-        train.sampler.set_epoch(epoch)
-    losses = []
-    torch.manual_seed(state.recipe.seed * 100_003 + epoch)
-    for x, y in train:
-        x = x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        losses.append(state.step(_closure(state, run, x, y.to(device, non_blocking=True))))
-    return state.mean(losses, epoch)
-
-
-def _closure(state: State, run: Callable, x: torch.Tensor, y: torch.Tensor) -> Callable[[], torch.Tensor]:
-    def closure() -> torch.Tensor:
-        state.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=state.recipe.bf16):
-            logits = run(x)
-        loss = F.cross_entropy(logits.float(), y)
-        loss.backward()
-        return loss
-
-    return closure
+def _inner(net: nn.Module) -> nn.Module:
+    """The network whose weights are kept: without the normalising around it."""
+    return net.net if isinstance(net, Normalized) else net
 
 
 # --- testing ---------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def accuracy(net: nn.Module, loader: DataLoader, classes: torch.Tensor | None = None) -> float:
-    """Share of the images of all processes whose class `net` names. classes: what the data's labels are among the
-    network's, int64 (K,); only those compete. None: they are the same."""
-    hits = _counted(net, loader, classes)
-    if dist.is_initialized():
-        dist.all_reduce(hits)
-    return (hits[0] / hits[1]).item()
-
-
-def _counted(net: nn.Module, loader: DataLoader, classes: torch.Tensor | None) -> torch.Tensor:
-    """Right ones, and all."""
-    device, was_training = next(net.parameters()).device, net.training
-    net.eval()
-    found = torch.zeros(2, dtype=torch.float64, device=device)
-    for x, y in loader:
-        logits = net(x.to(device, non_blocking=True))
-        logits = logits if classes is None else logits[:, classes.to(device)]
-        found += torch.tensor([0, len(y)], device=device)
-        found[0] += (logits.argmax(1) == y.to(device)).sum()
-    net.train(was_training)
-    return found
 
 
 def robustness(
@@ -226,12 +152,13 @@ def robustness(
     batch_size: int = 256,
     workers: int = 8,
 ) -> pd.DataFrame:
-    """Accuracy (%) on data/val (ImageNet-1k), and where the folders are given on ImageNet-C, the mean over all
-    corruptions and severities, and ImageNet-R: dataset, value, n, ci_low, ci_high (Wilson, 95 %).
+    """Accuracy (%) of `net`, which takes images in [0, 1], on data/val (ImageNet-1k), and where the folders are given
+    on ImageNet-C, the mean over all corruptions and severities, and ImageNet-R: dataset, value, n, ci_low, ci_high
+    (Wilson, 95 %).
 
     Raises DataError for missing folders and for classes that data/val does not have.
     """
-    known = folder(data / "val", size).class_to_idx
+    known = {name: place for place, name in enumerate(folder(data / "val")[1])}
     parts = {"ImageNet-1k": [data / "val"]}
     if corrupted is not None:
         parts["ImageNet-C"] = sorted(p for p in corrupted.glob("*/*") if p.is_dir())
@@ -243,13 +170,13 @@ def robustness(
     for name, paths in parts.items():
         counts = torch.zeros(2, dtype=torch.float64)
         for path in paths:
-            images = folder(path, size)
-            if unknown := set(images.classes) - set(known):
+            images, names = folder(path)
+            if unknown := set(names) - set(known):
                 raise DataError(
                     f"{path}: {len(unknown)} classes that {data / 'val'} does not have: {min(unknown)}, ..."
                 )
-            classes = torch.tensor([known[c] for c in images.classes])
-            counts += _counted(net, _loader(images, batch_size, workers, False, 0), classes).cpu()
+            classes = torch.tensor([known[c] for c in names])
+            counts += streaming.counted(net, loader(Views(images, size), batch_size, workers), classes).cpu()
         low, high = intervals.wilson(int(counts[0]), int(counts[1]))
         value = 100 * (counts[0] / counts[1]).item()
         rows.append({"dataset": name, "value": value, "n": int(counts[1]), "ci_low": low, "ci_high": high})
@@ -322,7 +249,7 @@ def _load(net: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(f"{path}: missing; `python -m advlib.training.imagenet train` with the same --out writes it")
     try:
-        net.load_state_dict(torch.load(path, map_location=_device(), weights_only=True))
+        _inner(net).load_state_dict(torch.load(path, map_location=_device(), weights_only=True))
     except Exception as error:  # whatever unpickling a damaged file, or one of another kind, raises
         kind = type(error).__name__
         raise WeightsError(f"{path}: damaged, or of another network or number of classes ({kind})") from error
@@ -330,7 +257,7 @@ def _load(net: nn.Module, path: Path) -> None:
 
 def _network(args: argparse.Namespace, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    net = create(args.model, len(folder(args.data / "val", args.size).classes), args.size)
+    net = create(args.model, len(folder(args.data / "val")[1]), args.size)
     return net.to(_device(), memory_format=torch.channels_last)
 
 

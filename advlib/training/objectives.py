@@ -22,6 +22,7 @@ from .. import attacks, lipschitz, loop
 from ..core import batchnorm, checks
 from ..core.draws import Draw, Stream
 from ..gradients import Gradient, image_gradient
+from ..sam import _draws
 from ..zoo import acceleration, models
 from ..zoo.purifiers import Purified
 
@@ -173,6 +174,8 @@ class LipschitzRegularized:
     as in any training, every pass normalises by its own batch, of which only the clean one changes the running
     statistics; "eval", by the running statistics, so that a difference is one of a single function of the image. The
     thesis' constants need the first: without the batch's statistics nothing undoes the shrinking of the weights.
+    Dropout drops the same in every pass, and torch's generators end where a single pass leaves them: two other masks
+    would make a difference of their own, which no step h divides away.
     """
 
     lambda1: float = 5.0
@@ -205,13 +208,16 @@ class LipschitzRegularized:
             return self._penalised(model, x, y)
 
     def _penalised(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        again = _draws(list(model.parameters()))
         here = lipschitz.point(model, x, y, curvature=self.lambda2 > 0)
         terms = [here.loss.mean()]
         with batchnorm.unrecorded(model):
             if self.lambda1:
+                again()
                 first = lipschitz.lrs1(model, x, y, self.h1, self.direction1, self.form, here)
                 terms.append(self.lambda1 * first.mean())
             if self.lambda2:
+                again()
                 second = lipschitz.lrs2(model, x, y, self.h2, self.direction2, self.form, here)
                 terms.append(self.lambda2 * second.mean())
         return tuple(terms)

@@ -1,16 +1,18 @@
-"""Data sets as uint8 tensors: shapes (built in), CIFAR-10/100, an ImageNet folder, the ImageNet-compatible set.
+"""Data sets as uint8 tensors: shapes (built in), CIFAR-10/100, an ImageNet folder, a sample of ImageNet's training
+images, the ImageNet-compatible set.
 
-`load(name, split)` gives an `Images`. Files are looked for in $ADVLIB_DATA and data/cache; what is missing is an error
-that names the folder, the expected files and the way to get them.
+`load(name, split)` gives an `Images`, `photographs()` the files of images that are too many for the memory. Files are
+looked for in $ADVLIB_DATA and data/cache; what is missing is an error that names the folder, the expected files and the
+way to get them.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,13 +22,10 @@ from PIL import Image
 from ..core import checks
 from ..files.paths import data_roots
 from . import shapes
+from .photographs import DataError, Photographs, class_folders, decoded, listed, numbered
 from .registry import DATASETS, FILES
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-class DataError(RuntimeError):
-    """Data that is missing, truncated or not what its name says."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,12 @@ def load(
 ) -> Images:
     """A split of a data set.
 
-    name: "shapes" | "cifar10" | "cifar100" | "imagenet" | "imagenet_compatible"; split: "train" | "val" | "test" for
-    shapes and CIFAR (val: the last 1,000 images that train leaves out), "val" for the ImageNet folder, "test" for the
-    compatible set. n: the first n images (all if None; for shapes the split's usual size). size: side in pixels, 8 to
-    4096 (32, and 299 for ImageNet, if None; CIFAR has 32 only). Any slice of what comes back has all classes in it: the
-    ImageNet folder, the one set that is sorted by class on disk, comes in an order that is drawn once and for all.
+    name: "shapes" | "cifar10" | "cifar100" | "imagenet" | "imagenet_sample" | "imagenet_compatible"; split: "train" |
+    "val" | "test" for shapes and CIFAR (val: the last 1,000 images that train leaves out), "val" for the ImageNet
+    folder, "train" | "val" for the sample (the parts of `photographs`), "test" for the compatible set. n: the first n
+    images (all if None; for shapes the split's usual size). size: side in pixels, 8 to 4096 (32, and 299 for ImageNet,
+    if None; CIFAR has 32 only). Any slice of what comes back has all classes in it: the ImageNet folder and the sample,
+    which are sorted by class on disk, come in an order that is drawn once and for all.
     download: fetch CIFAR where it is not there.
     Raises TypeError or ValueError for an unknown name, split, n or size, DataError where files are missing or damaged.
     """
@@ -139,7 +139,10 @@ def load(
     return data[:n] if n is not None else data
 
 
-def split(data: Images, n: int, seed: int = 0) -> tuple[Images, Images]:
+Parted = TypeVar("Parted", Images, Photographs)
+
+
+def split(data: Parted, n: int, seed: int = 0) -> tuple[Parted, Parted]:
     """`n` images and the rest of `data`, parted at random by image from `seed`: where one set has to serve for choosing
     and for testing. Each part is in random order, so that its first images are a fair sample of it even where `data` is
     sorted by class.
@@ -230,7 +233,7 @@ def _from_torchvision(
                 folder.rmdir()  # an empty one would pass for data that is there
             raise DataError(f"{_how_to_get_cifar(name, part)} The download failed: {error}") from error
         raise DataError(f"{folder / DATASETS[name].archive}: {error}") from error
-    labels = _labels(data.targets, len(data.classes), f"{folder / DATASETS[name].archive}: labels")
+    labels = numbered(data.targets, len(data.classes), f"{folder / DATASETS[name].archive}: labels")
     _balanced(labels, len(data.classes), folder / DATASETS[name].archive)
     return data.data, labels, tuple(data.classes)
 
@@ -248,24 +251,13 @@ def _from_parquet(files: list[Path], name: str, part: str) -> tuple[np.ndarray, 
         raise DataError(f"{files[0]}: columns {list(frame)}; expected img and {label}")
     if len(frame) != expected:
         raise DataError(f"{files[0]}: {len(frame)} images; expected {expected:,}: truncated, or not {name}")
-    labels = _labels(frame[label], len(_hub_classes(name)), f"{files[0]}: {label}")
+    labels = numbered(frame[label], len(_hub_classes(name)), f"{files[0]}: {label}")
     _balanced(labels, len(_hub_classes(name)), files[0])
     images = np.empty((expected, 32, 32, 3), np.uint8)
     for i, cell in enumerate(frame[column]):
         encoded = cell.get("bytes") if isinstance(cell, dict) else None
-        images[i] = _decode(encoded, f"{files[0]}, row {i}", (32, 32))
+        images[i] = decoded(encoded, f"{files[0]}, row {i}", (32, 32))
     return images, labels
-
-
-def _labels(values: Iterable[object], classes: int, where: str, first: int = 0) -> np.ndarray:
-    """int64 (N,), class numbers from 0, of values that are counted from `first`. `where` names them in the error."""
-    column = pd.Series(values)
-    found = pd.to_numeric(column, errors="coerce") - first
-    wrong = ~((found >= 0) & (found < classes) & (found % 1 == 0)).to_numpy(bool)  # NaN is in no range
-    if wrong.any():
-        row, last = int(wrong.argmax()), first + classes - 1
-        raise DataError(f"{where}: {column.iloc[row]!r} in row {row}; expected whole numbers from {first} to {last}")
-    return found.to_numpy(np.int64, copy=True)
 
 
 def _balanced(labels: np.ndarray, classes: int, file: Path) -> None:
@@ -278,22 +270,56 @@ def _balanced(labels: np.ndarray, classes: int, file: Path) -> None:
         )
 
 
-def _decode(encoded: bytes | None, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 from an encoded image, whose checksums, if it is a PNG file, must be right. `where` names it in
-    the error."""
-    if not isinstance(encoded, bytes):
-        raise DataError(f"{where}: expected an encoded image, got {checks.shown(encoded)}")
-    try:
-        Image.open(io.BytesIO(encoded)).verify()  # decoding alone does not compare them
-        image = Image.open(io.BytesIO(encoded)).convert("RGB")
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise DataError(f"{where}: not a complete image ({error})") from error
-    if size is not None and image.size != size:
-        raise DataError(f"{where}: {image.size[0]}x{image.size[1]} pixels; expected {size[0]}x{size[1]}")
-    return np.asarray(image)
-
-
 # --- ImageNet --------------------------------------------------------------------------------------------------------
+
+_SHUFFLE = 2012  # the seed of the permutation of a folder, and of what is held back
+_HELD_BACK = 200  # of the sample
+
+
+def photographs(folder: Path | None = None, held_back: int = _HELD_BACK) -> tuple[Photographs, Photographs]:
+    """ImageNet's training images, to train further on, and `held_back` of them, to validate on: the same at every call,
+    chosen at random once and for all. Neither part is in memory.
+
+    folder: one with images.csv (columns file, and label from 0) and images/, or with train/<WordNet id>/*.JPEG; None:
+    the data set `imagenet_sample`. That has one image of each class: the classes of those held back are not trained on.
+    Raises TypeError or ValueError for a number that leaves one part empty, DataError where files are missing.
+    """
+    if folder is None:
+        folder = _needed_sample()
+    checks.instance("folder", folder, Path, "a Path or None")
+    if (folder / "images.csv").is_file():
+        whole = listed(folder, "file", "label")
+    elif (folder / "train").is_dir():
+        whole = class_folders(folder / "train")
+    else:
+        raise DataError(f"{folder}: neither images.csv nor train/; {_SAMPLE}, or a folder for each class in train/")
+    checks.whole("held_back", held_back, 1, len(whole) - 1)
+    val, train = split(whole, held_back, _SHUFFLE)
+    return train, val
+
+
+_SAMPLE = "expected images.csv (columns file, and label from 0 to 999) with images/<file>"
+
+
+def _needed_sample() -> Path:
+    found = locate("imagenet_sample")
+    if found is None:
+        places = " or ".join(str(root / "imagenet_sample") for root in data_roots())
+        raise DataError(
+            f"imagenet_sample not found. Looked in {places}; {_SAMPLE}, training images of ILSVRC 2012, one of each "
+            "class or more. They may not be downloaded by programs: get ILSVRC2012_img_train.tar from image-net.org "
+            "and choose some, or give the folder of all of them."
+        )
+    return found
+
+
+def _cropped(data: Photographs, size: int, dataset: str, split: str) -> Images:
+    """Shorter side to 8/7 of `size`, centre crop (the usual 256 / 224)."""
+    from torchvision.transforms import v2
+
+    crop = v2.Compose([v2.Resize(size * 8 // 7, antialias=True), v2.CenterCrop(size)])
+    images = [np.asarray(crop(Image.fromarray(data.pixels(row)))) for row in range(len(data))]
+    return _imagenet(images, data, dataset, split)
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
@@ -316,47 +342,23 @@ def _imagenet_compatible(split: str, n: int | None, size: int | None, download: 
             "and images/<ImageId>.png, 299x299: the DEV set of the NIPS 2017 competition "
             "(cleverhans, examples/nips17_adversarial_competition/dataset)."
         )
-    rows = _listed(folder / "images.csv").head(n)
-    side, images = 299 if size is None else size, []
-    for name in rows.ImageId:
-        file = folder / "images" / f"{name}.png"
-        images.append(_resized(_decode(file.read_bytes(), str(file)), side))
-    labels = torch.from_numpy(rows.TrueLabel.to_numpy(np.int64, copy=True))
-    index = torch.from_numpy(rows.index.to_numpy(np.int64, copy=True))
-    return _imagenet(images, labels, index, "imagenet_compatible", split)
+    data = listed(folder, "ImageId", "TrueLabel", first=1, suffix=".png")[:n]
+    side = 299 if size is None else size
+    images = [_resized(data.pixels(row), side) for row in range(len(data))]
+    return _imagenet(images, data, "imagenet_compatible", split)
 
 
-def _listed(file: Path) -> pd.DataFrame:
-    """The rows of images.csv whose image is there: ImageId, TrueLabel counted from 0; the index is that of the file."""
-    if not file.is_file():
-        raise DataError(f"{file}: missing; expected columns ImageId, TrueLabel")
-    try:
-        rows = pd.read_csv(file, dtype={"ImageId": str}, encoding="utf-8")
-    except (OSError, ValueError) as error:  # pandas' own errors, and those of the encoding, are ValueErrors
-        raise DataError(f"{file}: not a CSV file in UTF-8 ({error})") from error
-    if absent := {"ImageId", "TrueLabel"} - set(rows):
-        raise DataError(f"{file}: no column {', '.join(sorted(absent))}")
-    rows["TrueLabel"] = _labels(rows.TrueLabel, 1000, f"{file}: TrueLabel", first=1)
-    images = file.parent / "images"
-    rows = rows[[(images / f"{name}.png").is_file() for name in rows.ImageId]]
-    if rows.empty:
-        raise DataError(f"{images}: none of the images that images.csv lists is there")
-    return rows
-
-
-def _imagenet(images: list[np.ndarray], labels: torch.Tensor, index: torch.Tensor, dataset: str, split: str) -> Images:
+def _imagenet(images: list[np.ndarray], data: Photographs, dataset: str, split: str) -> Images:
     from torchvision.models import ResNet50_Weights
 
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, labels, index, tuple(ResNet50_Weights.DEFAULT.meta["categories"]), dataset, split)
+    classes = tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+    return Images(pixels, data.labels, data.index, classes, dataset, split)
 
 
 def _imagenet_folder(split: str, n: int | None, size: int | None, download: bool) -> Images:
     """imagenet/val/<wnid>/*.JPEG, a thousand folders, in the order of one permutation, so that the first n images are a
-    random choice; `index` is the place in the list sorted by folder and name. Shorter side to 8/7 of `size`, centre
-    crop (the usual 256 / 224)."""
-    from torchvision.transforms import v2
-
+    random choice; `index` is the place in the list sorted by folder and name."""
     folder = next((r / "imagenet" / split for r in data_roots() if (r / "imagenet" / split).is_dir()), None)
     if folder is None:
         places = " or ".join(str(r / "imagenet" / split) for r in data_roots())
@@ -364,36 +366,16 @@ def _imagenet_folder(split: str, n: int | None, size: int | None, download: bool
             f"imagenet not found. Looked in {places} for 1,000 folders named by WordNet id. ILSVRC 2012 may not "
             "be downloaded by programs: get ILSVRC2012_img_val.tar from image-net.org and sort it into folders."
         )
-    files = _sorted_by_class(folder)
-    chosen = np.random.default_rng(_SHUFFLE).permutation(len(files))[:n]
-    side = 299 if size is None else size
-    crop = v2.Compose([v2.Resize(side * 8 // 7, antialias=True), v2.CenterCrop(side)])
-    images = [np.asarray(crop(Image.fromarray(_decode(files[i][0].read_bytes(), str(files[i][0]))))) for i in chosen]
-    labels = torch.tensor([files[i][1] for i in chosen])
-    return _imagenet(images, labels, torch.from_numpy(chosen), "imagenet", split)
+    data = class_folders(folder)
+    chosen = torch.from_numpy(np.random.default_rng(_SHUFFLE).permutation(len(data))[:n])
+    return _cropped(data[chosen], 299 if size is None else size, "imagenet", split)
 
 
-_SHUFFLE = 2012  # the seed of the permutation
-
-
-def _sorted_by_class(folder: Path) -> list[tuple[Path, int]]:
-    """Files and labels, sorted by folder and name. The label of a folder is its place among the thousand WordNet ids,
-    so that they must be those."""
-    from timm.data import ImageNetInfo
-
-    known = ImageNetInfo().label_names()
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    if found != known:
-        wrong = sorted(set(found) ^ set(known))
-        raise DataError(
-            f"{folder}: {len(found)} class folders; expected those of the 1,000 WordNet ids of ILSVRC 2012 "
-            f"({wrong[0]} is {'one too many' if wrong[0] in found else 'missing'})"
-        )
-    kinds = {".jpeg", ".jpg", ".png"}
-    files = [(f, k) for k, w in enumerate(known) for f in sorted((folder / w).iterdir()) if f.suffix.lower() in kinds]
-    if not files:
-        raise DataError(f"{folder}: no .JPEG files in its class folders")
-    return files
+def _imagenet_sample(split: str, n: int | None, size: int | None, download: bool) -> Images:
+    """One of the two parts of `photographs`."""
+    train, val = photographs()
+    data = {"train": train, "val": val}[split][:n]
+    return _cropped(data, 299 if size is None else size, "imagenet_sample", split)
 
 
 LOADERS: dict[str, Callable[[str, int | None, int | None, bool], Images]] = {
@@ -401,5 +383,6 @@ LOADERS: dict[str, Callable[[str, int | None, int | None, bool], Images]] = {
     "cifar10": lambda *a: _cifar("cifar10", *a),
     "cifar100": lambda *a: _cifar("cifar100", *a),
     "imagenet": _imagenet_folder,
+    "imagenet_sample": _imagenet_sample,
     "imagenet_compatible": _imagenet_compatible,
 }

@@ -59,6 +59,9 @@ DATASETS = {
         "fine_label",
     ),
     "imagenet": DataSet("ImageNet", 1000, ("val",), places=("imagenet/val",)),
+    "imagenet_sample": DataSet(
+        "a sample of ImageNet's training images", 1000, ("train", "val"), places=("imagenet_sample/images.csv",)
+    ),
     "imagenet_compatible": DataSet(
         "ImageNet-compatible images", 1000, ("test",), places=("imagenet_compatible/images.csv",)
     ),
