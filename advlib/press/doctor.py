@@ -79,6 +79,8 @@ def missing(ours: Collection[str]) -> dict[str, list[str]]:
     small = {name: files.get(name, []) + _to_train(name, ours) for name in TRAINED}
     lacking = {f"smoke, laptop on {name}": lacks for name, lacks in small.items()}
     lacking["smoke, laptop on imagenet"] = files["imagenet_compatible"] + _witnesses()
+    if files["imagenet_sample"]:
+        lacking["smoke, laptop on imagenet"].append("imagenet_sample files, for chapter 04")
     lacking |= {f"paper on {name}": gpu + small[name] for name in ("cifar10", "cifar100")}
     return lacking | {"paper on imagenet": gpu + files["imagenet_compatible"] + _on_imagenet(files["imagenet"])}
 
