@@ -127,6 +127,9 @@ class NoJob:
     def __init__(self, device="cpu"):
         self.device = torch.device(device)
 
+    def parts(self):
+        return {}
+
 
 def test_actors_are_as_many_as_there_is_room_for():
     has = {"CPU": 8.0, "GPU": 2.0}

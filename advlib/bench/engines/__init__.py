@@ -17,6 +17,32 @@ raises at once. An interrupt stops all workers.
 
 from .local import Local
 from .on_ray import OnRay
-from .protocol import TRIES, CellError, Engine, FailedCells, Job, Serial, chosen, of_chapters
+from .protocol import (
+    TRIES,
+    CellError,
+    Engine,
+    FailedCells,
+    Job,
+    Say,
+    Serial,
+    check_sendable,
+    chosen,
+    of_chapters,
+    unheard,
+)
 
-__all__ = ["TRIES", "CellError", "Engine", "FailedCells", "Job", "Local", "OnRay", "Serial", "chosen", "of_chapters"]
+__all__ = [
+    "TRIES",
+    "CellError",
+    "Engine",
+    "FailedCells",
+    "Job",
+    "Local",
+    "OnRay",
+    "Say",
+    "Serial",
+    "check_sendable",
+    "chosen",
+    "of_chapters",
+    "unheard",
+]
