@@ -17,7 +17,8 @@ import torch
 from conftest import grid_images, tiny_model
 
 from advlib import attacks, engines
-from advlib.bench.evaluation import predictions, success_rates
+from advlib.bench import evaluation
+from advlib.bench.evaluation import _Run, predictions, success_rates
 from advlib.bench.results import ResultTable
 from advlib.files.paths import ROOT
 from advlib.zoo.datasets import Images
@@ -107,6 +108,81 @@ def test_rows_come_as_asked_for_whatever_finishes_first_and_say_where_they_ran(d
     pd.testing.assert_frame_equal(rows, expected)
     rows, _ = measured(Backwards(), data, tmp_path)
     assert rows.attack.tolist() == expected.attack.tolist() and set(rows.device) == {"NVIDIA H100"}
+
+
+class Shuffled:
+    """Workers of somebody's own, who are no processes: parts end in another order, each after a second."""
+
+    def __init__(self, device="cpu"):
+        self.parts, self.device = [], device
+
+    def run(self, job, parts):
+        self.parts += parts
+        with job.ready():
+            for part in sorted(parts, key=lambda part: (-part.first, part.cell)):
+                given = job(part, say=None)
+                yield part, replace(given, seconds=1.0, device=self.device.format(part.first))
+
+
+def test_a_cell_in_parts_is_the_cell(data, tmp_path):
+    engine = Shuffled()
+    check_same(engine, data, tmp_path)
+    assert len({part.cell for part in engine.parts}) == 2 * 3 * 2
+    assert {(part.first, part.behind) for part in engine.parts} == {(0, 5), (5, 10), (10, 12)}
+    assert set(table(tmp_path / "1").frame.seconds) == {3.0}
+    rows, _ = measured(Shuffled("GPU {}"), data, tmp_path / "2")
+    assert set(rows.device) == {"GPU 0, GPU 5, GPU 10"}
+
+
+def test_parts_are_whole_batches_many_where_they_are_recorded(data):
+    places = torch.arange(3100)
+    many = Images(torch.zeros(3100, 1, 1, 1, dtype=torch.uint8), places % 2, places, ("a", "b"), "shapes", "test")
+    cells = [("f", "MI", 8.0), ("f", "MI", 16.0)]
+    run = _Run({}, many, 100, 0, True)
+    assert run.parts(cells, whole=True) == [(cell, 0, 3100) for cell in cells]
+    assert run.parts(cells, whole=False) == [(cell, k, k + 100) for cell in cells for k in range(0, 3100, 100)]
+    on_gpu = replace(run, data=many.to("meta"))
+    assert on_gpu.parts(cells[:1], whole=False) == [(cells[0], 0, 1200), (cells[0], 1200, 2400), (cells[0], 2400, 3100)]
+
+
+def late(model, x, y, eps, seed, index):
+    """Fails on the last image."""
+    if 11 in index:
+        raise ArithmeticError("so near the end")
+    return x
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_done_is_with_the_error_and_a_table_holds_whole_cells(data, tmp_path, kept):
+    several, net = {"plain": plain, "late": late}, {"f": NETS["f"]}
+    rows = table(tmp_path) if kept else None
+    run = partial(success_rates, several, net, net, data, [8, 4], table=rows, batch_size=5, engine=Caught())
+    with pytest.raises(engines.FailedCells, match="2 of 4 cells failed") as caught:
+        run()
+    assert {error.cause for error in caught.value.errors.values()} == {"so near the end"}
+    assert list(zip(caught.value.rows.attack, caught.value.rows.eps_255, strict=True)) == [
+        ("plain", 8),
+        ("plain", 8),
+        ("plain", 4),
+        ("plain", 4),
+    ]
+    if kept:
+        pd.testing.assert_frame_equal(caught.value.rows, rows.frame)
+    with pytest.raises(engines.FailedCells) as caught:
+        success_rates({"late": late}, net, net, data, [8], table=rows, batch_size=5, engine=Caught())
+    assert len(caught.value.rows) == 0
+
+
+class Caught:
+    """Workers who survive what an attack raises, and are no processes."""
+
+    def run(self, job, parts):
+        with job.ready():
+            for part in parts:
+                try:
+                    yield part, job(part, say=None)
+                except ArithmeticError as error:
+                    yield part, engines.CellError(str(error))
 
 
 def test_workers_take_the_gpus_in_turn(data, monkeypatch):
@@ -244,14 +320,15 @@ def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch, cloudpi
     else:
         monkeypatch.setitem(sys.modules, "cloudpickle", None)
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a worker was started"))
-    lock = threading.Lock()
+    data, lock = relabelled(data), threading.Lock()
+    monkeypatch.setattr(evaluation, "predictions", lambda *a, **k: pytest.fail("clean images were classified"))
     with pytest.raises(TypeError, match="attack 'mine': it cannot be sent.*functools.partial.*engine=\"serial\"") as e:
-        success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, relabelled(data), [8], engine="local")
+        success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, data, [8], engine="local")
     assert ("with cloudpickle" in str(e.value)) is not cloudpickle
     if not cloudpickle:
         for wrong in (lambda z: NETS["f"](z), in_main(monkeypatch)):
             with pytest.raises(TypeError, match="surrogate 'f'"):
-                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, relabelled(data), [8], engine="local")
+                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, data, [8], engine="local")
 
 
 def in_main(monkeypatch):

@@ -104,7 +104,10 @@ def test_what_needs_a_net_that_failed_is_not_trained_and_named():
     with pytest.raises(engines.FailedCells, match="4 of 9 trainings failed") as caught:
         trainees.provide("shapes", ALL, ALL, engine=engine)
     assert set(caught.value.errors) == {"resnet", "vgg-pgd", "hgd", "vgg-ens3"}
-    assert caught.value.errors["vgg-ens3"].cause == "it needs resnet" and engine.asked[1] == {"comdefend", "densenet-lrsf"}
+    assert caught.value.errors["vgg-ens3"].cause == "it needs resnet" and engine.asked[1] == {
+        "comdefend",
+        "densenet-lrsf",
+    }
 
 
 def test_the_engine_is_that_of_the_environment_and_a_wrong_one_is_refused_before_any_work(monkeypatch):
