@@ -116,6 +116,9 @@ class Shuffled:
     def __init__(self, device="cpu"):
         self.parts, self.device = [], device
 
+    def at_once(self, job):
+        return 2
+
     def run(self, job, parts):
         self.parts += parts
         with job.ready():
@@ -139,10 +142,13 @@ def test_parts_are_whole_batches_many_where_they_are_recorded(data):
     many = Images(torch.zeros(3100, 1, 1, 1, dtype=torch.uint8), places % 2, places, ("a", "b"), "shapes", "test")
     cells = [("f", "MI", 8.0), ("f", "MI", 16.0)]
     run = _Run({}, many, 100, 0, True)
-    assert run.parts(cells, whole=True) == [(cell, 0, 3100) for cell in cells]
-    assert run.parts(cells, whole=False) == [(cell, k, k + 100) for cell in cells for k in range(0, 3100, 100)]
+    assert run.parts(cells, 1) == [(cell, 0, 3100) for cell in cells] and run.parts([], 2) == []
+    assert run.parts(cells, 2) == [(cell, k, k + 100) for cell in cells for k in range(0, 3100, 100)]
     on_gpu = replace(run, data=many.to("meta"))
-    assert on_gpu.parts(cells[:1], whole=False) == [(cells[0], 0, 1200), (cells[0], 1200, 2400), (cells[0], 2400, 3100)]
+    recorded = [(0, 1200), (1200, 2400), (2400, 3100)]
+    assert on_gpu.parts(cells, 2) == on_gpu.parts(cells, 4) == [(cell, *ends) for cell in cells for ends in recorded]
+    assert on_gpu.parts(cells[:1], 4) == [(cells[0], k, min(k + 800, 3100)) for k in range(0, 3100, 800)]
+    assert len(on_gpu.parts(cells, 64)) == len(on_gpu.parts(cells, 999)) == 2 * 31
 
 
 def late(model, x, y, eps, seed, index):
@@ -176,6 +182,9 @@ def test_what_is_done_is_with_the_error_and_a_table_holds_whole_cells(data, tmp_
 class Caught:
     """Workers who survive what an attack raises, and are no processes."""
 
+    def at_once(self, job):
+        return 2
+
     def run(self, job, parts):
         with job.ready():
             for part in parts:
@@ -194,6 +203,8 @@ def test_workers_take_the_gpus_in_turn(data, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     crew = engines.Local()._crew(NoJob("cuda"), cells=9)
     assert [child._environment["CUDA_VISIBLE_DEVICES"] for child in crew] == ["0", "1", "2"]
+    assert engines.Local().at_once(NoJob("cuda")) == 3 and engines.Local(devices=[1, 2]).at_once(NoJob()) == 2
+    assert engines.Local(jobs=5, devices=[0]).at_once(NoJob()) == 5 and engines.Serial().at_once(NoJob()) == 1
     crew = engines.Local(jobs=2)._crew(NoJob(), cells=1)
     assert len(crew) == 1 and "CUDA_VISIBLE_DEVICES" not in crew[0]._environment
     assert pickle.loads(crew[0]._first)[1] == "cpu"

@@ -299,13 +299,16 @@ def test_a_table_of_replays_is_the_table(name, n, recorder, monkeypatch):
 class Workers:
     """Whoever runs what an engine is told, here."""
 
+    def at_once(self, job):
+        return 2
+
     def run(self, job, parts):
         with job.ready():
             yield from [(part, job(part, say=None)) for part in parts]
 
 
 def test_a_table_of_parts_that_are_each_recorded_is_the_table(recorder, monkeypatch):
-    halves = lambda run, cells, whole: [_Part(cell, *ends) for cell in cells for ends in ((0, 12), (12, 25))]  # noqa: E731
+    halves = lambda run, cells, workers: [_Part(cell, *ends) for cell in cells for ends in ((0, 12), (12, 25))]  # noqa: E731
     monkeypatch.setattr(_Run, "parts", halves)
     found = rows(A.mi_fgsm, tiny_model(), 25, engine=Workers())
     assert len(recorder.tapes) == 2 * 2 * 3

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from math import ceil
 from numbers import Real
 from types import FunctionType
 from typing import NamedTuple
@@ -207,8 +208,8 @@ def success_rates(
         checks.instance("table", table, ResultTable, "a ResultTable")
     surrogates, targets = _modules(surrogates), _modules(targets)
     run = _Run(targets, data, batch_size, seed, ball)
-    job, whole = _Job(run, attacks, surrogates), isinstance(engine, engines.Serial)
-    if not whole:
+    job = _Job(run, attacks, surrogates)
+    if not isinstance(engine, engines.Serial):
         engines.check_sendable(job)
     networks = {**surrogates, **targets}
     right = torch.stack([predictions(m, data, batch_size) == data.y for m in networks.values()]).all(0)
@@ -221,7 +222,7 @@ def success_rates(
     if table is not None:
         table.expect({name: described(attack) for name, attack in attacks.items()})
     todo = [cell for cell in dict.fromkeys(cells) if table is None or not table.done(*cell)]
-    parts, found, failed = run.parts(todo, whole), {}, {}
+    parts, found, failed = run.parts(todo, engine.at_once(job)), {}, {}
     with Progress(title, len(cells)) as bar, closing(engine.run(job, parts)) as answers:
         for _ in range(len(cells) - len(todo)):
             bar.advance()
@@ -346,12 +347,15 @@ class _Run:
     seed: int
     ball: bool
 
-    def parts(self, cells: Sequence[tuple[str, str, float]], whole: bool) -> list[_Part]:
-        """The cells, whole, or each in parts of one batch; on a GPU, where what is recorded is to be replayed for many
-        batches, of so many that it is."""
-        batches = 1 if self.data.labels.device.type == "cpu" else 2 * _WORTH
-        size = len(self.data) if whole else batches * self.batch_size
-        ends = [*range(0, len(self.data), size), len(self.data)]
+    def parts(self, cells: Sequence[tuple[str, str, float]], workers: int) -> list[_Part]:
+        """The cells, whole for one worker, and else each in parts of one batch. On a GPU in parts of so many batches
+        that a recording pays, or of fewer where there are more workers than cells."""
+        batches = ceil(len(self.data) / self.batch_size)
+        if workers > 1:
+            shares = ceil(workers / max(1, len(cells)))
+            on_gpu = min(2 * _WORTH, ceil(batches / shares))
+            batches = 1 if self.data.labels.device.type == "cpu" else on_gpu
+        ends = [*range(0, len(self.data), batches * self.batch_size), len(self.data)]
         return [_Part(cell, first, behind) for cell in cells for first, behind in pairwise(ends)]
 
     def cell(

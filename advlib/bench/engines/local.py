@@ -53,6 +53,15 @@ class Local:
                 if device >= torch.cuda.device_count():
                     raise ValueError(f"devices: there is no GPU {device}, torch sees {torch.cuda.device_count()}")
 
+    def at_once(self, job: Job) -> int:
+        """As of `Engine`."""
+        return self.jobs or len(self._gpus(job)) or min(os.cpu_count() or 1, MOST)
+
+    def _gpus(self, job: Job) -> Sequence[int]:
+        if self.devices is None:
+            return range(torch.cuda.device_count() if job.device.type == "cuda" else 0)
+        return self.devices
+
     def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
         """As of `Engine`. Raises TypeError, before a worker is started, for a part of the job that cannot be sent, and
         RuntimeError for workers that cannot be set up."""
@@ -88,13 +97,12 @@ class Local:
             threads.shutdown(cancel_futures=True)
 
     def _crew(self, job: Job, cells: int) -> list[_Child]:
-        cores, gpus = os.cpu_count() or 1, self.devices
-        if gpus is None and job.device.type == "cuda":
-            gpus = range(torch.cuda.device_count())
-        jobs = min(cells, self.jobs or (len(gpus) if gpus else min(cores, MOST)))
-        share = max(1, min(cores // max(1, jobs), torch.get_num_threads()))  # no more than this process allows itself
+        gpus, jobs = self._gpus(job), min(cells, self.at_once(job))
+        share = max(
+            1, min((os.cpu_count() or 1) // max(1, jobs), torch.get_num_threads())
+        )  # no more than this process allows itself
         first = pickle.dumps((packed(job), "cuda" if gpus else "cpu", share))
-        return [_Child(first, _environment(share, gpus and gpus[k % len(gpus)])) for k in range(jobs)]
+        return [_Child(first, _environment(share, gpus[k % len(gpus)] if gpus else None)) for k in range(jobs)]
 
 
 def _environment(threads: int, gpu: int | None) -> dict[str, str]:

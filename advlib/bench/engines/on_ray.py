@@ -43,6 +43,10 @@ class OnRay:
         if find_spec("ray") is None:
             raise ModuleNotFoundError("engine \"ray\": Ray is not installed: pip install 'advlib[cluster]'", name="ray")
 
+    def at_once(self, job: Job) -> int:
+        """As of `Engine`: what a cluster has room for is not known before it is asked."""
+        return self.jobs or 2
+
     def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
         """As of `Engine`; what the job says of a cell comes with its result. Raises TypeError, before Ray is started,
         for a part of the job that cannot be sent, ValueError for more than the cluster has, and RuntimeError for actors

@@ -69,7 +69,10 @@ class FailedCells(RuntimeError):
 @runtime_checkable
 class Engine(Protocol):
     """Runs a job on cells. Gives each cell once, in the order of finishing, with its result or a CellError; `heard` is
-    told before what the job has said of it. To close the iterator is to stop the work."""
+    told before what the job has said of it. To close the iterator is to stop the work. at_once: how many cells are run
+    at the same time, or 2 where that is yet to be found out."""
+
+    def at_once(self, job: Job) -> int: ...
 
     def run(self, job: Job, cells: Sequence[Cell], heard: Heard = ...) -> Iterator[tuple[Cell, object]]: ...
 
@@ -81,6 +84,9 @@ def unheard(cell: Cell, said: object) -> None:
 @dataclass(frozen=True)
 class Serial:
     """One cell after another in this process. What the job raises is raised at once."""
+
+    def at_once(self, job: Job) -> int:
+        return 1
 
     def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
         with job.ready():
