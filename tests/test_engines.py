@@ -222,6 +222,7 @@ def test_actors_are_as_many_as_there_is_room_for():
     has = {"CPU": 8.0, "GPU": 2.0}
     assert on_ray()._room(has) == (2, 1) and on_ray(num_gpus=0.5)._room(has) == (4, 0.5)
     assert on_ray(num_gpus=0, num_cpus=2)._room(has) == (4, 0) and on_ray(jobs=3)._room({"CPU": 4.0}) == (3, 0)
+    assert on_ray(jobs=3).at_once(NoJob()) == 3 and on_ray().at_once(NoJob()) == 2
     for wrong in (on_ray(jobs=3), on_ray(num_gpus=3), on_ray(num_cpus=9)):
         with pytest.raises(ValueError, match="jobs: the cluster has no room"):
             wrong._room(has)

@@ -107,7 +107,7 @@ class Trainings:
     def _checkpoint(self, plan: Plan) -> Path:
         """Of a training; the first time also whether it is taken up."""
         made_of = fingerprint({"n": len(self.train), **plan.recipe.facts()})
-        checkpoint = self.folder / f"{plan.name}_{made_of}.pt".replace(" ", "_")
+        checkpoint = self.folder.absolute() / f"{plan.name}_{made_of}.pt".replace(" ", "_")
         if checkpoint.is_file() and checkpoint not in self._seen:
             self.taken_up.append(str(plan))
         self._seen.add(checkpoint)

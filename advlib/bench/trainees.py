@@ -76,12 +76,13 @@ def provide(
     engine = engines.chosen(engines.of_chapters() if engine is None else engine)
     for net in retrain:
         checks.choice("retrain", net, nets)
-    listed, kept = weights.manifest(WEIGHTS), trial or folder
+    listed, kept = weights.manifest(WEIGHTS), (trial or folder).absolute()
     trained = [net for net in dict.fromkeys(nets) if net in retrain or f"{dataset}/{net}" not in listed]
     planned = {net: _changed(_recipe(dataset, net), trial is not None, **changes) for net in trained}
     # Here and not in a worker: another one that takes up the net of one that died goes on from its checkpoint.
     for net in trained if trial else retrain:
         fitting.forget(f"{dataset}/{net}", checkpoints)
+    checkpoints = checkpoints and checkpoints.absolute()  # a worker may be somewhere else
     options = {"checkpoints": checkpoints, "folder": kept, "watch": watch, "n": TRIAL if trial else None}
     # What is kept elsewhere is not what another training loads.
     needs = {net: _needs(dataset, net) & {*trained} if kept == WEIGHTS else set() for net in trained}
