@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,37 @@ def test_what_an_attack_prints_does_not_come_between_the_answers(data, capfd):
 def says(model, x, y, eps, seed, index):
     print("said so", flush=True)
     return x
+
+
+class Talks(NoJob):
+    """A job that says a cell's number, and then twice that, and gives its square."""
+
+    def ready(self):
+        return nullcontext()
+
+    def __call__(self, cell, say):
+        say(cell)
+        say(2 * cell)
+        return cell**2
+
+
+def check_heard(engine):
+    told = []
+    for cell, result in engine.run(Talks(), [3, 4], lambda cell, said: told.append((cell, said))):
+        told.append((cell, "gave", result))
+    assert sorted(told, key=lambda what: what[0]) == [
+        *[(3, 3), (3, 6), (3, "gave", 9)],
+        *[(4, 4), (4, 8), (4, "gave", 16)],
+    ]
+
+
+@pytest.mark.parametrize("engine", [engines.Serial(), engines.Local(2)])
+def test_what_a_job_says_is_heard_before_its_result(engine):
+    check_heard(engine)
+
+
+def test_what_an_actor_says_is_heard_before_its_result():
+    check_heard(on_ray(jobs=1))
 
 
 def relabelled(data):
