@@ -67,7 +67,8 @@ def provide(
     process with the net, its number of epochs and `fit`'s row after each of them; watch: of `fit`; engine: where nets
     are trained, each by one worker, as of `evaluation.success_rates`; None: the one that $ADVLIB_ENGINE names, or else
     this process. Workers write checkpoints and weights themselves: on several machines the folders have to be on a disk
-    that all of them see. A net whose training needs another of these waits for it. changes: fields of every recipe,
+    that all of them see. A net whose training needs another of these waits for it. The weights are those of one process
+    with as many threads, bit for bit; with others torch adds up in another order. changes: fields of every recipe,
     where 0 epochs are the recipe's own.
     Raises ValueError for a name in `retrain` that is not in `nets`, and as `training.train_member` does; on an engine
     with workers, TypeError for a `watch` or a recipe that cannot be sent, and FailedCells after the other trainings,
