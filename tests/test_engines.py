@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from conftest import grid_images, tiny_model
 
 from advlib import attacks, engines
-from advlib.bench.evaluation import predictions, success_rates
+from advlib.bench import evaluation
+from advlib.bench.evaluation import _Run, predictions, success_rates
 from advlib.bench.results import ResultTable
 from advlib.files.paths import ROOT
 from advlib.zoo.datasets import Images
@@ -109,6 +111,90 @@ def test_rows_come_as_asked_for_whatever_finishes_first_and_say_where_they_ran(d
     assert rows.attack.tolist() == expected.attack.tolist() and set(rows.device) == {"NVIDIA H100"}
 
 
+class Shuffled:
+    """Workers of somebody's own, who are no processes: parts end in another order, each after a second."""
+
+    def __init__(self, device="cpu"):
+        self.parts, self.device = [], device
+
+    def at_once(self, job):
+        return 2
+
+    def run(self, job, parts):
+        self.parts += parts
+        with job.ready():
+            for part in sorted(parts, key=lambda part: (-part.first, part.cell)):
+                given = job(part, say=None)
+                yield part, replace(given, seconds=1.0, device=self.device.format(part.first))
+
+
+def test_a_cell_in_parts_is_the_cell(data, tmp_path):
+    engine = Shuffled()
+    check_same(engine, data, tmp_path)
+    assert len({part.cell for part in engine.parts}) == 2 * 3 * 2
+    assert {(part.first, part.behind) for part in engine.parts} == {(0, 5), (5, 10), (10, 12)}
+    assert set(table(tmp_path / "1").frame.seconds) == {3.0}
+    rows, _ = measured(Shuffled("GPU {}"), data, tmp_path / "2")
+    assert set(rows.device) == {"GPU 0, GPU 5, GPU 10"}
+
+
+def test_parts_are_whole_batches_many_where_they_are_recorded(data):
+    places = torch.arange(3100)
+    many = Images(torch.zeros(3100, 1, 1, 1, dtype=torch.uint8), places % 2, places, ("a", "b"), "shapes", "test")
+    cells = [("f", "MI", 8.0), ("f", "MI", 16.0)]
+    run = _Run({}, many, 100, 0, True)
+    assert run.parts(cells, 1) == [(cell, 0, 3100) for cell in cells] and run.parts([], 2) == []
+    assert run.parts(cells, 2) == [(cell, k, k + 100) for cell in cells for k in range(0, 3100, 100)]
+    on_gpu = replace(run, data=many.to("meta"))
+    recorded = [(0, 1200), (1200, 2400), (2400, 3100)]
+    assert on_gpu.parts(cells, 2) == on_gpu.parts(cells, 4) == [(cell, *ends) for cell in cells for ends in recorded]
+    assert on_gpu.parts(cells[:1], 4) == [(cells[0], k, min(k + 800, 3100)) for k in range(0, 3100, 800)]
+    assert len(on_gpu.parts(cells, 64)) == len(on_gpu.parts(cells, 999)) == 2 * 31
+
+
+def late(model, x, y, eps, seed, index):
+    """Fails on the last image."""
+    if 11 in index:
+        raise ArithmeticError("so near the end")
+    return x
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_done_is_with_the_error_and_a_table_holds_whole_cells(data, tmp_path, kept):
+    several, net = {"plain": plain, "late": late}, {"f": NETS["f"]}
+    rows = table(tmp_path) if kept else None
+    run = partial(success_rates, several, net, net, data, [8, 4], table=rows, batch_size=5, engine=Caught())
+    with pytest.raises(engines.FailedCells, match="2 of 4 cells failed") as caught:
+        run()
+    assert {error.cause for error in caught.value.errors.values()} == {"so near the end"}
+    assert list(zip(caught.value.rows.attack, caught.value.rows.eps_255, strict=True)) == [
+        ("plain", 8),
+        ("plain", 8),
+        ("plain", 4),
+        ("plain", 4),
+    ]
+    if kept:
+        pd.testing.assert_frame_equal(caught.value.rows, rows.frame)
+    with pytest.raises(engines.FailedCells) as caught:
+        success_rates({"late": late}, net, net, data, [8], table=rows, batch_size=5, engine=Caught())
+    assert len(caught.value.rows) == 0
+
+
+class Caught:
+    """Workers who survive what an attack raises, and are no processes."""
+
+    def at_once(self, job):
+        return 2
+
+    def run(self, job, parts):
+        with job.ready():
+            for part in parts:
+                try:
+                    yield part, job(part, say=None)
+                except ArithmeticError as error:
+                    yield part, engines.CellError(str(error))
+
+
 def test_workers_take_the_gpus_in_turn(data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
@@ -118,6 +204,8 @@ def test_workers_take_the_gpus_in_turn(data, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     crew = engines.Local()._crew(NoJob("cuda"), cells=9)
     assert [child._environment["CUDA_VISIBLE_DEVICES"] for child in crew] == ["0", "1", "2"]
+    assert engines.Local().at_once(NoJob("cuda")) == 3 and engines.Local(devices=[1, 2]).at_once(NoJob()) == 2
+    assert engines.Local(jobs=5, devices=[0]).at_once(NoJob()) == 5 and engines.Serial().at_once(NoJob()) == 1
     crew = engines.Local(jobs=2)._crew(NoJob(), cells=1)
     assert len(crew) == 1 and "CUDA_VISIBLE_DEVICES" not in crew[0]._environment
     assert pickle.loads(crew[0]._first)[1] == "cpu"
@@ -127,11 +215,15 @@ class NoJob:
     def __init__(self, device="cpu"):
         self.device = torch.device(device)
 
+    def parts(self):
+        return {}
+
 
 def test_actors_are_as_many_as_there_is_room_for():
     has = {"CPU": 8.0, "GPU": 2.0}
     assert on_ray()._room(has) == (2, 1) and on_ray(num_gpus=0.5)._room(has) == (4, 0.5)
     assert on_ray(num_gpus=0, num_cpus=2)._room(has) == (4, 0) and on_ray(jobs=3)._room({"CPU": 4.0}) == (3, 0)
+    assert on_ray(jobs=3).at_once(NoJob()) == 3 and on_ray().at_once(NoJob()) == 2
     for wrong in (on_ray(jobs=3), on_ray(num_gpus=3), on_ray(num_cpus=9)):
         with pytest.raises(ValueError, match="jobs: the cluster has no room"):
             wrong._room(has)
@@ -157,6 +249,37 @@ def test_what_an_attack_prints_does_not_come_between_the_answers(data, capfd):
 def says(model, x, y, eps, seed, index):
     print("said so", flush=True)
     return x
+
+
+class Talks(NoJob):
+    """A job that says a cell's number, and then twice that, and gives its square."""
+
+    def ready(self):
+        return nullcontext()
+
+    def __call__(self, cell, say):
+        say(cell)
+        say(2 * cell)
+        return cell**2
+
+
+def check_heard(engine):
+    told = []
+    for cell, result in engine.run(Talks(), [3, 4], lambda cell, said: told.append((cell, said))):
+        told.append((cell, "gave", result))
+    assert sorted(told, key=lambda what: what[0]) == [
+        *[(3, 3), (3, 6), (3, "gave", 9)],
+        *[(4, 4), (4, 8), (4, "gave", 16)],
+    ]
+
+
+@pytest.mark.parametrize("engine", [engines.Serial(), engines.Local(2)])
+def test_what_a_job_says_is_heard_before_its_result(engine):
+    check_heard(engine)
+
+
+def test_what_an_actor_says_is_heard_before_its_result():
+    check_heard(on_ray(jobs=1))
 
 
 def relabelled(data):
@@ -241,14 +364,15 @@ def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch, cloudpi
     else:
         monkeypatch.setitem(sys.modules, "cloudpickle", None)
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a worker was started"))
-    lock = threading.Lock()
+    data, lock = relabelled(data), threading.Lock()
+    monkeypatch.setattr(evaluation, "predictions", lambda *a, **k: pytest.fail("clean images were classified"))
     with pytest.raises(TypeError, match="attack 'mine': it cannot be sent.*functools.partial.*engine=\"serial\"") as e:
-        success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, relabelled(data), [8], engine="local")
+        success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, data, [8], engine="local")
     assert ("with cloudpickle" in str(e.value)) is not cloudpickle
     if not cloudpickle:
         for wrong in (lambda z: NETS["f"](z), in_main(monkeypatch)):
             with pytest.raises(TypeError, match="surrogate 'f'"):
-                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, relabelled(data), [8], engine="local")
+                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, data, [8], engine="local")
 
 
 def in_main(monkeypatch):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import advlib as al
 from advlib import attacks, graphs, transforms
-from advlib.bench.evaluation import OnNetwork, success_rates
+from advlib.bench.evaluation import OnNetwork, _Part, _Run, success_rates
 from advlib.core import facts
 from advlib.zoo.datasets import Images
 
@@ -264,10 +264,10 @@ def pictures(n):
     return Images((x * 255).round().to(torch.uint8), labels, index, tuple("abcdefghij"), "shapes", "test")
 
 
-def rows(attack, surrogate, n):
+def rows(attack, surrogate, n, **options):
     """The table of one attack in batches of two, without the seconds."""
     targets = {"h": tiny_model(1)}
-    frame = success_rates({"a": attack}, {"f": surrogate}, targets, pictures(n), [8, 64], batch_size=2)
+    frame = success_rates({"a": attack}, {"f": surrogate}, targets, pictures(n), [8, 64], batch_size=2, **options)
     return frame.drop(columns="seconds")
 
 
@@ -294,6 +294,26 @@ def test_a_table_of_replays_is_the_table(name, n, recorder, monkeypatch):
     monkeypatch.setattr(graphs, "_recorder", lambda device: None)
     assert tapes == 2 * 3  # for two budgets: before the loop, the loop, the result
     assert replayed.equals(rows(KNOWN[name], f, n)) and (replayed.passes > 0).all()
+
+
+class Workers:
+    """Whoever runs what an engine is told, here."""
+
+    def at_once(self, job):
+        return 2
+
+    def run(self, job, parts):
+        with job.ready():
+            yield from [(part, job(part, say=None)) for part in parts]
+
+
+def test_a_table_of_parts_that_are_each_recorded_is_the_table(recorder, monkeypatch):
+    halves = lambda run, cells, workers: [_Part(cell, *ends) for cell in cells for ends in ((0, 12), (12, 25))]  # noqa: E731
+    monkeypatch.setattr(_Run, "parts", halves)
+    found = rows(A.mi_fgsm, tiny_model(), 25, engine=Workers())
+    assert len(recorder.tapes) == 2 * 2 * 3
+    monkeypatch.undo()
+    assert found.equals(rows(A.mi_fgsm, tiny_model(), 25))
 
 
 def own(model, x, y, **options):

@@ -1,7 +1,14 @@
 """What tables cost: cells and passes as printed and counted, arithmetic by hand, and schedules with a known end."""
 
-import pytest
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
 
+import pytest
+import torch
+
+from advlib import engines
 from advlib.bench import scale
 from advlib.files.paths import ROOT
 
@@ -49,7 +56,8 @@ def test_a_cell_takes_its_passes_and_shows_every_target_the_result_once(monkeypa
 
 def test_the_page_has_the_table_as_it_is_computed():
     shown = (ROOT / "book" / "many_gpus.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if line[:1] == "|"]
+    computed = shown[shown.index("|   table |") :].partition("\n\n")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in computed]
     found = scale.table().round(1)
     assert rows[0] == ["table", *found.columns] and [row[0] for row in rows[2:]] == list(found.index)
     assert [[float(cell) for cell in row[1:]] for row in rows[2:]] == [list(row) for row in found.to_numpy()]
@@ -61,3 +69,45 @@ def test_the_last_worker_is_done_when_the_longest_are_taken_first():
     assert scale.makespan(work, 8, parts=4) == 1.0
     assert scale.makespan([1.0], 8, parts=8, each=0.5) == 0.625
     assert scale.makespan(work, 1, each=0.25) == 9.0
+
+
+UNIT = 0.08
+"""Seconds of a cell of length 1."""
+
+
+class Sleeps:
+    """A job whose cells, (number, length), take what they say, and tell who took them from when to when."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder, workers):
+        self.folder, self.workers = folder, workers
+
+    def parts(self):
+        return {}
+
+    def ready(self):
+        # Interpreters need seconds to start, and not all the same: the workers wait for one another.
+        Path(self.folder, str(os.getpid())).touch()
+        while len(os.listdir(self.folder)) < self.workers:
+            time.sleep(0.001)
+        return nullcontext()
+
+    def __call__(self, cell, say):
+        begun = time.monotonic()
+        time.sleep(cell[1] * UNIT)
+        return os.getpid(), begun, time.monotonic()
+
+
+def test_an_engine_takes_as_long_as_the_model_says(tmp_path):
+    """Within one unit of eight: no sleep is too short, and what lies between two cells is little beside one. Two of
+    these cells never end within a unit of each other."""
+    lengths = [7, 4, 2, 2]
+    found = list(engines.Local(jobs=2).run(Sleeps(tmp_path, 2), list(enumerate(lengths))))
+    assert [number for (number, _), _ in found] == [1, 2, 0, 3]
+    workers = {}
+    for (_, length), (worker, _, _) in found:
+        workers.setdefault(worker, []).append(length)
+    assert sorted(workers.values()) == [[4, 2, 2], [7]]
+    took = (max(end for _, (_, _, end) in found) - min(begun for _, (_, begun, _) in found)) / UNIT
+    assert 0 <= took - scale.makespan(lengths, 2) < 1

@@ -8,12 +8,16 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from math import ceil
 from numbers import Real
 from types import FunctionType
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,7 +39,7 @@ from ..graphs import captured
 from ..zoo.datasets import Images
 from ..zoo.weights import digest
 from . import engines
-from .engines import CellError, Engine, FailedCells
+from .engines import CellError, Engine, FailedCells, Say
 from .outcomes import ALL, COMMON, Outcome, Outcomes
 from .progress import Progress
 from .results import ResultTable
@@ -195,8 +199,9 @@ def success_rates(
     batches enough, and replayed (`graphs.captured`): the numbers stay, and the seconds are fewer.
     Raises TypeError or ValueError, before any attack, for what is not as described, if a surrogate and another target
     have one name, or if no image counts; and for an attack that returns something else, by its name. An engine with
-    workers ends the other cells first, and then raises FailedCells; before any work, TypeError for what cannot be sent
-    to a worker, and ModuleNotFoundError for Ray, where that is missing.
+    workers ends the other cells first, and then raises FailedCells, whose `rows` are those of the cells that are done;
+    before any work, TypeError for what cannot be sent to a worker, and ModuleNotFoundError for Ray, where that is
+    missing. Such an engine may give the images of a cell to several workers, batches of the same images.
     """
     _check_asked(attacks, surrogates, targets, data, eps_255)
     engine = engines.chosen(engine)
@@ -207,6 +212,10 @@ def success_rates(
     if table is not None:
         checks.instance("table", table, ResultTable, "a ResultTable")
     surrogates, targets = _modules(surrogates), _modules(targets)
+    run = _Run(targets, data, batch_size, seed, ball)
+    job = _Job(run, attacks, surrogates)
+    if not isinstance(engine, engines.Serial):
+        engines.check_sendable(job)
     networks = {**surrogates, **targets}
     right = {name: predictions(network, data, batch_size) == data.y for name, network in networks.items()}
     keep = _kept(right, surrogates, targets, counted)
@@ -214,25 +223,27 @@ def success_rates(
     cells = [(s, a, float(e)) for s in surrogates for a in attacks for e in eps_255]
     if table is not None:
         table.expect({name: described(attack) for name, attack in attacks.items()})
-    job, found, failed = _Job(_Run(targets, data, keep, batch_size, seed, ball), attacks, surrogates), {}, {}
     todo = [cell for cell in dict.fromkeys(cells) if table is None or not table.done(*cell)]
-    with Progress(title, len(cells)) as bar, closing(engine.run(job, todo)) as answers:
+    parts, found, failed = run.parts(todo, engine.at_once(job)), {}, {}
+    with Progress(title, len(cells)) as bar, closing(engine.run(job, parts)) as answers:
         for _ in range(len(cells) - len(todo)):
             bar.advance()
-        for cell, answer in answers:
-            if isinstance(answer, CellError):
-                failed[_in_words(cell)] = answer
+        for cell, given in _whole(parts, answers):
+            if errors := [answer for answer in given if isinstance(answer, CellError)]:
+                failed[_in_words(cell)] = errors[0]
             elif table is None:
-                found[cell] = answer.rows
+                found[cell], _ = run.cell(cell, given, keep)
             else:
-                table.add(answer.rows, answer.outcomes, answer.device)
+                table.add(*run.cell(cell, given, keep), ", ".join(dict.fromkeys(answer.device for answer in given)))
             source, name, eps = cell
             bar.advance(f"{source} {name} {eps:g}")
+    if table is None:
+        rows = pd.DataFrame([row for cell in cells for row in found.get(cell, ())])
+    else:
+        rows = _asked_for(table.frame, [cell for cell in cells if table.done(*cell)])
     if failed:
-        raise FailedCells(failed, len(todo))
-    if table is not None:
-        return _asked_for(table.frame, cells)
-    return pd.DataFrame([row for cell in cells for row in found[cell]])
+        raise FailedCells(failed, len(todo), rows)
+    return rows
 
 
 def _check_asked(attacks: object, surrogates: object, targets: object, data: object, eps_255: object) -> None:
@@ -308,7 +319,7 @@ def _modules(networks: Mapping[str, Model]) -> dict[str, nn.Module]:
 def _asked_for(frame: pd.DataFrame, cells: list[tuple[str, str, float]]) -> pd.DataFrame:
     """The rows of these cells, in their order: a resumed table may hold others, from a run with other budgets."""
     groups = frame.groupby(["source", "attack", "eps_255"])
-    return pd.concat([groups.get_group(cell) for cell in cells], ignore_index=True)
+    return pd.concat([frame[:0], *(groups.get_group(cell) for cell in cells)], ignore_index=True)
 
 
 def _in_words(cell: tuple[str, str, float]) -> str:
@@ -316,46 +327,87 @@ def _in_words(cell: tuple[str, str, float]) -> str:
     return f"attack {attack!r} on {source!r} at {eps:g}/255"
 
 
+class _Part(NamedTuple):
+    """Consecutive images of a cell, as many batches of all as there are."""
+
+    cell: tuple[str, str, float]
+    first: int
+    behind: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Of a part of a cell. named: what every target calls the attacked images, int64 (N,) on the CPU; passed: how many
+    images went through the surrogate; seconds: of the attack; device: the name of that which it ran on."""
+
+    named: Mapping[str, torch.Tensor]
+    passed: int
+    seconds: float
+    device: str
+
+
+def _whole(
+    parts: Sequence[_Part], answers: Iterator[tuple[_Part, _Answer | CellError]]
+) -> Iterator[tuple[tuple[str, str, float], list[_Answer | CellError]]]:
+    """Each cell with the answers of its parts in the order of the images, as soon as the last of them is there."""
+    missing, given = Counter(part.cell for part in parts), {}
+    for part, answer in answers:
+        given[part] = answer
+        missing[part.cell] -= 1
+        if not missing[part.cell]:
+            yield part.cell, [given.pop(other) for other in parts if other.cell == part.cell]
+
+
 @dataclass(frozen=True)
 class _Run:
-    """What all cells of a table share. kept: bool (N,) by surrogate and target, the images that count; the others: of
-    `success_rates`."""
+    """What all cells of a table share, as of `success_rates`."""
 
     targets: Mapping[str, nn.Module]
     data: Images
-    kept: Mapping[tuple[str, str], torch.Tensor]
     batch_size: int
     seed: int
     ball: bool
 
+    def parts(self, cells: Sequence[tuple[str, str, float]], workers: int) -> list[_Part]:
+        """The cells, whole for one worker, and else each in parts of one batch. On a GPU in parts of so many batches
+        that a recording pays, or of fewer where there are more workers than cells."""
+        batches = ceil(len(self.data) / self.batch_size)
+        if workers > 1:
+            shares = ceil(workers / max(1, len(cells)))
+            on_gpu = min(2 * _WORTH, ceil(batches / shares))
+            batches = 1 if self.data.labels.device.type == "cpu" else on_gpu
+        ends = [*range(0, len(self.data), batches * self.batch_size), len(self.data)]
+        return [_Part(cell, first, behind) for cell in cells for first, behind in pairwise(ends)]
+
     def cell(
-        self, cell: tuple[str, str, float], attack: Attack, surrogate: nn.Module
+        self, cell: tuple[str, str, float], given: Sequence[_Answer], kept: Mapping[tuple[str, str], torch.Tensor]
     ) -> tuple[list[dict[str, object]], Outcomes]:
-        """Rows of one source, attack and budget in 1/255: for every target, both denominators, and abstentions; and
-        which images were fooled."""
+        """Rows of one source, attack and budget in 1/255, from the answers of all its parts: for every target, both
+        denominators, and abstentions; and which images were fooled. kept: bool (N,) by surrogate and target, the images
+        that count."""
         source, attacker, eps = cell
-        what = _in_words(cell)
-        given, cost = self._answers(attack, surrogate, eps, what)
-        rows, found = [], {}
-        for name, answers in given.items():
-            abstained = answers == ABSTAIN
-            fooled = (answers != self.data.y) & ~abstained
+        passes = round(sum(answer.passed for answer in given) / len(self.data))
+        cost = {"passes": passes, "seconds": sum(answer.seconds for answer in given)}
+        rows, found, y = [], {}, self.data.y.cpu()
+        for name, target in self.targets.items():
+            named = torch.cat([answer.named[name] for answer in given])
+            abstained = named == ABSTAIN
+            fooled = (named != y) & ~abstained
             of = {"source": source, "attack": attacker, "target": name, "eps_255": eps}
-            kept = self.kept[source, name]
-            rows += [{**of, **rate, **cost} for rate in _rates(self.targets[name], fooled, abstained, kept)]
-            found[source, attacker, name, eps] = Outcome(fooled.cpu().numpy(), kept.cpu().numpy())
+            counted = kept[source, name].cpu()
+            rows += [{**of, **rate, **cost} for rate in _rates(target, fooled, abstained, counted)]
+            found[source, attacker, name, eps] = Outcome(fooled.numpy(), counted.numpy())
         return rows, Outcomes(self.data.index.cpu().numpy(), found)
 
-    def _answers(
-        self, attack: Attack, surrogate: nn.Module, eps: float, what: str
-    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """What every target calls the attacked images, and passes and seconds. what: the cell in words, for errors."""
+    def answer(self, part: _Part, attack: Attack, surrogate: nn.Module) -> _Answer:
+        """What every target calls the images of a part, attacked."""
+        (_, _, eps), what, data = part.cell, _in_words(part.cell), self.data[part.first : part.behind]
         answers = {name: [] for name in self.targets}
         options = {"eps": eps / 255, "seed": self.seed}
         run, seconds, passed, each = partial(attack, surrogate, **options), 0.0, 0, 0
-        for number, batch in enumerate(self.data.batches(self.batch_size)):
+        for number, batch in enumerate(data.batches(self.batch_size)):
             started = time.perf_counter()
-            if number == 1 and self._repeats(attack, surrogate):
+            if number == 1 and self._repeats(attack, surrogate, len(data)):
                 run = _replayed(run, attack, surrogate, batch, options, what)
             with counting(_network(attack, surrogate)) as counter:
                 adv = run(batch.x, batch.y.clone(), index=batch.index)
@@ -367,28 +419,19 @@ class _Run:
             with torch.no_grad():
                 for name, target in self.targets.items():
                     answers[name].append(_answers(target, adv, name))
-        cost = {"passes": round(passed / len(self.data)), "seconds": seconds}
-        return {name: _named(given, f"{name}, shown {what}") for name, given in answers.items()}, cost
+        named = {name: _named(given, f"{name}, shown {what}").cpu() for name, given in answers.items()}
+        return _Answer(named, passed, seconds, device_name(data.labels.device))
 
-    def _repeats(self, attack: Attack, surrogate: nn.Module) -> bool:
-        """Whether it pays to record the attack, and the attack is known to do the same for every batch: a preset, or
-        one that was advised, with options of this package, on a network."""
-        many = len(self.data) >= _WORTH * self.batch_size
+    def _repeats(self, attack: Attack, surrogate: nn.Module, images: int) -> bool:
+        """Whether it pays to record the attack for so many images, and the attack is known to do the same for every
+        batch: a preset, or one that was advised, with options of this package, on a network."""
+        many = images >= _WORTH * self.batch_size
         return many and not isinstance(surrogate, _Function) and _is_preset(attack)
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """Of a cell: its rows, which images were fooled, and the name of the device that it ran on."""
-
-    rows: list[dict[str, object]]
-    outcomes: Outcomes
-    device: str
-
-
-@dataclass(frozen=True)
 class _Job:
-    """The cells of a table as an engine runs them (`engines.Job`)."""
+    """The parts of cells of a table as an engine runs them (`engines.Job`)."""
 
     run: _Run
     attacks: Mapping[str, Attack]
@@ -405,10 +448,9 @@ class _Job:
     def ready(self) -> AbstractContextManager[None]:
         return frozen([*self.run.targets.values(), *self.surrogates.values()])
 
-    def __call__(self, cell: tuple[str, str, float]) -> _Answer:
-        source, attack, _ = cell
-        rows, outcomes = self.run.cell(cell, self.attacks[attack], self.surrogates[source])
-        return _Answer(rows, outcomes, device_name(self.device))
+    def __call__(self, part: _Part, say: Say) -> _Answer:
+        source, attack, _ = part.cell
+        return self.run.answer(part, self.attacks[attack], self.surrogates[source])
 
 
 _WORTH = 6

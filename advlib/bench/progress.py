@@ -9,15 +9,15 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-_EVERY = 30.0  # seconds between two plain lines
 LINE = re.compile(r"^.+: \d+/\d+, \d+ s.*$", re.MULTILINE)  # what a plain line looks like
 
 
 class Progress:
-    """`with Progress("Table 2.1", total=12) as bar: bar.advance("MI-FGSM")`. total: number of equal pieces of work."""
+    """`with Progress("Table 2.1", total=12) as bar: bar.advance("MI-FGSM")`. total: number of equal pieces of work;
+    every: seconds between two plain lines."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int, every: float = 30.0) -> None:
+        self.title, self.total, self.every, self.done = title, total, every, 0
         self._bar = tqdm(total=total, desc=title) if sys.stderr.isatty() else None
         self._started = self._spoken = time.monotonic()
 
@@ -30,7 +30,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(what, refresh=False)
             self._bar.update()
-        elif time.monotonic() - self._spoken > _EVERY or self.done == self.total:
+        elif time.monotonic() - self._spoken >= self.every or self.done == self.total:
             self._spoken = time.monotonic()
             print(f"{self.title}: {self.done}/{self.total}, {self._spoken - self._started:.0f} s", flush=True)
 

@@ -419,6 +419,16 @@ def train_member(name: str, recipe: Recipe | None = None, **options: object) -> 
     return train_and_save(name, model, model, recipe, **options)
 
 
+def forget(name: str, checkpoints: Path | None) -> None:
+    """Delete the checkpoint, if there is one in the folder, that an earlier training of the net `name` left."""
+    if checkpoints is not None:
+        _checkpoint(name, checkpoints).unlink(missing_ok=True)
+
+
+def _checkpoint(name: str, folder: Path) -> Path:
+    return folder / f"{name.replace('/', '_')}.pt"
+
+
 def train_and_save(
     name: str,
     model: nn.Module,
@@ -439,12 +449,12 @@ def train_and_save(
     all of them if None. Returns the manifest's entry: accuracy on the test split, n, parameters, recipe, curve of the
     validation accuracy, and of whatever was watched, seed, date.
     """
-    dataset, _, net = name.partition("/")
+    dataset = name.partition("/")[0]
     model.to(device)
     train, val = datasets.load(dataset, "train", n), datasets.load(dataset, "val", n)
-    checkpoint = checkpoints / f"{dataset}_{net}.pt" if checkpoints is not None else None
-    if fresh and checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    if fresh:
+        forget(name, checkpoints)
+    checkpoint = None if checkpoints is None else _checkpoint(name, checkpoints)
     history = fit(model, train, val, recipe, checkpoint, report, watch)
     watched = dict.fromkeys(name for row in history for name in row if name not in ROW)
     test = datasets.load(dataset, "test", n).to(device)

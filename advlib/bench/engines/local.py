@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 import torch
 
 from ...core import checks
-from .protocol import TRIES, Cell, CellError, Job, packed, taken
+from .protocol import TRIES, Cell, CellError, Heard, Job, Say, packed, taken, unheard
 
 MOST = 8
 """Workers on the cores, where their number is not given: each holds torch and the networks."""
@@ -53,38 +53,56 @@ class Local:
                 if device >= torch.cuda.device_count():
                     raise ValueError(f"devices: there is no GPU {device}, torch sees {torch.cuda.device_count()}")
 
-    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
+    def at_once(self, job: Job) -> int:
+        """As of `Engine`."""
+        return self.jobs or len(self._gpus(job)) or min(os.cpu_count() or 1, MOST)
+
+    def _gpus(self, job: Job) -> Sequence[int]:
+        if self.devices is None:
+            return range(torch.cuda.device_count() if job.device.type == "cuda" else 0)
+        return self.devices
+
+    def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
         """As of `Engine`. Raises TypeError, before a worker is started, for a part of the job that cannot be sent, and
         RuntimeError for workers that cannot be set up."""
-        crew, idle = self._crew(job, len(cells)), SimpleQueue()
+        crew, idle, told = self._crew(job, len(cells)), SimpleQueue(), SimpleQueue()
         for child in crew:
             idle.put(child)
 
-        def answer(cell: Cell) -> object:
+        def ask(cell: Cell) -> None:
             child = idle.get()
             try:
-                return child.answer(cell)
+                told.put((cell, "done", child.answer(cell, lambda what: told.put((cell, "said", what)))))
+            except Exception as error:
+                told.put((cell, "broken", error))
             finally:
                 idle.put(child)
 
-        threads = ThreadPoolExecutor(max(1, len(crew)))
+        threads, left = ThreadPoolExecutor(max(1, len(crew))), len(cells)
         try:
-            asked = {threads.submit(answer, cell): cell for cell in cells}
-            for future in as_completed(asked):
-                yield asked[future], future.result()
+            for cell in cells:
+                threads.submit(ask, cell)
+            while left:
+                cell, kind, what = told.get()
+                if kind == "broken":
+                    raise what
+                if kind == "said":
+                    heard(cell, what)
+                    continue
+                left -= 1
+                yield cell, what
         finally:
             for child in crew:
                 child.stop()
             threads.shutdown(cancel_futures=True)
 
     def _crew(self, job: Job, cells: int) -> list[_Child]:
-        cores, gpus = os.cpu_count() or 1, self.devices
-        if gpus is None and job.device.type == "cuda":
-            gpus = range(torch.cuda.device_count())
-        jobs = min(cells, self.jobs or (len(gpus) if gpus else min(cores, MOST)))
-        share = max(1, min(cores // max(1, jobs), torch.get_num_threads()))  # no more than this process allows itself
+        gpus, jobs = self._gpus(job), min(cells, self.at_once(job))
+        share = max(
+            1, min((os.cpu_count() or 1) // max(1, jobs), torch.get_num_threads())
+        )  # no more than this process allows itself
         first = pickle.dumps((packed(job), "cuda" if gpus else "cpu", share))
-        return [_Child(first, _environment(share, gpus and gpus[k % len(gpus)])) for k in range(jobs)]
+        return [_Child(first, _environment(share, gpus[k % len(gpus)] if gpus else None)) for k in range(jobs)]
 
 
 def _environment(threads: int, gpu: int | None) -> dict[str, str]:
@@ -104,20 +122,22 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock, self._stopped = threading.Lock(), False
 
-    def answer(self, cell: Cell) -> object:
+    def answer(self, cell: Cell, say: Say) -> object:
         for _ in range(TRIES):
             try:
-                return taken(self._asked(cell))
+                return taken(self._asked(cell, say))
             except (EOFError, OSError, pickle.UnpicklingError):  # no answer, or the half of one
                 self._process.kill()
                 code = self._process.wait()
         return CellError(f"its worker died, {TRIES} times; the last exit status was {code}")
 
-    def _asked(self, cell: Cell) -> tuple[str, object]:
+    def _asked(self, cell: Cell, say: Say) -> tuple[str, object]:
         process = self._started()
         process.stdin.write(pickle.dumps(cell))
         process.stdin.flush()
-        return pickle.load(process.stdout)
+        while (answer := pickle.load(process.stdout))[0] == "said":
+            say(answer[1])
+        return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         with self._lock:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ...core import checks
-from .protocol import TRIES, Cell, CellError, Job, packed, taken
+from .protocol import TRIES, Cell, CellError, Heard, Job, packed, taken, unheard
 from .worker import Worker
 
 
@@ -43,13 +43,18 @@ class OnRay:
         if find_spec("ray") is None:
             raise ModuleNotFoundError("engine \"ray\": Ray is not installed: pip install 'advlib[cluster]'", name="ray")
 
-    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
-        """As of `Engine`. Raises TypeError, before Ray is started, for a part of the job that cannot be sent,
-        ValueError for more than the cluster has, and RuntimeError for actors that cannot be set up."""
+    def at_once(self, job: Job) -> int:
+        """As of `Engine`: what a cluster has room for is not known before it is asked."""
+        return self.jobs or 2
+
+    def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
+        """As of `Engine`; what the job says of a cell comes with its result. Raises TypeError, before Ray is started,
+        for a part of the job that cannot be sent, ValueError for more than the cluster has, and RuntimeError for actors
+        that cannot be set up."""
         if cells:
             content = packed(job)
             with self._cluster():
-                yield from self._answers(content, cells)
+                yield from self._answers(content, cells, heard)
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
@@ -68,7 +73,7 @@ class OnRay:
         finally:
             ray.shutdown()
 
-    def _answers(self, content: object, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
+    def _answers(self, content: object, cells: Sequence[Cell], heard: Heard) -> Iterator[tuple[Cell, object]]:
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError
 
@@ -81,7 +86,7 @@ class OnRay:
             return crew[-1]
 
         def begin(actor: object, cell: Cell, attempt: int = 1) -> None:
-            running[actor.answer.remote(cell)] = actor, cell, attempt
+            running[actor.collected.remote(cell)] = actor, cell, attempt
 
         try:
             for _ in range(min(jobs, len(todo))):
@@ -90,15 +95,18 @@ class OnRay:
                 (ready,), _ = ray.wait(list(running))
                 actor, cell, attempt = running.pop(ready)
                 try:
-                    answer = taken(ray.get(ready))
+                    said, answer = ray.get(ready)
+                    answer = taken(answer)
                 except (RayActorError, OutOfMemoryError) as error:
                     actor = hired()
                     if attempt < TRIES:
                         begin(actor, cell, attempt + 1)
                         continue
-                    answer = CellError(f"its worker died, {TRIES} times; the last time: {error}".rstrip())
+                    said, answer = [], CellError(f"its worker died, {TRIES} times; the last time: {error}".rstrip())
                 if todo:
                     begin(actor, todo.popleft())
+                for what in said:
+                    heard(cell, what)
                 yield cell, answer
         finally:
             for actor in crew:

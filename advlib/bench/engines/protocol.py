@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType, ModuleType, SimpleNamespace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
 from ...core import checks
 from ..chapters import ENGINE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Cell = Hashable
 """One piece of work; what it means is between the job and the one who asks."""
@@ -23,8 +27,14 @@ TRIES = 3
 """How often a cell is begun whose worker dies."""
 
 
+Say = Callable[[object], None]
+"""What a job calls with whatever there is to tell before a result is there, such as an epoch of a training."""
+Heard = Callable[[Cell, object], None]
+"""What is called, in the process that asked, with a cell and what the job has said of it."""
+
+
 class Job(Protocol):
-    """What all cells share, and what is done with one: `job(cell)`, inside of `job.ready()`. What a job holds is
+    """What all cells share, and what is done with one: `job(cell, say)`, inside of `job.ready()`. What a job holds is
     pickled; `parts` names it in words for errors. device: where its tensors are."""
 
     @property
@@ -34,7 +44,7 @@ class Job(Protocol):
 
     def ready(self) -> AbstractContextManager[None]: ...
 
-    def __call__(self, cell: Cell) -> object: ...
+    def __call__(self, cell: Cell, say: Say) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -46,30 +56,42 @@ class CellError:
 
 
 class FailedCells(RuntimeError):
-    """Some cells have no result. errors: by cell."""
+    """Some cells, or trainings, have no result. errors: by cell; rows: of a table, those of the cells that are done."""
 
-    def __init__(self, errors: Mapping[str, CellError], of: int) -> None:
-        self.errors = dict(errors)
+    def __init__(
+        self, errors: Mapping[str, CellError], of: int, rows: pd.DataFrame | None = None, kind: str = "cells"
+    ) -> None:
+        self.errors, self.rows = dict(errors), rows
         lines = [f"\n  {cell}: {error.cause}" for cell, error in self.errors.items()]
-        super().__init__(f"{len(lines)} of {of} cells failed, the others are done:{''.join(lines)}")
+        super().__init__(f"{len(lines)} of {of} {kind} failed, the others are done:{''.join(lines)}")
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs a job on cells. Gives each cell once, in the order of finishing, with its result or a CellError. To close
-    the iterator is to stop the work."""
+    """Runs a job on cells. Gives each cell once, in the order of finishing, with its result or a CellError; `heard` is
+    told before what the job has said of it. To close the iterator is to stop the work. at_once: how many cells are run
+    at the same time, or 2 where that is yet to be found out."""
 
-    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]: ...
+    def at_once(self, job: Job) -> int: ...
+
+    def run(self, job: Job, cells: Sequence[Cell], heard: Heard = ...) -> Iterator[tuple[Cell, object]]: ...
+
+
+def unheard(cell: Cell, said: object) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
 class Serial:
     """One cell after another in this process. What the job raises is raised at once."""
 
-    def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, object]]:
+    def at_once(self, job: Job) -> int:
+        return 1
+
+    def run(self, job: Job, cells: Sequence[Cell], heard: Heard = unheard) -> Iterator[tuple[Cell, object]]:
         with job.ready():
             for cell in cells:
-                yield cell, job(cell)
+                yield cell, job(cell, partial(heard, cell))
 
 
 def of_chapters() -> str:
@@ -109,11 +131,10 @@ class Packed:
 def packed(job: Job) -> Packed:
     """A job for other processes: networks that occur twice in it are one again on arrival. Raises TypeError, by its
     name, for a part that cannot be pickled."""
+    check_sendable(job)
     try:
         return Packed(job.device.type, _dumped(job))
     except Exception as error:
-        for name, part in job.parts().items():
-            _check_sendable(name, part)
         raise TypeError(f"the job cannot be sent to another process ({error})") from error
 
 
@@ -135,16 +156,26 @@ def _dumped(value: object) -> bytes:
     return content.getvalue()
 
 
-def _check_sendable(name: str, part: object) -> None:
-    try:
-        _dumped(part)
-    except Exception as error:
-        lacking = "" if _cloudpickle() else "; with cloudpickle (pip install 'advlib[cluster]') these can be sent too"
-        raise TypeError(
-            f"{name}: it cannot be sent to another process ({type(error).__name__}: {error}). Give a function of a "
-            "module, with functools.partial for its keywords, instead of a lambda, a function within a function or one "
-            f'of a notebook, or use engine="serial"{lacking}'
-        ) from error
+def check_sendable(job: Job) -> None:
+    """Raises TypeError, by its name, for a part of a job that cannot be pickled. It costs little: what the tensors hold
+    is left out."""
+
+    class Outline((_cloudpickle() or _PLAIN).Pickler):
+        def persistent_id(self, value: object) -> str | None:
+            return "values" if isinstance(value, torch.storage.TypedStorage | torch.UntypedStorage) else None
+
+    for name, part in job.parts().items():
+        try:
+            Outline(io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(part)
+        except Exception as error:
+            lacking = (
+                "" if _cloudpickle() else "; with cloudpickle (pip install 'advlib[cluster]') these can be sent too"
+            )
+            raise TypeError(
+                f"{name}: it cannot be sent to another process ({type(error).__name__}: {error}). Give a function of a "
+                "module, with functools.partial for its keywords, instead of a lambda, a function within a function or "
+                f'one of a notebook, or use engine="serial"{lacking}'
+            ) from error
 
 
 def _cloudpickle() -> ModuleType | None:

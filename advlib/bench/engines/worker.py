@@ -8,13 +8,14 @@ import sys
 import threading
 import traceback
 from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
 from typing import BinaryIO
 
 import torch
 
 from ...engine.kept import keep_memory
-from .protocol import Cell, CellError, Packed, unpacked
+from .protocol import Cell, CellError, Packed, Say, unpacked
 
 POISONED = 70
 """The exit status after an error that no later call on the GPU of this process would survive."""
@@ -37,12 +38,17 @@ class Worker:
         except Exception as error:
             self._unready = _told(error)
 
-    def answer(self, cell: Cell) -> tuple[str, object]:
+    def collected(self, cell: Cell) -> tuple[list[object], tuple[str, object]]:
+        """All that the job says of a cell, and its answer."""
+        said: list[object] = []
+        return said, self.answer(cell, said.append)
+
+    def answer(self, cell: Cell, say: Say) -> tuple[str, object]:
         """("done", result), ("raised", CellError), or ("unready", CellError) where there is no job to ask."""
         if self._unready is not None:
             return "unready", self._unready
         try:
-            return "done", self._job(cell)
+            return "done", self._job(cell, say)
         except torch.AcceleratorError:
             traceback.print_exc()
             os._exit(POISONED)
@@ -55,16 +61,21 @@ def _told(error: Exception) -> CellError:
 
 
 def main() -> None:
-    """A worker behind pipes: reads (job, device, threads), then cells, and writes an answer to each."""
+    """A worker behind pipes: reads (job, device, threads), then cells, and writes an answer to each, and before it
+    ("said", ...) for whatever the job says."""
     # What an attack prints is not to come between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     asked: SimpleQueue[object] = SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, asked), daemon=True).start()
+
+    def tell(kind: str, value: object) -> None:
+        pickle.dump((kind, value), answers)
+        answers.flush()
+
     worker = Worker(*asked.get())
     while True:
-        pickle.dump(worker.answer(asked.get()), answers)
-        answers.flush()
+        tell(*worker.answer(asked.get(), partial(tell, "said")))
 
 
 def _read(pipe: BinaryIO, asked: SimpleQueue[object]) -> None:
