@@ -428,9 +428,11 @@ def measured(name, plan, net, rows):
 
 # %%
 nets, history = {}, {}
-for seed, name in product(range(seeds), PLANS):
-    around, times, _ = PLANS[name]
-    plan = recipe(around, seed, times)
+plans = {(name, seed): recipe(PLANS[name][0], seed, PLANS[name][1]) for seed, name in product(range(seeds), PLANS)}
+trained.ahead(
+    (key[0], plan, *WATCHED.get(key, {}).values()) for key, plan in plans.items()
+)  # side by side, on an engine
+for (name, seed), plan in plans.items():
     net, rows = trained(name, plan, **WATCHED.get((name, seed), {}))
     nets[name, seed], history[name, seed] = net, rows
     measured(name, plan, net, rows)

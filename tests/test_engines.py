@@ -357,22 +357,12 @@ def test_a_ray_that_is_missing_is_named_before_any_work(data, monkeypatch):
         success_rates({"never": raises}, NETS, NETS, data, [8], engine="ray")
 
 
-@pytest.mark.parametrize("cloudpickle", [True, False])
-def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch, cloudpickle):
-    if cloudpickle:
-        pytest.importorskip("cloudpickle")
-    else:
-        monkeypatch.setitem(sys.modules, "cloudpickle", None)
+def test_what_cannot_be_sent_is_named_before_any_work(data, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a worker was started"))
     data, lock = relabelled(data), threading.Lock()
     monkeypatch.setattr(evaluation, "predictions", lambda *a, **k: pytest.fail("clean images were classified"))
-    with pytest.raises(TypeError, match="attack 'mine': it cannot be sent.*functools.partial.*engine=\"serial\"") as e:
+    with pytest.raises(TypeError, match="attack 'mine': it cannot be sent.*such as a lock.*engine=\"serial\""):
         success_rates({"mine": partial(plain, lock=lock)}, NETS, NETS, data, [8], engine="local")
-    assert ("with cloudpickle" in str(e.value)) is not cloudpickle
-    if not cloudpickle:
-        for wrong in (lambda z: NETS["f"](z), in_main(monkeypatch)):
-            with pytest.raises(TypeError, match="surrogate 'f'"):
-                success_rates({"a": plain}, {"f": wrong}, {"h": NETS["h"]}, data, [8], engine="local")
 
 
 def in_main(monkeypatch):
@@ -383,11 +373,10 @@ def in_main(monkeypatch):
     return space["asked"]
 
 
-def test_lambdas_run_where_cloudpickle_is(data):
-    pytest.importorskip("cloudpickle")
+def test_lambdas_and_functions_of_a_notebook_run_on_workers(data, monkeypatch):
     shift = 2 / 255
     attack = {"mine": lambda m, x, y, eps, **o: (x + shift).clamp(max=1)}
-    run = partial(success_rates, attack, {"f": lambda z: NETS["f"](z)}, {"f": NETS["f"]}, data, [8])
+    run = partial(success_rates, attack, {"f": in_main(monkeypatch)}, {"f": NETS["f"]}, data, [8])
     ours, expected = run(engine=engines.Local(1)), run()
     pd.testing.assert_frame_equal(ours.drop(columns="seconds"), expected.drop(columns="seconds"))
 

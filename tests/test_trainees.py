@@ -2,7 +2,7 @@
 
 import os
 import signal
-import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -161,10 +161,10 @@ def test_trainings_ahead_give_what_the_calls_give(data, tmp_path):
     assert again.taken_up == ["SGD, seed 0", "SGD, seed 1", "watched, seed 0"]
 
 
-def test_what_cannot_be_sent_is_named(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+def test_what_cannot_be_sent_is_named(data, tmp_path):
+    held = partial(watched, kills=threading.Lock())
     train_once = Trainings(untrained, *data, tmp_path, engine="local")
     with pytest.raises(TypeError, match="watch of SAM, seed 0: it cannot be sent"):
-        train_once.ahead([("SGD", SHORT), ("SAM", SHORT, lambda model: {})])
+        train_once.ahead([("SGD", SHORT), ("SAM", SHORT, held)])
     with pytest.raises(TypeError, match="watch: it cannot be sent"):
-        trainees.provide("shapes", ["vgg"], ["vgg"], trial=tmp_path, watch=lambda model: {}, engine="local")
+        trainees.provide("shapes", ["vgg"], ["vgg"], trial=tmp_path, watch=held, engine="local")

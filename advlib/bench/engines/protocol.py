@@ -9,9 +9,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import cloudpickle
 import torch
 
 from ...core import checks
@@ -152,7 +152,7 @@ def unpacked(job: Packed, device: str) -> Job:
 def _dumped(value: object) -> bytes:
     # torch's own way, since it alone lets a tensor arrive on another device than it left.
     content = io.BytesIO()
-    torch.save(value, content, pickle_module=_cloudpickle() or _PLAIN, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+    torch.save(value, content, pickle_module=cloudpickle, pickle_protocol=pickle.HIGHEST_PROTOCOL)
     return content.getvalue()
 
 
@@ -160,7 +160,7 @@ def check_sendable(job: Job) -> None:
     """Raises TypeError, by its name, for a part of a job that cannot be pickled. It costs little: what the tensors hold
     is left out."""
 
-    class Outline((_cloudpickle() or _PLAIN).Pickler):
+    class Outline(cloudpickle.Pickler):
         def persistent_id(self, value: object) -> str | None:
             return "values" if isinstance(value, torch.storage.TypedStorage | torch.UntypedStorage) else None
 
@@ -168,34 +168,10 @@ def check_sendable(job: Job) -> None:
         try:
             Outline(io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(part)
         except Exception as error:
-            lacking = (
-                "" if _cloudpickle() else "; with cloudpickle (pip install 'advlib[cluster]') these can be sent too"
-            )
             raise TypeError(
-                f"{name}: it cannot be sent to another process ({type(error).__name__}: {error}). Give a function of a "
-                "module, with functools.partial for its keywords, instead of a lambda, a function within a function or "
-                f'one of a notebook, or use engine="serial"{lacking}'
+                f"{name}: it cannot be sent to another process ({type(error).__name__}: {error}): leave out "
+                'what belongs to this process alone, such as a lock or an open file, or use engine="serial"'
             ) from error
-
-
-def _cloudpickle() -> ModuleType | None:
-    try:
-        import cloudpickle
-    except ModuleNotFoundError:
-        return None
-    return cloudpickle
-
-
-class _Pickler(pickle.Pickler):
-    """Refuses what only this process can find: a worker's __main__ is another module."""
-
-    def reducer_override(self, value: object) -> object:
-        if isinstance(value, type | FunctionType) and value.__module__ == "__main__":
-            raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__")
-        return NotImplemented
-
-
-_PLAIN = SimpleNamespace(**vars(pickle) | {"Pickler": _Pickler})
 
 
 def taken(answer: tuple[str, object]) -> object:
