@@ -32,7 +32,7 @@ CLAIMS = {
     "2.3": [(_TRAINED, "EM-FGSM", "MI-FGSM")],
     "2.4": [(_TRAINED, "EM-RE-Composite", "Composite")],
     "2.5": [(_DEFENDED, "EM-RE-Composite", "MI-Composite")],
-    "3.1": [(_UNDEFENDED, "MI-FGSM+GNP", "MI-FGSM")],
+    "3.1": [(_UNDEFENDED, f"{base}+GNP", base) for base in ("MI-FGSM", "I-FGSM")],
     "3.2": [(_UNDEFENDED, "DIM+GNP", "DIM")],
     "3.3": [(kind, "DIM+TIM+GNP", "DIM+TIM") for kind in (_TRAINED, _DEFENDED)],
     "4.1": [(_UNDEFENDED, "PGD+LRS-F", "PGD")],
