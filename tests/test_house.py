@@ -46,7 +46,7 @@ def each(paths, none):
 def test_conda_matches_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    extras = sum((PROJECT["optional-dependencies"][name] for name in ("test", "book", "course")), [])
+    extras = sum((PROJECT["optional-dependencies"][name] for name in ("test", "book", "course", "imagenet")), [])
     assert requirements(pip) == requirements(PROJECT["dependencies"] + extras)
     assert f"python{PROJECT['requires-python']}" in conda
     assert "--constraint constraints.txt" in pip
@@ -67,7 +67,7 @@ def test_constraints_keep_the_bounds():
 
 def test_constraints_are_complete():
     """Of all that the packages of `make env` need here, torch and what comes with it apart, none is left to chance."""
-    found, open_ends = {}, [("advlib", ("test", "book", "course"))]
+    found, open_ends = {}, [("advlib", ("test", "book", "course", "imagenet"))]
     wanted = set(open_ends)
     while open_ends:
         name, extras = open_ends.pop()
