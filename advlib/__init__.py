@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from .saliency import jsma
     from .training import augment, objectives, recipes, substitutes, surrogates
     from .transforms import InputDiversity, MixedImages, RandomErasure, ScaleCopies
-    from .zoo import datasets, models, nets, pictures, registry, shapes, weights
+    from .zoo import datasets, models, nets, pictures, registry, shapes, weights, witnesses
     from .zoo.acceleration import accelerate
     from .zoo.pictures import save_images
 
@@ -111,7 +111,7 @@ _HOMES = {
     "saliency": "jsma",
     "training": "augment objectives recipes substitutes surrogates",
     "transforms": "InputDiversity MixedImages RandomErasure ScaleCopies",
-    "zoo": "datasets models nets pictures registry shapes weights",
+    "zoo": "datasets models nets pictures registry shapes weights witnesses",
     "zoo.acceleration": "accelerate",
     "zoo.pictures": "save_images",
 }

@@ -165,7 +165,7 @@ print(f"networks tested again: {len(again)} of {len(names)}, as accurate as the 
 # recipe.
 
 # %%
-witnesses = [name for name in al.models.WITNESSES if name in al.models.available() and name.startswith(f"{dataset}/")]
+witnesses = al.witnesses.found(f"{dataset}/")
 if witnesses:
     rows = {name: f"{al.training.accuracy(al.models.load(name).to(device), test):.1%}" for name in witnesses}
     display(pd.Series(rows, name=f"accuracy on {len(test):,} test images").to_frame())

@@ -127,7 +127,7 @@ def test_results_page_has_every_committed_table_and_says_which_are_missing():
     row = re.search(r"<td>sigma 2, in the ball</td>\s*<td>undefended</td>.*?</tr>", own, re.DOTALL)[0]
     gains = claims.gains(results.mark_white_box(results.committed("2.6", "laptop", "imagenet")), "sigma 0")
     gain = gains.set_index("attack").loc["sigma 2, in the ball"]
-    assert f"<td>{gain.points:+.1f}</td>" in row and f"<td>{gain.n}</td>" in row
+    assert f"<td>{gain.points:+.1f}</td>" in row and f"<td>{gain.images.removeprefix('n = ')}</td>" in row
     assert all(f"figures/{path.parent.name}/{path.name}" in page for path in FIGURES.glob("*/*.svg"))
 
 
