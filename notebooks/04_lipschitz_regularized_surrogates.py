@@ -368,6 +368,8 @@ def tell(name, total, row):
 # %%
 def on_photographs(name):
     """Fine-tune a network of ImageNet, or take up what an earlier run has done; the manifest's entries."""
+    if retrain:
+        raise ValueError("retrain: on ImageNet a run makes its own surrogates; another folder (--out) begins anew")
     data = al.datasets.photographs()
     data = tuple(each[:32] for each in data) if scale == "smoke" else data
     recipe = replace(al.surrogates.SHORT, seed=seed)
