@@ -429,9 +429,8 @@ def measured(name, plan, net, rows):
 # %%
 nets, history = {}, {}
 plans = {(name, seed): recipe(PLANS[name][0], seed, PLANS[name][1]) for seed, name in product(range(seeds), PLANS)}
-trained.ahead(
-    (key[0], plan, *WATCHED.get(key, {}).values()) for key, plan in plans.items()
-)  # side by side, on an engine
+# Side by side, where there is an engine with workers; the calls below then find them ended.
+trained.ahead((key[0], plan, *WATCHED.get(key, {}).values()) for key, plan in plans.items())
 for (name, seed), plan in plans.items():
     net, rows = trained(name, plan, **WATCHED.get((name, seed), {}))
     nets[name, seed], history[name, seed] = net, rows
