@@ -370,14 +370,7 @@ def on_photographs(name):
     """Fine-tune a network of ImageNet, or take up what an earlier run has done; the manifest's entries."""
     if retrain:
         raise ValueError("retrain: on ImageNet a run makes its own surrogates; another folder (--out) begins anew")
-    data = al.datasets.photographs()
-    data = tuple(each[:32] for each in data) if scale == "smoke" else data
-    recipe = replace(al.surrogates.SHORT, seed=seed)
-    recipe = replace(recipe, epochs=epochs or (1 if scale == "smoke" else recipe.epochs))
-    made = al.surrogates.make(
-        name, RUN.weights, data, recipe=recipe, device=device, watch=watched,
-        report=lambda variant, row: tell(variant, recipe.epochs, row),
-    )  # fmt: skip
+    made = al.trainees.smoothed(name, RUN, seed=seed, epochs=epochs, report=tell, watch=watched)
     before = {"accuracy": made["tuned"]["before"]["accuracy"], "n": made["tuned"]["n"], "recipe": {"epochs": ""}}
     return before, {k: made[v] for k, v in VARIANTS.items() if v in made}
 

@@ -20,8 +20,10 @@
 
 # %% tags=["parameters"]
 scale: str = "laptop"  # one of smoke, laptop or paper
-dataset: str = "shapes"  # one of shapes or cifar10
-eps_255: list[float] = []  # budgets in 1/255, empty takes 8; each from 0 to 255
+dataset: str = "shapes"  # one of shapes, cifar10 or imagenet; the last is the ImageNet-compatible set
+eps_255: list[float] = []  # budgets in 1/255, empty takes 8 on 32-pixel images and the thesis' 16 on imagenet;
+# each from 0 to 255
+attacks: list[str] = []  # rows of the leaderboard, by name or pattern such as EM-FGSM*, empty takes all
 n: int = 0  # images to attack, 0 takes the number of the scale; at least 0
 n_val: int = 0  # validation images to choose on, 0 takes the number of the scale; at least 0
 epochs: int = 0  # of a fine-tuning that collects networks, 0 takes the number of the scale; at least 0
@@ -31,6 +33,7 @@ bfloat16: bool = False  # run the surrogates in bfloat16, about twice as fast wh
 # %%
 import inspect
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 
 import pandas as pd
@@ -42,19 +45,19 @@ import advlib as al
 # %%
 SETTINGS = {
     "smoke": {"n": 6, "n_val": 6, "steps": 2, "points": 2, "epochs": 1, "networks": 2, "n_tuning": 512,
-              "rap": 4, "layers": ("layer3",), "queries": 200, "n_asked": 2, "n_judged": 100, "n_sharp": 10, "trial": 1,
+              "rap": 4, "layers": 1, "queries": 200, "n_asked": 2, "n_judged": 100, "n_sharp": 10, "trial": 1,
               "batch": 64},
     "laptop": {"n": 40, "n_val": 40, "steps": 10, "points": 20, "epochs": 1, "networks": 10, "n_tuning": 0,
-               "rap": 40, "layers": ("layer1", "layer2", "layer3"), "queries": 1000, "n_asked": 10, "n_judged": 1000,
+               "rap": 40, "layers": 3, "queries": 1000, "n_asked": 10, "n_judged": 1000,
                "n_sharp": 100, "trial": 2, "batch": 128},
     "paper": {"n": 1000, "n_val": 500, "steps": 10, "points": 20, "epochs": 10, "networks": 40, "n_tuning": 0,
-              "rap": 400, "layers": ("layer1", "layer2", "layer3"), "queries": 10_000, "n_asked": 100, "n_judged": 10_000,
+              "rap": 400, "layers": 3, "queries": 10_000, "n_asked": 100, "n_judged": 10_000,
               "n_sharp": 1000, "trial": 0, "batch": 0},
 }  # fmt: skip
 RUN = al.chapters.begin("A4", globals(), SETTINGS)
 n, n_val, steps, points, epochs = RUN["n", "n_val", "steps", "points", "epochs"]
 device = RUN.device
-eps_255 = eps_255 or [8.0]
+eps_255 = eps_255 or [16.0 if dataset == "imagenet" else 8.0]
 print(RUN)
 
 # %% [markdown]
@@ -195,19 +198,36 @@ fig
 # One surrogate, a small ResNet. Undefended targets, adversarially trained ones and defended ones (three of the nine of
 # appendix A2) stand apart. Ten steps for every attack that takes steps, except RAP, which has 40 at laptop scale and 400 in
 # its paper; the cost is in passes (forward and backward runs of one network for one image) and in seconds of this machine.
+#
+# With `dataset="imagenet"` the networks are the six independent ones of chapter 2, of which none is adversarially trained; the
+# surrogate is MobileNet v2, and a success is counted, for each target, over the images that it and the surrogate name rightly.
+# All rows take hours there: `-p attacks=DIM,SIM,EM-FGSM*` chooses some. Those that the others are compared with are always there.
 
 # %%
-source, GUARDS = "resnet", ("JPEG", "FD", "NRP")
-models = {name: model.to(device) for name, model in al.models.zoo(dataset).items()}
-trained = {name: model.to(device) for name, model in al.secured.trained(dataset).items()}
-guarded = {name: model.to(device) for name, model in al.secured.nine(dataset, seed).items() if name in GUARDS}
-images = al.datasets.load(dataset, "test", n).to(device)
-val = al.datasets.load(dataset, "val", n_val).to(device)
+photographs = dataset == "imagenet"
+if photographs:
+    source, second, smooth = "mobilenet_v2_relu*", "efficientnet_lite0*", "squeezenet1_1*"
+    asked, chooses = "squeezenet1_0*", ("squeezenet1_0*", "efficientnet_lite2*")
+    layers, first = ["features.14", "features.7", "features.3"], "conv"
+    norms, branches = "features.*.conv.*.1", "features.*.conv"
+    trained, guarded = {}, al.secured.stand_ins(seed)
+    images, val = al.datasets.split(al.datasets.load("imagenet_compatible", "test", n + n_val), n, seed)
+else:
+    source, second, smooth, asked, chooses = "resnet", "densenet", "densenet", "vgg", ("wrn", "resnext")
+    layers, first, norms, branches = ["layer3", "layer2", "layer1"], "0", "bn*", "layer*.*.bn2"
+    trained, guarded = al.secured.trained(dataset), al.secured.nine(dataset, seed)
+    images, val = (al.datasets.load(dataset, split, k) for split, k in (("test", n), ("val", n_val)))
+
+# %%
+images, val, models = images.to(device), val.to(device), al.models.zoo(dataset)
+guarded = {name: guarded[name] for name in ("JPEG", "FD", "NRP") if name in guarded}
+targets = {name: model.to(device) for name, model in (models | trained | guarded).items()}
+models, layers = {name: targets[name] for name in models}, layers[: RUN["layers"]]
 dtype = torch.bfloat16 if bfloat16 else None
 plain, f = models[source], al.accelerate(models[source], dtype=dtype)
-config = {"bfloat16": bfloat16}
-book = al.experiment.Experiment(RUN, models | trained | guarded, images, eps_255, None, seed, config)
-print("targets:", ", ".join(models | trained | guarded))
+config, counted = {"bfloat16": bfloat16}, "both right" if photographs else "all right"
+book = al.experiment.Experiment(RUN, targets, images, eps_255, None, seed, config, counted)
+print("targets:", ", ".join(targets))
 
 # %%
 A = al.attacks
@@ -235,7 +255,8 @@ GRADIENT = mi | {
     "TAIG-S": partial(A.taig, points=points, **T),
     "RAP": partial(A.rap, steps=RUN["rap"], late=RUN["rap"] // 4),
 }
-pool = al.datasets.load(dataset, "val", 50).x.to(device)
+taught = "imagenet_sample" if photographs else dataset
+pool = al.datasets.load(taught, "val", 50).x.to(device)
 INPUT = mi | {
     "DIM": partial(A.dim, **T),
     "RDIM": partial(A.rdim, **T),
@@ -249,11 +270,31 @@ INPUT = mi | {
     "EM-RE-Composite": partial(A.composite, **al.EM_RE, **T),
 }
 
+
 # %%
+INSIDE = ("LinBP", "ILA++", "AA", "ATA")
+LATER = (*INSIDE, "SGM", "ghosts, dropout", "ghosts, skips", "AoA", "ensemble, logits", "ensemble, probabilities",
+         "ensemble, losses", "SVRE", "LGV", "Bayesian", "PGD on LRS-1", "PGD on LRS-2", "PGD on LRS-F")  # fmt: skip
+for pattern in attacks:
+    if not any(fnmatchcase(name, pattern) for name in (*STEP, *GRADIENT, *INPUT, *LATER)):
+        raise ValueError(f"attacks: {pattern!r} is no row of the leaderboard")
+
+
+# %%
+def chosen(name):
+    """Whether the run is to measure a row."""
+    return not attacks or any(fnmatchcase(name, pattern) for pattern in attacks)
+
+
+def wanted(rows):
+    """Those of a branch that are chosen, and the first, which they are compared with."""
+    return {name: attack for k, (name, attack) in enumerate(rows.items()) if not k or chosen(name)}
+
+
 tables = {
-    "the step": book.measure("A4.1", STEP, {source: f}),
-    "the gradient": book.measure("A4.2", GRADIENT, {source: f}),
-    "the input": book.measure("A4.3", INPUT, {source: f}),
+    "the step": book.measure("A4.1", wanted(STEP), {source: f}),
+    "the gradient": book.measure("A4.2", wanted(GRADIENT), {source: f}),
+    "the input": book.measure("A4.3", wanted(INPUT), {source: f}),
 }
 
 # %% [markdown]
@@ -266,7 +307,7 @@ tables = {
 def inside(layer):
     """Attacks at one layer of the surrogate."""
     return {
-        "LinBP": al.evaluation.OnNetwork(partial(A.mi_fgsm, **T), al.linear_backward(plain, f"{layer}.0")),
+        "LinBP": al.evaluation.OnNetwork(partial(A.mi_fgsm, **T), al.linear_backward(plain, f"{layer}.{first}")),
         "ILA++": partial(al.layers.ila_plus_plus, layer=layer, steps=steps, refine=steps),
         "AA": partial(A.aa, layer=layer, **T),
         "ATA": partial(A.ata, layers=layer, **T),
@@ -274,36 +315,30 @@ def inside(layer):
 
 
 on_val = replace(book, models=models, images=val, eps_255=eps_255[:1], config={**config, "split": "validation"})
-grid = {f"{name}, {layer}": attack for layer in RUN["layers"] for name, attack in inside(layer).items()}
-found = on_val.measure("A4.4", grid, {source: plain}, stem="table_A4_4_validation")
-mean = al.results.black_box(found[found.metric == "asr"]).value
-chosen = {name: max(RUN["layers"], key=lambda layer: mean[f"{name}, {layer}"]) for name in inside(RUN["layers"][0])}
-print("layers chosen:", chosen)
+best_layer, names = {}, [*filter(chosen, INSIDE)]
+if names:
+    grid = {f"{name}, {layer}": inside(layer)[name] for layer in layers for name in names}
+    found = on_val.measure("A4.4", grid, {source: plain}, stem="table_A4_4_validation")
+    mean = al.results.black_box(found[found.metric == "asr"]).value
+    best_layer = {name: max(layers, key=lambda layer: mean[f"{name}, {layer}"]) for name in names}
+print("layers chosen:", best_layer)
 
 # %%
 on = al.evaluation.OnNetwork
-NETWORK = mi | {name: inside(layer)[name] for name, layer in chosen.items()}
+NETWORK = mi | {name: inside(layer)[name] for name, layer in best_layer.items()}
 NETWORK |= {
-    "SGM": on(partial(A.mi_fgsm, **T), al.skip_gradient(plain, "layer*.*.bn2", 0.5)),
-    "ghosts, dropout": on(partial(A.mi_fgsm, **T), al.dropout_erosion(plain, "bn*")),
-    "ghosts, skips": on(partial(A.mi_fgsm, **T), al.skip_erosion(plain, "layer*.*.bn2")),
+    "SGM": on(partial(A.mi_fgsm, **T), al.skip_gradient(plain, branches, 0.5)),
+    "ghosts, dropout": on(partial(A.mi_fgsm, **T), al.dropout_erosion(plain, norms)),
+    "ghosts, skips": on(partial(A.mi_fgsm, **T), al.skip_erosion(plain, branches)),
     "AoA": partial(A.aoa, **T),
 }
-tables["the network"] = book.measure("A4.4", NETWORK, {source: plain})
+tables["the network"] = book.measure("A4.4", wanted(NETWORK), {source: plain})
 
 # %% [markdown]
 # ### With several networks
 #
 # The ensembles add a second network, the DenseNet, which therefore is no target of theirs. LGV and the Bayesian substitute have one network to
 # start from, and fine-tune it: at laptop scale for one epoch in batches of 128, where the papers have ten, of 256 and 1,024.
-
-# %%
-second = "densenet"
-h = al.accelerate(models[second], dtype=dtype)
-train = al.datasets.load(dataset, "train", RUN["n_tuning"] or None)
-tuning = {"epochs": epochs, "seed": seed} | ({"batch_size": RUN["batch"]} if RUN["batch"] else {})
-collected = al.training.collect(plain, train, val, per_epoch=max(1, RUN["networks"] // epochs), **tuning)
-drawn = al.training.posterior(plain, train, val, **tuning).samples(RUN["networks"], seed)
 
 
 # %%
@@ -318,31 +353,53 @@ def by_losses(model, x, y, eps, **options):
     return al.attack(x, y, g, eps=eps, momentum=al.Elastic(1.0), **options)
 
 
+h = al.accelerate(models[second], dtype=dtype)
 both = al.ensemble([f, h])
 MANY = mi | {
     "ensemble, logits": on(partial(A.mi_fgsm, **T), both),
     "ensemble, probabilities": on(partial(A.mi_fgsm, **T), al.ensemble([f, h], by="probabilities")),
     "ensemble, losses": on(partial(by_losses, **T), both),
     "SVRE": on(partial(A.svre, **T), both),
-    "LGV": on(partial(in_turn, **T), al.ensemble(collected)),
-    "Bayesian": on(partial(in_turn, **T), al.ensemble(drawn)),
 }
+
+# %%
+train, held_back = al.datasets.load(taught, "train", RUN["n_tuning"] or None), al.datasets.load(taught, "val", n_val)
+tuning = {"epochs": epochs, "seed": seed} | ({"batch_size": RUN["batch"]} if RUN["batch"] else {})
+tuning |= {"batch_size": 16} if photographs else {}  # of the size of an image
+NETWORKS = {
+    "LGV": lambda: al.training.collect(plain, train, held_back, per_epoch=max(1, RUN["networks"] // epochs), **tuning),
+    "Bayesian": lambda: al.training.posterior(plain, train, held_back, **tuning).samples(RUN["networks"], seed),
+}
+for name in filter(chosen, NETWORKS):
+    MANY[name] = on(partial(in_turn, **T), al.ensemble(NETWORKS[name]()))
 others = replace(book, models={name: model for name, model in book.models.items() if name != second})
-tables["several networks"] = others.measure("A4.5", MANY, {source: f})
+tables["several networks"] = others.measure("A4.5", wanted(MANY), {source: f})
 
 # %% [markdown]
 # ### A better surrogate
 #
-# Chapter 4 fine-tunes a DenseNet. Its surrogates are attacked with PGD, as there, and are compared with PGD on the DenseNet.
+# Chapter 4 fine-tunes a DenseNet, and on ImageNet a SqueezeNet. Its surrogates are attacked with PGD, as there, and are
+# compared with PGD on the network that they were.
+
 
 # %%
-pgd = {"PGD, DenseNet": partial(A.pgd, **T)}
-smooth = {
-    f"PGD on {kind}": f"{dataset}/{second}-{name}"
-    for kind, name in (("LRS-1", "lrs1"), ("LRS-2", "lrs2"), ("LRS-F", "lrsf"))
+def smoothed(variant):
+    """A surrogate of chapter 4, from the zoo; on ImageNet it is made in the run."""
+    if not photographs:
+        return al.models.load(f"{dataset}/{smooth}-{variant}")
+    name = f"{dataset}/{smooth.rstrip('*')}"
+    al.trainees.smoothed(name, RUN, [variant], seed)
+    return al.surrogates.load(f"{name}-{variant}", RUN.weights)
+
+
+pgd = {f"PGD, {'SqueezeNet' if photographs else 'DenseNet'}": partial(A.pgd, **T)}
+LRS = pgd | {
+    f"PGD on {kind}": on(partial(A.pgd, **T), smoothed(kind.lower().replace("-", "")).to(device))
+    for kind in ("LRS-1", "LRS-2", "LRS-F")
+    if chosen(f"PGD on {kind}")
 }
-LRS = pgd | {name: on(partial(A.pgd, **T), al.models.load(net).to(device)) for name, net in smooth.items()}
-tables["a better surrogate"] = book.measure("A4.6", LRS, {second: h})
+unsmooth = h if smooth == second else al.accelerate(models[smooth], dtype=dtype)
+tables["a better surrogate"] = book.measure("A4.6", LRS, {smooth: unsmooth})
 
 # %% [markdown]
 # ### All of them
@@ -388,16 +445,30 @@ cost.rename(columns={"passes": "passes per image", "milliseconds": "ms per image
 )
 
 # %% [markdown]
-# ### On CIFAR-10
+# ### On photographs
+#
+# The committed runs: first ImageNet-compatible photographs, then CIFAR-10.
+
 
 # %%
-committed = {}
-for k, (branch, rows) in enumerate(tables.items(), 1):
-    display(Markdown(f"**{branch.capitalize()}**"))
-    committed[branch] = book.committed(f"A4.{k}", baseline=rows.attack.iloc[0])
+def committed(dataset):
+    """The committed rows of a data set by branch, each shown beside its own first row."""
+    found = {}
+    for k, branch in enumerate(tables, 1):
+        display(Markdown(f"**{branch.capitalize()}**"))
+        rows = al.results.committed(f"A4.{k}", "laptop", dataset)
+        first = None if rows is None else rows.attack.iloc[0]
+        found[branch] = book.committed(f"A4.{k}", dataset, baseline=first)
+    return {branch: rows for branch, rows in found.items() if rows is not None}
+
+
+on_imagenet = committed("imagenet")
 
 # %%
-fig = leaderboard({branch: rows for branch, rows in committed.items() if rows is not None}, 4.0)
+on_cifar = committed("cifar10")
+
+# %%
+fig = leaderboard(on_cifar, 4.0)
 al.plotting.save(fig, "fig_A4_3_leaderboard_committed", RUN)
 fig
 
@@ -408,25 +479,25 @@ fig
 # ## Asking the target
 #
 # These need no surrogate. They ask the target, many times: scores in the case of NES and NAttack, answers alone in the
-# case of Boundary and Sign Flip. The target is the VGG, and some images that it gets right. Boundary has no budget: it shrinks the
+# case of Boundary and Sign Flip. The target is the VGG (SqueezeNet 1.0 on ImageNet), and some images that it gets right. Boundary has no budget: it shrinks the
 # change as far as its questions go; here it counts where that is within the ball.
 
 # %%
-asked = models["vgg"]
-few = images[al.evaluation.predictions(asked, images) == images.y][: RUN["n_asked"]]
+judge = models[asked]
+few = images[al.evaluation.predictions(judge, images) == images.y][: RUN["n_asked"]]
 eps, limit = eps_255[0] / 255, RUN["queries"]
-nes = al.attack(few.x, few.y, al.queries.nes(asked), eps=eps, steps=max(1, limit // 50), momentum=al.Elastic(1.0),
+nes = al.attack(few.x, few.y, al.queries.nes(judge), eps=eps, steps=max(1, limit // 50), momentum=al.Elastic(1.0),
                 seed=seed, index=few.index)  # fmt: skip
 options = {"seed": seed, "index": few.index}
 found = {
-    "NAttack": al.queries.nattack(asked, few.x, few.y, eps=eps, population=100, steps=max(1, limit // 100), **options),
-    "Sign Flip": al.decisions.sign_flip(asked, few.x, few.y, eps=eps, steps=limit // 2, **options),
-    "Boundary": al.decisions.boundary(asked, few.x, few.y, steps=limit // 2, **options),
+    "NAttack": al.queries.nattack(judge, few.x, few.y, eps=eps, population=100, steps=max(1, limit // 100), **options),
+    "Sign Flip": al.decisions.sign_flip(judge, few.x, few.y, eps=eps, steps=limit // 2, **options),
+    "Boundary": al.decisions.boundary(judge, few.x, few.y, steps=limit // 2, **options),
 }
 
 # %%
-fooled = {"NES": (asked(nes).argmax(1) != few.y, torch.full_like(few.y, 50 * max(1, limit // 50)), nes)}
-fooled |= {name: (asked(a.images).argmax(1) != few.y, a.queries, a.images) for name, a in found.items()}
+fooled = {"NES": (judge(nes).argmax(1) != few.y, torch.full_like(few.y, 50 * max(1, limit // 50)), nes)}
+fooled |= {name: (judge(a.images).argmax(1) != few.y, a.queries, a.images) for name, a in found.items()}
 rows = {
     name: {
         f"within {eps_255[0]:g}/255 (%)": 100
@@ -436,7 +507,7 @@ rows = {
     }
     for name, (hit, queries, adv) in fooled.items()
 }
-display(Markdown(f"*{dataset}, {scale} scale, target VGG, n = {len(few)}, up to about {limit} queries*"))
+display(Markdown(f"*{dataset}, {scale} scale, target {asked}, n = {len(few)}, up to about {limit} queries*"))
 pd.DataFrame({name: {k: v.item() for k, v in row.items()} for name, row in rows.items()}).T.round(1)
 
 # %% [markdown]
@@ -462,14 +533,17 @@ pd.DataFrame({name: {k: v.item() for k, v in row.items()} for name, row in rows.
 # - **SAF** (Du et al. 2022): no second pass; the outputs are held near those of some epochs ago.
 #
 # Trained here from the same weights with the recipe of the zoo, one seed each, at laptop scale for two epochs. That shows
-# what each *costs*; which is better needs whole trainings and several seeds (chapter 5 has three for its own).
+# what each *costs*; which is better needs whole trainings and several seeds (chapter 5 has three for its own). Networks for
+# 32 pixels are trained, with `dataset="imagenet"` those of `shapes`.
 
 # %%
 VARIANTS = ("SAM", "ASAM", "CR-SAM", "GSAM", "LookSAM", "ESAM", "SSAM", "AE-SAM", "SAF")
 OPTIMIZERS = {"SGD": "resnet", **{name: f"resnet-{name.lower().replace('-', '')}" for name in VARIANTS}}
-start = partial(al.models.create, "resnet", "small", dataset)
-training = al.seeds.Trainings(lambda seed: start(seed=seed).to(device), train, val, RUN.checkpoints)
-judged = al.datasets.load(dataset, "test", RUN["n_judged"]).to(device)
+small = "shapes" if photographs else dataset
+lesson, check = al.datasets.load(small, "train", RUN["n_tuning"] or None), al.datasets.load(small, "val", n_val)
+start = partial(al.models.create, "resnet", "small", small)
+training = al.seeds.Trainings(lambda seed: start(seed=seed).to(device), lesson, check, RUN.checkpoints)
+judged = al.datasets.load(small, "test", RUN["n_judged"]).to(device)
 fields = {"epochs": RUN["trial"]} if RUN["trial"] else {}
 few = judged[: RUN["n_sharp"]]
 
@@ -490,14 +564,14 @@ def sharp(net):
 # %%
 rows = {}
 for name, net in OPTIMIZERS.items():
-    recipe = replace(al.recipes.recipe_for(f"{dataset}/{net}"), seed=seed, **fields)
+    recipe = replace(al.recipes.recipe_for(f"{small}/{net}"), seed=seed, **fields)
     optimized, history = training(name, recipe)
     rows[name] = {"seconds": sum(row["seconds"] for row in history), **sharp(optimized)}
 shown = pd.DataFrame(rows).T
 seconds = shown.pop("seconds")
 shown.insert(0, "time, SGD = 1", seconds / seconds["SGD"])
 display(
-    Markdown(f"*{dataset}, {scale} scale, accuracy on {len(judged)} test images, the last three columns on {len(few)}*")
+    Markdown(f"*{small}, {scale} scale, accuracy on {len(judged)} test images, the last three columns on {len(few)}*")
 )
 shown.round(2)
 
@@ -505,7 +579,7 @@ shown.round(2)
 # ## Which one, then?
 #
 # A transfer attack is a composition: a momentum, copies of the input, points around the iterate, a penalty. Here are some
-# for 1, 5, 10 and 50 passes a step (10, 50, 100 and 500 in ten steps; on `shapes` up to 100). They are compared on *validation* images and on
+# for 1, 5, 10 and 50 passes a step (10, 50, 100 and 500 in ten steps; only on `cifar10` more than 100). They are compared on *validation* images and on
 # *other targets* than those of the report: the best at each cost is what `al.attacks.recommended` says, and its expected
 # success is that on the test images and the remaining targets.
 
@@ -513,9 +587,9 @@ shown.round(2)
 print(inspect.getsource(al.attacks.compositions))
 
 # %%
-judges = {name: models[name] for name in ("wrn", "resnext") if name in models}
+judges = {name: models[name] for name in chooses if name in models}
 rest = {name: model for name, model in book.models.items() if name not in judges}
-costs = (10, 50) if scale == "smoke" else (10, 50, 100) if dataset == "shapes" else al.advice.PASSES
+costs = (10, 50) if scale == "smoke" else al.advice.PASSES if dataset == "cifar10" else (10, 50, 100)
 candidates = {name: partial(attack, **T) for cost in costs for name, attack in A.compositions(cost).items()}
 chosen_on = replace(
     book, models={source: models[source]} | judges, images=val, config={**config, "split": "validation"}

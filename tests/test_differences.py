@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm, ttest_rel
 
-from advlib.bench import claims, differences, outcomes, results
+from advlib.bench import claims, differences, experiment, outcomes, results
 from advlib.bench.outcomes import Outcome, Outcomes
 from advlib.core import intervals
 
@@ -132,6 +132,39 @@ def test_the_interval_over_targets_that_count_other_images_is_paired_and_covers(
         assert found.interval == "paired" and found.points == pytest.approx(wide["A"] - wide["B"])
         hits += found.low <= 5 <= found.high
     assert 53 <= hits <= 60
+
+
+def test_rates_over_the_images_that_count_for_all_targets_stand_beside(tmp_path):
+    """Those of the thesis' filter: an image counts if every network names it rightly."""
+    frame = counting_others(tmp_path, "own", {"A": 0.1, "B": 0.0}, {"t": 0.9, "u": 0.3}, np.random.default_rng(0))
+    kept = results.outcomes(tmp_path / "own.csv")
+    common = kept.of("f", "A", "t", 8).right & kept.of("f", "A", "u", 8).right
+    found = results.over_common(of(frame))
+    assert set(found.n) == {common.sum()} and common.sum() < of(frame).n.min()
+    for row in found.itertuples():
+        fooled = kept.of("f", row.attack, row.target, 8).fooled[common]
+        assert row.value == pytest.approx(100 * fooled.mean())
+        assert (row.ci_low, row.ci_high) == pytest.approx(intervals.wilson(fooled.sum(), len(fooled)))
+    means = experiment._averages(results.mark_white_box(of(frame)))
+    strict = found[found.attack == "A"].value.mean()
+    assert means.loc["black-box", "A"][f"over the {common.sum()} that all name rightly"] == pytest.approx(strict)
+
+
+def test_where_all_count_the_same_images_or_none_nothing_stands_beside(table, tmp_path):
+    a, b = nested(0.6, 0.5)
+    frame = of(table({("A", "t"): a, ("B", "t"): b}))
+    assert results.over_common(frame).value.tolist() == pytest.approx(frame.value.tolist())
+    assert experiment._averages(results.mark_white_box(frame)).columns[-1] == "pairs"
+    assert results.over_common(of(table({("A", "t"): a}, "table_2_2.csv", outcomes_kept=False))) is None
+    half = {"t": N // 2, "u": N}
+    cells = {
+        ("f", "A", t, 8.0): Outcome(a, (np.arange(N) < end) & (np.arange(N) >= end - N // 2)) for t, end in half.items()
+    }
+    kept = results.ResultTable(tmp_path / "parted.csv", "2.1", "smoke", "shapes", "cpu", 0, {})
+    rows = [{"source": "f", "attack": "A", "target": key[2], "eps_255": 8.0, "metric": "asr",
+             **_rate(cell, cell.right)} for key, cell in cells.items()]  # fmt: skip
+    kept.add(rows, Outcomes(np.arange(N), cells))
+    assert results.over_common(kept.frame) is None
 
 
 def test_where_every_image_differs_alike_the_spread_is_not_taken_for_none(table):

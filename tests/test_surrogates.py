@@ -11,6 +11,8 @@ from PIL import Image
 from torch import nn
 
 from advlib import lipschitz
+from advlib.bench import trainees
+from advlib.bench.chapters import Run
 from advlib.core.surrogate import Normalized
 from advlib.training import fitting, streaming, surrogates
 from advlib.training.objectives import Classification, LipschitzRegularized
@@ -283,3 +285,27 @@ def test_a_killed_making_goes_on(parts, zoo, tmp_path, monkeypatch):
         made("killed")
     monkeypatch.setattr(fitting.State, "save", save)
     assert made("killed")["sha256"] == straight["sha256"]
+
+
+# --- of a chapter ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "epochs", "trained_on"), [("smoke", 1, 6), ("laptop", surrogates.SHORT.epochs, 16)])
+def test_a_chapter_makes_its_surrogates_in_its_own_folder(scale, epochs, trained_on, parts, zoo, tmp_path, monkeypatch):
+    """A trial at smoke scale; and again nothing, since they are there."""
+    monkeypatch.setattr(datasets, "photographs", lambda: parts)
+    monkeypatch.setattr(trainees, "TRIAL_PHOTOGRAPHS", 6)
+    monkeypatch.setattr(surrogates, "SHORT", replace(surrogates.SHORT, batch_size=4))
+    run, rows = Run("06", tmp_path, scale, "imagenet"), []
+    report = lambda variant, of, row: rows.append((variant, of, row["epoch"]))  # noqa: E731
+    for _ in range(2):
+        entry = trainees.smoothed("imagenet/tiny", run, ["lrs1"], seed=1, report=report)["lrs1"]
+    assert rows == [("lrs1", epochs, epoch + 1) for epoch in range(epochs)]
+    assert (entry["trained_on"], entry["seed"]) == (trained_on, 1)
+    assert not surrogates.load("imagenet/tiny-lrs1", tmp_path / "weights" / "06").training
+
+
+def test_a_chapter_may_train_for_longer(parts, zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "photographs", lambda: parts)
+    run = Run("06", tmp_path, "laptop", "imagenet")
+    assert trainees.smoothed("imagenet/tiny", run, ["tuned"], epochs=2)["tuned"]["recipe"]["epochs"] == 2

@@ -192,7 +192,8 @@ class Experiment:
     ) -> pd.DataFrame | None:
         """Our committed rows of a table on real data, of the largest scale there is, shown, or a note that there are
         none. targets: those that belong to the thesis' table, None for all; whole: show every cell of it besides the
-        means by role; baseline: show `gains` over it instead."""
+        means by role; baseline: show `gains` over it instead. Where each target counts its own images, the means over
+        those that all networks name rightly stand beside."""
         found = [(scale, results.committed(table, scale, dataset)) for scale in ("paper", "laptop")]
         scale, rows = next((pair for pair in found if pair[1] is not None), (None, None))
         if rows is None:
@@ -209,7 +210,7 @@ class Experiment:
                 f"**Committed run**: {dataset}, {scale} scale, {eps:g}/255, "
                 f"{results.images(part)} images that the networks get right"
             )
-            _show(results.averages(part).set_index(["role", "attack"]).round(1))
+            _show(_averages(part).round(1))
             if whole:
                 _show(results.layout(part))
         return rows
@@ -256,6 +257,15 @@ def _say(markdown: str) -> None:
     from IPython.display import Markdown  # here, since the module is of use where there is no notebook
 
     _show(Markdown(markdown))
+
+
+def _averages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means by role and attack, and beside them those over the images that count in all rows, where these are fewer."""
+    means, common = results.averages(rows).set_index(["role", "attack"]), results.over_common(rows)
+    if common is None or common["n"].iloc[0] == rows["n"].min():
+        return means
+    strict = results.averages(common).set_index(["role", "attack"])["value"]
+    return means.assign(**{f"over the {common['n'].iloc[0]} that all name rightly": strict})
 
 
 def _show(thing: object) -> None:

@@ -368,6 +368,27 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def over_common(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """Rows of success over the images that count in all of them: where each target counts its own
+    (`evaluation.COUNTED`), those that every network of the rows names rightly, the thesis' filter.
+
+    frame: of metric COMMON, as `committed` returns it. Value, n and interval are new, all else is as it was. None where
+    which images were fooled is not kept, or no image counts in all rows."""
+    _rows("frame", frame, "source", "attack", "target", "eps_255", "metric")
+    path = frame.attrs.get(differences.ATTRIBUTE)
+    if path is None or set(frame["metric"]) != {kept_outcomes.COMMON}:
+        return None
+    kept = kept_outcomes.read(Path(path))
+    cells = [kept.of(*kept_outcomes.key_of(row)) for row in frame.to_dict("records")]
+    common = np.logical_and.reduce([cell.right for cell in cells])
+    n = int(common.sum())
+    if not n:
+        return None
+    counts = [int(cell.fooled[common].sum()) for cell in cells]
+    low, high = zip(*(wilson(count, n) for count in counts), strict=True)
+    return frame.assign(value=[100 * count / n for count in counts], n=n, ci_low=low, ci_high=high)
+
+
 def black_box(frame: pd.DataFrame) -> pd.DataFrame:
     """The black-box half of `averages`, by attack: value, n, ci_low, ci_high, pairs."""
     mean = averages(frame)

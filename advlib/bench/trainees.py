@@ -1,6 +1,7 @@
 """The nets that a chapter needs: which are there, and the training of those that are not, or that are wanted anew.
 
 print(trainees.provide("cifar10", ["densenet-lrs1", "densenet-lrsf"], retrain=["densenet-lrs1"]))
+made = trainees.smoothed("imagenet/squeezenet1_1", RUN, ["lrsf"])  # RUN: `chapters.begin`
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import torch
 from ..core import checks
 from ..defenses import purification
 from ..files.paths import WEIGHTS
-from ..training import fitting, recipes
-from ..zoo import weights
+from ..training import fitting, recipes, surrogates
+from ..zoo import datasets, weights
 from ..zoo.registry import TUNED, Net
 from . import engines
+from .chapters import Run
 from .engines import CellError, Engine, FailedCells, Say
 from .progress import Progress
 from .seeds import Watch, unwatched
 
 TRIAL = 256
 """How many images of every split a trial sees."""
+TRIAL_PHOTOGRAPHS = 32
+"""And how many of ImageNet's size."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,32 @@ def provide(
     _train(engine, _Job(torch.zeros(1, device=device), dataset, planned, options), needs, report)
     loaded = tuple(net for net in nets if net not in trained)
     return Provided(tuple(trained), loaded, kept, trial is not None)
+
+
+def smoothed(
+    name: str,
+    run: Run,
+    wanted: Sequence[str] = surrogates.VARIANTS,
+    seed: int = 0,
+    epochs: int = 0,
+    report: Callable[[str, int, dict], None] = lambda variant, epochs, row: None,
+    watch: Watch = unwatched,
+) -> dict[str, dict]:
+    """Surrogates of ImageNet that a chapter attacks, fine-tuned on photographs in its run where its folder
+    `run.weights` has them not yet, from which `surrogates.load` takes them.
+
+    name: the network, "imagenet/squeezenet1_1"; wanted: some of `surrogates.VARIANTS`; seed, epochs: of the recipe,
+    `surrogates.SHORT`, where 0 epochs are its own; at smoke scale that is a trial, one epoch on TRIAL_PHOTOGRAPHS
+    images; report: called with the variant, the number of epochs and `fit`'s row after each of them; watch: of `fit`.
+    Returns the manifest's entry of each, and raises, as `surrogates.make` does."""
+    trial = run.scale == "smoke"
+    train, val = (part[:TRIAL_PHOTOGRAPHS] if trial else part for part in datasets.photographs())
+    recipe = _changed(surrogates.SHORT, trial, epochs, seed=seed)
+
+    def heard(variant: str, row: dict) -> None:
+        report(variant, recipe.epochs, row)
+
+    return surrogates.make(name, run.weights, (train, val), wanted, recipe, run.device, report=heard, watch=watch)
 
 
 @dataclass(frozen=True)
