@@ -75,7 +75,8 @@ print(RUN)
 # EfficientNet-Lites and two SqueezeNets. The first three of different families are sources. Images have 299 pixels, as
 # in the thesis, and so has the $\epsilon$-ball; each network resizes them to its own side, and the gradient goes through that.
 # The SqueezeNets name half of the images rightly, so that few are right for all six: there a success is counted, for each
-# target, over the images that it and the source name rightly.
+# target, over the images that it and the source name rightly. Means include networks of the source's own family (the larger Lites
+# from the smallest, SqueezeNet 1.0 from 1.1), as the thesis' include Inception v4 from v3; they fall more easily.
 #
 # What this chapter *chooses*, a kernel for TIM, it chooses on validation images; the tables are made of test images.
 # Below paper scale the ImageNet-compatible set is one for both, and is parted at random.
