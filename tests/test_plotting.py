@@ -44,6 +44,20 @@ def test_error_bars_reach_the_interval():
     assert segment[:, 1].tolist() == pytest.approx([40.0, 65.0])
 
 
+def test_a_forest_has_a_row_for_each_name_from_the_top_and_fills_what_is_clear():
+    of = {"clear": (2.0, 1.0, 3.0), "open": (0.5, -1.0, 2.0), "worse": (-4.0, -5.0, -3.0)}
+    figure = plotting.forest({"a": of, "b": {"clear": (1.0, 0.5, 1.5)}, "c": of}, "points")
+    first, second, third, empty = figure.axes
+    assert [tick.get_text() for tick in first.get_yticklabels()] == list(of) and first.yaxis_inverted()
+    points = [line for line in first.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == [2.0, 0.5, -4.0]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [False, True, False]
+    bars = [bar.get_segments()[0][:, 0].tolist() for bar in first.collections]
+    assert bars == [[1.0, 3.0], [-1.0, 2.0], [-5.0, -3.0]]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "points", "points", ""]
+    assert first.get_xlim() == third.get_xlim() and not empty.axison
+
+
 def test_surfaces_share_one_scale():
     grid = np.linspace(-1, 1, 3)
     figure = plotting.surface(grid, grid, {"f": np.ones((3, 3)), "h": np.full((3, 3), 5.0)}, "u", "v", "loss")

@@ -209,6 +209,30 @@ def front(
     return figure
 
 
+def forest(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str) -> Figure:
+    """Differences (value, low, high) by name, one below the other, each with its interval, filled where that leaves out
+    0, which is a line. Panels stand two in a row, on one scale."""
+    with style():
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        height = 0.7 + 0.22 * max(map(len, panels.values()))
+        figure, axes = _figure(rows, columns, 0.6 + 3.2 * columns, height * rows, sharex=True)
+        for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
+            ax.axvline(0, color=COLOURS[5], lw=1)
+            for row, (x, low, high) in enumerate(points.values()):
+                face = COLOURS[2] if low > 0 or high < 0 else "white"
+                look = {"color": COLOURS[0], "marker": "o", "markerfacecolor": face, "markeredgecolor": COLOURS[0]}
+                ax.errorbar(x, row, xerr=[[x - low], [high - x]], lw=1, capsize=2, **look)
+            ax.set(title=title, yticks=range(len(points)), yticklabels=points, ylim=(len(points) - 0.5, -0.5))
+            ax.grid(axis="y", visible=False)
+        for ax in axes.flat[len(panels) - columns : len(panels)]:
+            ax.set_xlabel(xlabel)
+            ax.tick_params(labelbottom=True)
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
+    return figure
+
+
 def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
     """Named boxes at (column, row), and arrows from one to another."""
     with style():
