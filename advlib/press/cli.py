@@ -151,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("seconds", help="keep what the chapters of a run took, for `run` to say how long it takes")
     p.add_argument("--run", metavar="DIR", required=True, help="a folder, or scale/dataset")
     p.set_defaults(command=_seconds)
-    p = commands.add_parser("glance", help="write the README's table of committed results anew")
+    p = commands.add_parser(
+        "glance", help="write the README's table of committed results anew, and the page of what holds"
+    )
     p.set_defaults(command=_glance)
     p = commands.add_parser("equations", help="write the book's page of the thesis' equations and their owners anew")
     p.set_defaults(command=_equations)
@@ -261,9 +263,10 @@ def _seconds(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
 
 def _glance(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
-    from . import readme
+    from . import readme, verdicts
 
     print(readme.write())
+    print(verdicts.write())
     return 0
 
 

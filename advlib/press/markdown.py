@@ -1,5 +1,5 @@
 """What the site does to the Markdown of a chapter: targets for its equations, links to them, citations, alternative
-texts."""
+texts. And what is written into pages: rows of tables, and a part between two marks."""
 
 from __future__ import annotations
 
@@ -95,3 +95,17 @@ def stem_alt(stem: str) -> str:
 def enumerated(names: Sequence[str]) -> str:
     """ "2.1, 2.2 and 2.3"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def between_marks(text: str, begin: str, end: str, part: str, name: str) -> str:
+    """`text` with `part` between two marks, which stay. name: of the file. ValueError if a mark is missing."""
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"{name} lacks the marks {begin!r} and {end!r}")
+    return f"{before}{begin}\n{part}\n{end}{after}"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..bench import claims, differences, results
 from ..files.paths import ROOT, replacing
-from .markdown import enumerated
+from .markdown import between_marks, enumerated, table_line
 
 BEGIN, END = "<!-- results at a glance: python -m advlib glance -->", "<!-- end -->"
 SCALE = "laptop"
@@ -22,7 +22,7 @@ BUDGETS = {"cifar10": 8.0, "imagenet": 16.0}
 """In 1/255, of the tables of each data set."""
 DATASET = "cifar10"
 """Of the tables that have no rows on ImageNet."""
-_SAID = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+SAID = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 
 # By table: the metric, a method of the thesis, and what it is compared with, the best other one in print or its base.
 _UNDEFENDED, _TRAINED, _DEFENDED = claims.SUCCESS.values()
@@ -64,7 +64,7 @@ def markdown(whole: bool = False) -> str:
         f"{_intervals(found)}{_other_kinds(of) if whole else ''}{_training()}{'' if whole else _MORE}*"
     )
     rule = [":--", ":--", ":--", "--:", ":--", "--:", ":--", "--:", "--:"]
-    return "\n".join([_line(TITLES), _line(rule), *(row.line for row in found)]) + "\n\n" + note
+    return "\n".join([table_line(TITLES), table_line(rule), *(row.line for row in found)]) + "\n\n" + note
 
 
 _MORE = " All claims, attacks, budgets and data sets are on the book's page of results (`make book`)."
@@ -160,7 +160,7 @@ def _row(table: str, dataset: str, method: pd.Series, other: pd.Series) -> _Row:
     at = "" if pd.isna(method.eps_255) else f", {method.eps_255:g}/255"
     names = method["name"], other["name"]
     difference = claims.between(table, SCALE, dataset, method.metric, method.eps_255, *names)
-    line = _line(
+    text = table_line(
         [
             f"{table}{_about(table)}",
             method.metric,
@@ -168,12 +168,12 @@ def _row(table: str, dataset: str, method: pd.Series, other: pd.Series) -> _Row:
             f"{_number(other.paper)} → {_number(method.paper)}",
             method.setting,
             f"{_number(other.ours)} → {_number(method.ours)}",
-            f"{_SAID[dataset]}{at}",
+            f"{SAID[dataset]}{at}",
             f"{difference.points:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
             f"{int(method.n):,}",
         ]
     )
-    return _Row(table, line, difference.interval)
+    return _Row(table, text, difference.interval)
 
 
 def _about(table: str) -> str:
@@ -185,17 +185,9 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 10 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
-def _line(cells: tuple[str, ...] | list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def refreshed(text: str) -> str:
     """`text` with the part between the two marks written anew. ValueError if a mark is missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{markdown()}\n{END}{after}"
+    return between_marks(text, BEGIN, END, markdown(), "README.md")
 
 
 def write(readme: Path = ROOT / "README.md") -> Path:

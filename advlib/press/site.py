@@ -33,7 +33,7 @@ PARTS = {
         [
             "results",
             "equations",
-            "not_reproduced",
+            "what_holds",
             "instructors",
             "many_gpus",
             "symbols",
