@@ -89,7 +89,7 @@ def above_pgd(table, data):
 
 # %%
 panels = {}
-for place in (("4.1", "cifar10"), ("4.4", "cifar10"), ("4.2", "imagenet"), ("4.4", "imagenet")):
+for place in (("4.2", "imagenet"), ("4.4", "imagenet"), ("4.1", "cifar10"), ("4.4", "cifar10")):
     panels |= above_pgd(*place)
 fig = al.plotting.forest(panels, "points above PGD on the network as it was")
 al.plotting.save(fig, "fig_4_c_what_smoothness_adds", RUN)

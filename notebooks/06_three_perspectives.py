@@ -15,12 +15,16 @@
 #
 # The thesis makes adversarial examples transfer from three sides: the data (chapter 2: elastic momentum and random
 # erasure), the optimizer (chapter 3: the gradient norm penalty), and the model (chapter 4: a Lipschitz regularized
-# surrogate). It calls them complementary, and never runs them together. This chapter does: all eight combinations, alone and
-# on top of DIM, TIM and SIM, from one surrogate and from two, against undefended, adversarially trained and defended
-# targets, and each at its cost in gradient passes.
+# surrogate). Does it help to do all of it at once?
 #
-# And it asks what ties chapter 5 to the others: does a surrogate that was trained with SAM or CR-SAM transfer better
-# than one that was trained with SGD, at the same accuracy?
+# - *The thesis* calls the three complementary, and never runs them together.
+# - *This chapter* does: all eight combinations, alone and on top of DIM, TIM and SIM, from one surrogate and from two, against
+#   undefended, adversarially trained and defended targets, and each at its cost in gradient passes.
+# - *We find* that the target decides. The model's side is by far the strongest against secured networks, and costs success on
+#   undefended ones; the data's side adds a little; the optimizer's side adds nothing, for twice the passes.
+#
+# It also asks what ties chapter 5 to the others: does a surrogate that was trained with SAM or CR-SAM transfer better than one that
+# was trained with SGD, at the same accuracy? A little, it does.
 
 # %% tags=["parameters"]
 scale: str = "laptop"  # one of smoke, laptop or paper
@@ -238,6 +242,23 @@ def main_effects(parts):
 for key, parts in shown.items():
     display(Markdown(f"**{caption(*key)}: points of black-box success**"), main_effects(parts))
 
+# %%
+committed = {key: parts for key, parts in shown.items() if key[0] != "this run" and key[1] == "one surrogate"}
+panels = {}
+for (run, _), parts in (committed or shown).items():
+    for kind, rows in parts.items():
+        found = effects(rows, composite=False)[["effect", "low", "high"]]
+        panels[f"{runs[run]['one surrogate'].dataset.iloc[0]}, {kind}"] = dict(
+            zip(found.index, found.to_numpy(), strict=True)
+        )
+fig = al.plotting.forest(panels, "main effect on MI-FGSM (points)")
+al.plotting.save(fig, "fig_6_2_main_effects", RUN)
+fig
+
+# %% [markdown]
+# *Figure 6.2. What each technique adds to MI-FGSM in the mean over the combinations of the other two, from one surrogate, in the
+# committed run; filled where the interval leaves out 0. The model's side changes its sign with the kind of target.*
+
 # %% [markdown]
 # ## What does a pass buy? Figure 6.1
 
@@ -352,42 +373,23 @@ full_size.flat_sources("MI-FGSM").round(1)
 #
 # ## How to read the result
 #
-# Effects below are in points of success with their 95 % interval, unless it says otherwise at 8/255.
+# Three findings, of the committed CIFAR-10 run (8/255, small networks); their numbers are in the tables above.
 #
-# **On CIFAR-10** (laptop scale, the committed run: 151 of 300 images count in Tables 6.1 and 6.2, 737 of 1,000 in Table
-# 6.3):
+# 1. *Which technique helps, the target decides.* LRS-F is the only one of the three with clear effects on MI-FGSM, and they have both
+#    signs: it loses against undefended networks and gains against secured ones. A mean over all targets would hide all of it.
+# 2. *Complementary are the data and the model, a little, and cost decides the rest.* EM-RE adds more where the two others are there
+#    than alone, within the intervals. GNP adds nothing to anything, at twice the passes. MI-FGSM on the smooth surrogate, ten
+#    passes, is the best attack on adversarially trained networks; a second, sharp surrogate beside it undoes most of the gain, since a
+#    mean of logits is not smooth if one of them is not.
+# 3. *A flat minimum does transfer a little better.* The same ResNet, trained with SAM or CR-SAM, is as accurate, has a lower local
+#    Lipschitz constant, and fools every target at either budget more often than SGD's. It is one network of each; at the
+#    thesis' size, again one of each, the order is the same, and clear.
 #
-# 1. *Which target decides which technique helps.* From one surrogate LRS-F takes 14 points from MI-FGSM against
-#    undefended networks (89 to 75 %), and adds 23 against adversarially trained ones (2.3 to 25.5 %) and 15 against
-#    defended ones (54 to 69 %). It is the only one of the three with clear main effects on MI-FGSM: -12 [-20, -3], +23
-#    [+16, +30] and +19 [+8, +29]. A mean over all targets would hide all of it.
-# 2. *Complementary are the data and the model, a little.* EM-RE adds 1 point to MI-FGSM against undefended networks,
-#    and 6 where both others are there; 0 and 5 against defended ones. Both differences are within the intervals. GNP
-#    adds nothing to anything: its twelve main effects lie between -2.3 and 0.1 points, for twice the passes.
-# 3. *A second surrogate drowns the first.* Beside a ResNet that nobody regularized, LRS-F is worth 4 or 5 points
-#    against secured networks instead of 23 and 19, and with MI-FGSM adversarially trained ones fall in 8 % of cases
-#    instead of 25: a mean of logits is not smooth if one of them is not.
-# 4. *On the composite EM-RE helps* against undefended networks: +10 [-0, +20] from one surrogate, +16 [+4, +26] from two.
-#    But DIM, TIM and SIM together lose 52 points to plain MI-FGSM there (89 to 37 %), which chapter 2 traces to the
-#    kernel of TIM, and EM-RE wins back a part of that.
-# 5. *Cost decides*: MI-FGSM with LRS-F takes 10 passes, and from one surrogate it is the best against adversarially
-#    trained networks and 5 points below the best against defended ones, which takes 30 (MI-FGSM+EM-RE+LRS-F); no attack
-#    of 180 passes is above it there. Composites are on one of the six Pareto fronts, against adversarially trained
-#    networks from two surrogates.
-# 6. *A flat minimum does transfer a little better.* The same ResNet trained with SAM and CR-SAM is as accurate (86.6
-#    and 86.0 %, SGD 86.4; 10,000 test images), its local Lipschitz constant is lower (37.4 and 33.5, from 44.5; n =
-#    200), and its images fool more: at 4/255 69.0 and 71.0 % beside 67.3, at 8/255 95.7 and 95.9 beside 94.1. The
-#    direction is the same for all seven targets at both budgets, and clear for three of them with CR-SAM, by Newcombe's
-#    interval of the difference. One network of each: another seed was not trained. The half budget was added when the
-#    whole one had been seen to saturate. At the thesis' size the same order is clear: at 4/255 SAM's ResNet-18 is 4.7
-#    points [3.1, 6.3] ahead of SGD's, and CR-SAM's 6.1 [4.4, 7.7], though the last is 0.8 points less accurate (n = 572).
+# The composite (DIM, TIM and SIM together) is weaker than plain MI-FGSM on 32 pixels, which chapter 2 traces to the kernel of TIM;
+# EM-RE wins back a part of that. The half budget in the last part was added when the whole one had been seen to saturate.
 #
-# **On this page**, `shapes` at laptop scale, 19 images count in Tables 6.1 and 6.2 and 190 in Table 6.3, and no effect
-# of a technique is clear: the intervals are 15 to 35 points to each side. LRS-F alone adds 7 points to MI-FGSM against
-# undefended networks from one surrogate and 11 from two; EM-RE takes away in 11 of 12 cases, up to 21 points;
-# adversarial training stops everything (5 % at most). The flat surrogates have lower Lipschitz constants (34 and 29,
-# from 42) and transfer nearly as SGD's does: 67 and 69 % beside 66 at 8/255. Compared image by image, each of the two is
-# clearly ahead of SGD's against one target of five, at either budget, and behind against none.
+# On the page that you read (`shapes`) a few dozen images count, and no effect of a technique is clear. It shows how to ask, and answers
+# nothing.
 
 # %% [markdown]
 # ## Summary
@@ -396,10 +398,8 @@ full_size.flat_sources("MI-FGSM").round(1)
 #   passes: `al.attack(x, y, al.norm_penalty(al.gradient(net, transform)), momentum=...)`.
 # - Whether techniques are complementary is a question about differences of differences: print main effects, and what each adds to
 #   nothing and to all others.
-# - Report undefended, adversarially trained and defended targets apart: at 8/255 on CIFAR-10 (n = 151) LRS-F loses 14 points on the first
-#   and gains 23 and 15 on the others.
-# - Surrogates trained with SAM and CR-SAM transfer better than that of SGD at the same accuracy: to all seven targets, by 2 and 4 points in the
-#   mean (CIFAR-10, 4/255, n = 737, one network of each), and at the thesis' size by 5 and 6 (n = 572).
+# - Report undefended, adversarially trained and defended targets apart.
+# - Surrogates trained with SAM and CR-SAM transfer a little better than that of SGD at the same accuracy.
 
 # %% [markdown]
 # ## Exercises

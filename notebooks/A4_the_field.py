@@ -628,34 +628,26 @@ pd.DataFrame(rows).T.rename_axis("at most so many passes")
 # %% [markdown]
 # ## How to read the result
 #
-# - *A page of `shapes` is an illustration.* A few dozen images tell a collapse from a success, and little else. The rows of
-#   CIFAR-10 are the evidence: laptop scale, small networks, 4/255, n = 600 (n = 415 for the compositions), only images that
-#   every network gets right. What follows is of them, of 4/255, and of undefended targets where nothing else is said. At
-#   8/255 the order is nearly the same, with less room at the top: MI-FGSM has 92 %, EM in the ball and EMI 96, SVRE 97.
-# - *What costs nothing.* At MI-FGSM's cost, PGD's longer steps gain 5.5 points, NI's look-ahead *inside the ball* as much, and
-#   EM's 6.8. As the text of chapter 2 has it, without the projection, one step ahead gains half of that and two steps nothing.
-# - *What points buy.* Points around the iterate gain no more, at five to forty times the cost (VNI 5.8, PGN 6.6); a line of
-#   eleven along the last gradient does (EMI 8.2). They do help against defended targets. Fifty do no better than ten:
-#   `al.attacks.recommended` does not spend what brings nothing. More steps bring hardly anything.
-# - *What a second network buys* is more than all of that: 10.9 points for the mean of two networks' logits, 16.3 for SVRE. The
-#   mean of logits beats that of probabilities and of losses.
-# - *What copies cost.* Every transform of the input loses here against undefended networks, and the more it changes the image
-#   the more: they were made for 299 pixels. Behind the three defences those that resize gain: RDIM 6.9 points, DIM 4.4 (11.0
-#   and 6.1 at 8/255).
-# - *A smoother surrogate* is the strongest thing there is against what is defended or trained: PGD on LRS-2 gains 16.3 points
-#   behind a defence and 2.5 against adversarial training, and loses nothing elsewhere. LRS-1 and LRS-F gain 13 and 5, and lose
-#   23 and 27 against undefended networks. With 8/255 the three have room: they gain 38 to 40 points behind a defence, where
-#   they reach 77 to 79 %, and LRS-1 and LRS-F 19 and 22 against adversarial training; LRS-2 then gains 4.0 against undefended
-#   networks too, and the other two lose 1.5 and 2.8.
-# - *What does not transfer.* At 4/255 hardly anything fools the adversarially trained networks, whatever the attack: 6.5 %
-#   at best, where most have 1 %. That is what they are for. At 8/255 most have 3 %, and PGD on LRS-F 23.
-# - *What two epochs show.* SAF has not begun by then: it is SGD here. LookSAM does not learn on the page you read. It reuses
-#   a direction for four steps at 0.7 times the gradient's length, which its paper chose for vision transformers; with a
-#   fifth of the gradient's length, or none, it learns.
-# - *Not every method is at its best here.* Constants are those of the papers, for ImageNet: sizes, radii and rates that fit
-#   299 pixels need not fit 32. RAP has a tenth of its steps. The form of the attack on attention (AoA) was chosen among six
-#   on sixty test images of CIFAR-10, because the first ones failed. And LGV and the Bayesian substitute fine-tune for one
-#   epoch.
+# A page of `shapes` is an illustration: a few dozen images tell a collapse from a success, and little else. The committed CIFAR-10 rows are the
+# evidence (laptop scale, small networks, only images that every network gets right). Three findings, at 4/255 and, where nothing
+# else is said, against undefended targets; at 8/255 the order is nearly the same, with less room at the top.
+#
+# 1. *The cheapest things are among the best.* PGD's longer steps, and a look-ahead that stays inside the ball, cost nothing more than MI-FGSM and
+#    gain as much as twenty points around the iterate do. A line of eleven along the last gradient (EMI) gains a little
+#    more. Fifty passes a step do no better than ten, and more steps bring hardly anything; `al.attacks.recommended` does
+#    not spend what brings nothing.
+# 2. *Another network is worth more than another attack.* The mean of two networks' logits gains more than any trick on one, and SVRE
+#    more than that. Against secured networks a smoother surrogate is the strongest thing there is: PGD on LRS-2 gains there and loses nothing
+#    elsewhere, while LRS-1 and LRS-F gain and lose.
+# 3. *What changes the image loses on 32 pixels*, and the more it changes it the more: these transforms were made for 299.
+#    Behind a defence those that resize (DIM, RDIM) gain. Hardly anything fools the adversarially trained networks at this budget,
+#    whatever the attack. That is what they are for.
+#
+# Not every method is at its best here. Constants are those of the papers, for ImageNet. RAP has a tenth of its steps; LGV and the
+# Bayesian substitute fine-tune for one epoch. The form of the attack on attention (AoA) was chosen among six on sixty test
+# images of CIFAR-10, because the first ones failed. Of the optimizers, SAF has not begun after two epochs: it is SGD here. LookSAM does not learn on
+# the page that you read: it reuses a direction at 0.7 times the gradient's length, which its paper chose for vision
+# transformers; with a fifth of that length, or none, it learns.
 #
 # ## Summary
 #
