@@ -51,6 +51,24 @@ def test_surfaces_share_one_scale():
     assert np.array_equal(*levels) and levels[0].max() >= 5.0
 
 
+def test_looks_stand_where_gradients_are_read_and_steps_begin_at_the_iterate():
+    found = {"here": ([0.6, 0.4], [2.0, 0.0]), "ahead": ([0.9, 0.3], [0.0, 1.0])}
+    figure = plotting.look_ahead(lambda x: x[..., 0] + 2 * x[..., 1], found, {"step": (0.1, -0.1)}, (0.5, 0.5), 0.3)
+    (ax,) = figure.axes
+    marks = {
+        line.get_label(): [*line.get_xdata(), *line.get_ydata()] for line in ax.lines if line.get_marker() != "None"
+    }
+    assert marks == {"here": [0.6, 0.4], "ahead": [0.9, 0.3]}
+    arrows = [[*text.xyann, *text.xy] for text in ax.texts]  # from, to
+    assert arrows[0] == pytest.approx([0.6, 0.4, 0.6 + 0.12 * 0.3 * 2, 0.4])  # up the gradient
+    assert arrows[1] == pytest.approx([0.9, 0.3, 0.9, 0.3 + 0.12 * 0.3])
+    assert arrows[2] == pytest.approx([0.6, 0.4, 0.7, 0.3])  # the step itself
+    (ball,) = ax.patches
+    assert [*ball.get_xy(), ball.get_width(), ball.get_height()] == pytest.approx([0.2, 0.2, 0.6, 0.6])
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == ["the ball", "here", "ahead", "gradient read there", "step"]
+
+
 def test_pareto_front_is_what_nothing_cheaper_reaches():
     points = {"a": (1, 10), "b": (2, 30), "c": (2, 20), "d": (4, 30), "e": (8, 31)}
     assert plotting.pareto(points) == ["a", "b", "e"] and plotting.pareto({}) == []
@@ -107,7 +125,11 @@ def test_readings_point_down_their_gradients_from_where_they_are_read():
     read = {"w": ([0.2, 0.6], [0.8, 0.6]), "uphill": ([0.6, 0.9], [2.4, 0.9])}
     (ax,) = plotting.readings(loss, {"two": (read, [2.4, 0.9])}, shown=0.1).axes
     arrows = [t for t in ax.texts if not t.get_text()]
-    assert [list(t.xyann) for t in arrows] == [[0.2, 0.6], [0.6, 0.9], [0.2, 0.6]]  # the last is the step, from the weights
+    assert [list(t.xyann) for t in arrows] == [
+        [0.2, 0.6],
+        [0.6, 0.9],
+        [0.2, 0.6],
+    ]  # the last is the step, from the weights
     tips = np.array([t.xy for t in arrows])
     assert tips == pytest.approx(np.array([[0.12, 0.54], [0.36, 0.81], [-0.04, 0.51]]))
     assert [t.get_text() for t in ax.texts if t.get_text()] == ["w", "uphill"]

@@ -83,7 +83,7 @@ def gallery(
                 if notes and name in notes:
                     ax.set_xlabel(notes[name][c], fontsize=7)
                 if titles and r == 0:
-                    ax.set_title(titles[c], fontsize=8)
+                    ax.set_title(titles[c], fontsize=LEGEND)
             axes[r, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
@@ -320,6 +320,40 @@ def tree(root: str, branches: Mapping[str, Sequence[str]]) -> Figure:
         ax.text(0.0, middle, fill(root, 18), ha="left", va="center", bbox=frame)
         ax.set(xlim=(-0.2, 9.0), ylim=(-0.6, len(branches) - 0.4))
         ax.axis("off")
+    return figure
+
+
+def look_ahead(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    found: Reading,
+    steps: Mapping[str, Sequence[float]],
+    centre: Sequence[float],
+    eps: float,
+) -> Figure:
+    """Where the rules of an attack on two pixels read a gradient, on the contours of its loss, (..., 2) to (...).
+
+    found: a reading is a name and (point, gradient), the iterate first; a thin arrow points up that gradient. steps: up
+    to three, by name, bold arrows from the iterate. The rectangle is the ball of radius eps around the clean image."""
+    start = next(iter(found.values()))[0]
+    side = [torch.linspace(s - 0.9 * eps, s + 1.4 * eps, 121) for s in start]
+    with style():
+        figure, ((ax,),) = _figure(1, 1, 7.2, 4.0)
+        height = loss(torch.stack(torch.meshgrid(*side, indexing="xy"), -1))
+        ax.contour(*side, height, 14, colors=COLOURS[5], linewidths=0.5, linestyles="solid")
+        corner = [c - eps for c in centre]
+        ax.add_patch(plt.Rectangle(corner, 2 * eps, 2 * eps, fill=False, ec=COLOURS[0], lw=1.4, label="the ball"))
+        for (name, (point, gradient)), marker in zip(found.items(), MARKERS, strict=False):
+            ax.plot(*zip(start, point, strict=True), ":", color=COLOURS[0], lw=1.2)
+            ax.plot(*point, marker, color=COLOURS[0], zorder=4, label=name)
+            _arrow(ax, point, gradient, -0.12 * eps, COLOURS[4], 1.6)
+        ax.plot([], [], color=COLOURS[4], lw=1.6, label="gradient read there")
+        for (name, step), colour in zip(steps.items(), COLOURS[1:4], strict=False):
+            _arrow(ax, start, step, -1.0, colour, 2.6)
+            ax.plot([], [], color=colour, lw=2.6, label=name)
+        ax.set(xlabel="first pixel (0 black, 1 white)", ylabel="second pixel (0 black, 1 white)", aspect="equal")
+        ax.set(xlim=(side[0][0], side[0][-1]), ylim=(side[1][0], side[1][-1]))
+        ax.grid(False)
+        figure.legend(loc="outside right center", fontsize=LEGEND)
     return figure
 
 
