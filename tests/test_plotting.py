@@ -122,3 +122,19 @@ def test_arrows_of_a_diagram_meet_its_boxes():
     ends = arrow.get_path_in_displaycoord()[0][0].vertices[[0, -1]]
     for box, (x, y) in zip(boxes, ends, strict=True):
         assert box.expanded(1.05, 1.1).contains(x, y) and not box.expanded(0.9, 0.8).contains(x, y)
+
+
+def test_forest_has_each_run_beside_the_others_in_its_rows():
+    panels = {
+        "p": {"print": {"a": (10.0, 8.0, 13.0)}, "ours": {"a": (1.0, 0.0, 2.0), "b": (-3.0, -4.0, -1.0)}},
+        "q": {"ours": {"b": (2.0, 1.0, 3.0)}},
+    }
+    figure = plotting.forest(panels, ["a", "b"], "points")
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"] and first.yaxis_inverted()
+    of_print, ours = first.containers
+    assert of_print.lines[0].get_xydata() == pytest.approx(np.array([[10.0, -0.15]]))
+    assert ours.lines[0].get_xydata() == pytest.approx(np.array([[1.0, 0.15], [-3.0, 1.15]]))
+    assert [s[:, 0].tolist() for s in ours.lines[2][0].get_segments()] == [[0.0, 2.0], [-4.0, -1.0]]
+    assert [list(run.lines[0].get_xdata()) for run in second.containers] == [[], [2.0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["print", "ours"]
