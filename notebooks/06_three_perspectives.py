@@ -243,21 +243,19 @@ for key, parts in shown.items():
     display(Markdown(f"**{caption(*key)}: points of black-box success**"), main_effects(parts))
 
 # %%
-committed = {key: parts for key, parts in shown.items() if key[0] != "this run" and key[1] == "one surrogate"}
 panels = {}
-for (run, _), parts in (committed or shown).items():
-    for kind, rows in parts.items():
+for (run, surrogates), parts in shown.items():
+    for kind, rows in parts.items() if surrogates == "one surrogate" else ():
         found = effects(rows, composite=False)[["effect", "low", "high"]]
-        panels[f"{runs[run]['one surrogate'].dataset.iloc[0]}, {kind}"] = dict(
-            zip(found.index, found.to_numpy(), strict=True)
-        )
-fig = al.plotting.forest(panels, "main effect on MI-FGSM (points)")
+        gains = dict(zip(found.index, found.to_numpy(), strict=True))
+        panels.setdefault(kind, {})[caption(run, surrogates).rpartition(", from")[0]] = gains
+fig = al.plotting.forest(panels, list(PERSPECTIVES), "main effect on MI-FGSM (points)")
 al.plotting.save(fig, "fig_6_2_main_effects", RUN)
 fig
 
 # %% [markdown]
-# *Figure 6.2. What each technique adds to MI-FGSM in the mean over the combinations of the other two, from one surrogate, in the
-# committed run; filled where the interval leaves out 0. The model's side changes its sign with the kind of target.*
+# *Figure 6.2. What each technique adds to MI-FGSM in the mean over the combinations of the other two, from one surrogate, with
+# intervals of 95 %. The model's side changes its sign with the kind of target.*
 
 # %% [markdown]
 # ## What does a pass buy? Figure 6.1

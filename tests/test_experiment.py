@@ -292,3 +292,31 @@ def test_verdicts_name_the_interval_which_is_paired_in_a_run_that_kept_its_outco
 def test_verdicts_of_a_run_that_is_not_there_have_no_column(book):
     table = book.verdicts([("2.1", "EM-FGSM", "MI-FGSM")], {}, {"2.1": None})
     assert table.shape == (1, 1)
+
+
+def test_a_tally_adds_up_the_cases_of_its_claims(book):
+    claims = [("3.1", "I-FGSM+GNP", "I-FGSM"), ("3.2", "DIM+GNP", "DIM")]
+    ours = published.table("3.1").assign(dataset="shapes", scale="smoke")
+    table = book.tally({("GNP", "undefended"): claims, ("no one", "undefended"): [("3.1", "a", "b")]}, {"3.1": ours})
+    assert table.index.tolist() == [("GNP", "undefended")]  # what nobody can answer is left out
+    printed, here = table.iloc[0]
+    # Ten targets at three budgets in each table, all of them gains in print; this run has one table only.
+    assert printed == "60 : 0 of 60, clear 60 : 0 (Newcombe)" and here == "30 : 0 of 30, clear 30 : 0 (Newcombe)"
+    mixed = {"3.1": ours, "3.2": published.table("3.2").assign(dataset="shapes", scale="smoke")}
+    lost = mixed["3.2"].assign(attack=mixed["3.2"].attack.map({"DIM": "DIM+GNP", "DIM+GNP": "DIM"}))
+    lost = lost[lost.attack.notna()]
+    assert book.tally({("GNP", "undefended"): claims}, mixed | {"3.2": lost}).iloc[0, 1].startswith("30 : 30 of 60,")
+
+
+def test_compared_has_points_and_their_interval_for_each_pair_and_run(book):
+    printed = published.table("3.1").query("eps_255 == 16")
+    pairs = [("I-FGSM+GNP", "I-FGSM"), ("I-FGSM+GNP", "I-FGSM, 2T"), ("a", "b")]
+    table = book.compared(pairs, {"the print": printed, "ours": None})
+    assert table.columns.tolist() == ["the print, 16/255, n = 5000"] and table.index.tolist() == pairs[:1]
+    found = claims.ahead(printed, *pairs[0])
+    # The means of the ten printed rates, without the printed average: 65.13 and 48.35.
+    assert found.points == pytest.approx(65.13 - 48.35, abs=0.01) and found.low < found.points < found.high
+    assert table.iat[0, 0] == f"+16.8 ▲ ({found.low:+.1f} to {found.high:+.1f})"
+    assert claims.ahead(printed, *pairs[1]) is None
+    with pytest.raises(ValueError, match=r"one budget, got \[4, 8, 16\]"):
+        claims.ahead(published.table("3.1"), *pairs[0])

@@ -44,20 +44,6 @@ def test_error_bars_reach_the_interval():
     assert segment[:, 1].tolist() == pytest.approx([40.0, 65.0])
 
 
-def test_a_forest_has_a_row_for_each_name_from_the_top_and_fills_what_is_clear():
-    of = {"clear": (2.0, 1.0, 3.0), "open": (0.5, -1.0, 2.0), "worse": (-4.0, -5.0, -3.0)}
-    figure = plotting.forest({"a": of, "b": {"clear": (1.0, 0.5, 1.5)}, "c": of}, "points")
-    first, second, third, empty = figure.axes
-    assert [tick.get_text() for tick in first.get_yticklabels()] == list(of) and first.yaxis_inverted()
-    points = [line for line in first.lines if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in points] == [2.0, 0.5, -4.0]
-    assert [line.get_markerfacecolor() == "white" for line in points] == [False, True, False]
-    bars = [bar.get_segments()[0][:, 0].tolist() for bar in first.collections]
-    assert bars == [[1.0, 3.0], [-1.0, 2.0], [-5.0, -3.0]]
-    assert [ax.get_xlabel() for ax in figure.axes] == ["", "points", "points", ""]
-    assert first.get_xlim() == third.get_xlim() and not empty.axison
-
-
 def test_surfaces_share_one_scale():
     grid = np.linspace(-1, 1, 3)
     figure = plotting.surface(grid, grid, {"f": np.ones((3, 3)), "h": np.full((3, 3), 5.0)}, "u", "v", "loss")
@@ -158,3 +144,19 @@ def test_arrows_of_a_diagram_meet_its_boxes():
     ends = arrow.get_path_in_displaycoord()[0][0].vertices[[0, -1]]
     for box, (x, y) in zip(boxes, ends, strict=True):
         assert box.expanded(1.05, 1.1).contains(x, y) and not box.expanded(0.9, 0.8).contains(x, y)
+
+
+def test_forest_has_each_run_beside_the_others_in_its_rows():
+    panels = {
+        "p": {"print": {"a": (10.0, 8.0, 13.0)}, "ours": {"a": (1.0, 0.0, 2.0), "b": (-3.0, -4.0, -1.0)}},
+        "q": {"ours": {"b": (2.0, 1.0, 3.0)}},
+    }
+    figure = plotting.forest(panels, ["a", "b"], "points")
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"] and first.yaxis_inverted()
+    of_print, ours = first.containers
+    assert of_print.lines[0].get_xydata() == pytest.approx(np.array([[10.0, -0.15]]))
+    assert ours.lines[0].get_xydata() == pytest.approx(np.array([[1.0, 0.15], [-3.0, 1.15]]))
+    assert [s[:, 0].tolist() for s in ours.lines[2][0].get_segments()] == [[0.0, 2.0], [-4.0, -1.0]]
+    assert [list(run.lines[0].get_xdata()) for run in second.containers] == [[], [2.0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["print", "ours"]

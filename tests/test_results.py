@@ -456,6 +456,9 @@ def test_committed(tmp_path, monkeypatch):
     assert results.committed("2.1", "smoke", "shapes") is None
     opened(results.result_path("2.1", "smoke", "shapes")).add(cell())
     assert results.committed("2.1", "smoke", "shapes")["value"].tolist() == [100 / 3] * 2
+    assert results.committed("2.1", "smoke", "shapes", stem="longer") is None
+    opened(results.result_path("2.1", "smoke", "shapes").with_name("longer.csv")).add(cell(attack="PGD"))
+    assert set(results.committed("2.1", "smoke", "shapes", stem="longer")["attack"]) == {"PGD"}
     with pytest.raises(ValueError, match="scale"):
         results.committed("2.1", "huge", "shapes")
 

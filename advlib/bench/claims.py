@@ -94,6 +94,19 @@ def gains(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def ahead(rows: pd.DataFrame, better: str, worse: str) -> Difference | None:
+    """How far one attack of a table with `white_box`, ours or printed, is above another, in the mean over the black-box
+    targets; None where the table lacks one of the two. Raises ValueError for rows at several budgets."""
+    rows = rows[~rows.white_box & (rows.target != published.AVERAGE)]
+    if "metric" in rows:
+        rows = rows[rows.metric == COMMON]
+    if rows.eps_255.nunique() > 1:
+        raise ValueError(f"rows: expected one budget, got {sorted(set(rows.eps_255))}")
+    if not {better, worse} <= set(rows.attack):
+        return None
+    return differences.between(rows, better, worse)
+
+
 def order(rows: pd.DataFrame, difference: Callable[[str, str], Difference]) -> list[str]:
     """For each row, with name and paper, how its clear differences to the others compare with the print; "" where the
     print has no such row. difference: of two of the names, the first less the second."""

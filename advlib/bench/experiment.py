@@ -25,6 +25,7 @@ from ..zoo.weights import digest
 from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
+from .differences import Difference
 from .engines import Engine, of_chapters
 from .evaluation import ABSTAINED, COMMON, COUNTED, Attack, described, predictions, success_rates
 
@@ -165,6 +166,21 @@ class Experiment:
         table.insert(0, "passes", found.groupby("attack").passes.first().round().astype(int))
         return table.rename_axis(columns=None)
 
+    def compared(self, pairs: Sequence[tuple[str, str]], runs: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
+        """Points by which the first attack of each pair is above the second, in the mean over the black-box targets,
+        with their interval of 95 % and ▲ or ▼ where that leaves out 0.
+
+        runs: name -> rows of a table with `white_box`, ours or printed, at one budget (`claims.ahead`). A run that is
+        None has no column, a pair that is in no run no row."""
+        columns = {}
+        for name, rows in runs.items():
+            if rows is not None:
+                found = [claims.ahead(rows, *pair) for pair in pairs]
+                head = f"{name}, {rows.eps_255.iloc[0]:g}/255, {results.images(rows[~rows.white_box])}"
+                columns[head] = ["" if difference is None else _points(difference) for difference in found]
+        table = pd.DataFrame(columns, pd.MultiIndex.from_tuples(pairs, names=["attack", "compared with"]))
+        return table[(table != "").any(axis=1)]
+
     def beside(self, table: str, rows: pd.DataFrame) -> None:
         """paper | ours | difference | n | 95 % interval of the mean by role, for each of the thesis' budgets at the
         nearest of ours (`results.nearest`); where one of ours is nearest to several, for the one it is nearest to."""
@@ -216,10 +232,7 @@ class Experiment:
         return rows
 
     def verdicts(
-        self,
-        claims: Sequence[tuple[str, str, str]],
-        ours: Mapping[str, pd.DataFrame],
-        *committed: Mapping[str, pd.DataFrame | None],
+        self, claims: Sequence[Claim], ours: Mapping[str, pd.DataFrame], *committed: Mapping[str, pd.DataFrame | None]
     ) -> pd.DataFrame:
         """How claims on an ordering, (table, better, worse), fare in the print, in this run and in committed ones.
 
@@ -227,20 +240,45 @@ class Experiment:
         two attacks the cell is empty; a claim that no table can answer is left out. A cell counts the black-box cases
         as `results.wins` does: "wins : losses of cases, clear clear_wins : clear_losses (interval)".
         """
-        runs = {
-            "paper": [{t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t, _, _ in claims}],
-            "this run": [ours],
-            "committed run": [{t: rows for t, rows in run.items() if rows is not None} for run in committed],
-        }
-        scores = {
-            _label(name, tables): [_score(tables.get(t), better, worse) for t, better, worse in claims]
-            for name, each in runs.items()
-            for tables in each
-            if tables
-        }
-        index = pd.MultiIndex.from_tuples([(t, f"{b} > {w}") for t, b, w in claims], names=["table", "claim"])
-        found = pd.DataFrame(scores, index)
-        return found[(found != "").any(axis=1)]
+        groups = {(table, f"{better} > {worse}"): [(table, better, worse)] for table, better, worse in claims}
+        return _scores(groups, ours, committed, ["table", "claim"])
+
+    def tally(
+        self,
+        groups: Mapping[tuple[str, str], Sequence[Claim]],
+        ours: Mapping[str, pd.DataFrame],
+        *committed: Mapping[str, pd.DataFrame | None],
+    ) -> pd.DataFrame:
+        """`verdicts`, with the cases of several claims added up. groups: (what is compared, on which targets) -> its
+        claims. A cell counts those of its claims that the run can answer."""
+        return _scores(groups, ours, committed, ["compared", "targets"])
+
+
+Claim = tuple[str, str, str]
+"""A table, an attack that is said to be ahead in it, and of which other."""
+
+
+def _scores(
+    groups: Mapping[tuple[str, str], Sequence[Claim]],
+    ours: Mapping[str, pd.DataFrame],
+    committed: Sequence[Mapping[str, pd.DataFrame | None]],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """The table of `Experiment.verdicts` and `tally`: a row for each group, a column for each run."""
+    tables = {t for group in groups.values() for t, _, _ in group}
+    runs = {
+        "paper": [{t: published.table(t).assign(dataset=ATTACKS[t][1], scale="paper") for t in sorted(tables)}],
+        "this run": [ours],
+        "committed run": [{t: rows for t, rows in run.items() if rows is not None} for run in committed],
+    }
+    scores = {
+        _label(name, tables): [_score(tables, group) for group in groups.values()]
+        for name, each in runs.items()
+        for tables in each
+        if tables
+    }
+    found = pd.DataFrame(scores, pd.MultiIndex.from_tuples(groups, names=names))
+    return found[(found != "").any(axis=1)]
 
 
 def _contents(data: Images) -> str:
@@ -278,9 +316,18 @@ def _gain(row: tuple) -> str:
     """One cell of `Experiment.gains`: success, points above the baseline and their interval."""
     if not row.interval:  # the baseline itself
         return f"{row.value:.1f}"
-    points = f"{round(row.points, 1) + 0.0:+.1f}"  # no minus before a zero
-    mark = "" if not row.clear else " ▲" if row.points > 0 else " ▼"
-    return f"{row.value:.1f} ({points}{mark}, {row.low:+.1f} to {row.high:+.1f})"
+    return f"{row.value:.1f} ({_signed(row)}, {row.low:+.1f} to {row.high:+.1f})"
+
+
+def _points(difference: Difference) -> str:
+    """One cell of `Experiment.compared`: "+2.0 ▲ (+1.0 to +3.0)"."""
+    return f"{_signed(difference)} ({difference.low:+.1f} to {difference.high:+.1f})"
+
+
+def _signed(difference: Difference | tuple) -> str:
+    """The points of a difference, and a mark where it is clear."""
+    points = f"{round(difference.points, 1) + 0.0:+.1f}"  # no minus before a zero
+    return points if not difference.clear else f"{points} ▲" if difference.points > 0 else f"{points} ▼"
 
 
 def _share(count: int, n: int) -> dict[str, float]:
@@ -295,12 +342,20 @@ def _label(run: str, tables: Mapping[str, pd.DataFrame]) -> str:
     return f"{run}: {', '.join([*setting, results.images(rows)])}"
 
 
-def _score(rows: pd.DataFrame | None, better: str, worse: str) -> str:
-    """One cell of `Experiment.verdicts`."""
-    if rows is None or not {better, worse} <= set(rows["attack"]):
+def _score(tables: Mapping[str, pd.DataFrame], claims: Sequence[Claim]) -> str:
+    """One cell of `_scores`: the cases of all claims that these tables can answer, added up."""
+    wins = [found for table, *claim in claims if (found := _wins(tables.get(table), *claim))]
+    if not wins:
         return ""
+    names = "wins", "losses", "cases", "clear_wins", "clear_losses"
+    won, lost, cases, clear_won, clear_lost = (sum(w[name] for w in wins) for name in names)
+    intervals = " and ".join(sorted({word for w in wins for word in w["interval"].split(" and ") if word}))
+    return f"{won} : {lost} of {cases}, clear {clear_won} : {clear_lost} ({intervals})"
+
+
+def _wins(rows: pd.DataFrame | None, better: str, worse: str) -> dict[str, object] | None:
+    """`results.wins` over the black-box cases of a table; None where it lacks one of the two attacks."""
+    if rows is None or not {better, worse} <= set(rows["attack"]):
+        return None
     cases = ~rows["white_box"] & (rows["target"] != published.AVERAGE) & (rows["metric"] == COMMON)
-    w = results.wins(rows[cases], better, worse)
-    return (
-        f"{w['wins']} : {w['losses']} of {w['cases']}, clear {w['clear_wins']} : {w['clear_losses']} ({w['interval']})"
-    )
+    return results.wins(rows[cases], better, worse)

@@ -289,28 +289,35 @@ def front(
     return figure
 
 
-def forest(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str) -> Figure:
-    """Differences (value, low, high) by name, one below the other, each with its interval, filled where that leaves out
-    0, which is a line. Panels stand two in a row, on one scale."""
+def forest(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]], rows: Sequence[str], xlabel: str
+) -> Figure:
+    """Points with their intervals, side by side in named rows, and a line at 0; one legend for all panels.
+
+    panels: title -> name of a run -> row -> (points, low, high). A run need not have all rows."""
+    runs = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with style():
-        columns = min(2, len(panels))
-        rows = -(-len(panels) // columns)
-        height = 0.7 + 0.22 * max(map(len, panels.values()))
-        figure, axes = _figure(rows, columns, 0.6 + 3.2 * columns, height * rows, sharex=True)
-        for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
-            ax.axvline(0, color=COLOURS[5], lw=1)
-            for row, (x, low, high) in enumerate(points.values()):
-                face = COLOURS[2] if low > 0 or high < 0 else "white"
-                look = {"color": COLOURS[0], "marker": "o", "markerfacecolor": face, "markeredgecolor": COLOURS[0]}
-                ax.errorbar(x, row, xerr=[[x - low], [high - x]], lw=1, capsize=2, **look)
-            ax.set(title=title, yticks=range(len(points)), yticklabels=points, ylim=(len(points) - 0.5, -0.5))
-            ax.grid(axis="y", visible=False)
-        for ax in axes.flat[len(panels) - columns : len(panels)]:
-            ax.set_xlabel(xlabel)
-            ax.tick_params(labelbottom=True)
-        for ax in axes.flat[len(panels) :]:
-            ax.axis("off")
+        figure, axes = _grid(len(panels), 3.2, 0.9 + 0.5 * len(rows), sharey=True, sharex=True)
+        for ax, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+            ax.axvline(0, color=COLOURS[0], lw=1.0)
+            for k, name in enumerate(runs):
+                _intervals(ax, name, panel.get(name, {}), rows, k, (k - (len(runs) - 1) / 2) * 0.6 / len(runs))
+            ax.set(title=title, ylim=(len(rows) - 0.5, -0.5))
+            ax.set_yticks(range(len(rows)), [fill(row, 18) for row in rows])
+        _label(axes, len(panels), xlabel, "")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=LEGEND)
     return figure
+
+
+def _intervals(
+    ax: plt.Axes, name: str, found: Mapping[str, tuple[float, float, float]], rows: Sequence[str], k: int, off: float
+) -> None:
+    """One run of `forest`: the k-th, `off` below the middle of its rows."""
+    places = [(rows.index(row) + off, *values) for row, values in found.items()]
+    y, x, low, high = zip(*places, strict=True) if places else ((),) * 4
+    error = np.abs(np.stack([np.subtract(x, low), np.subtract(high, x)]))
+    look = {"color": COLOURS[(0, 2, 4, 3)[k % 4]], "marker": MARKERS[k % 7], "linestyle": "none"}
+    ax.errorbar(x, y, xerr=error, label=name, markersize=5, elinewidth=1.2, capsize=2, **look)
 
 
 def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:

@@ -62,10 +62,12 @@ def result_path(table: str, scale: str, dataset: str) -> Path:
     return RESULTS / scale / dataset / file_name(table)
 
 
-def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
+def committed(table: str, scale: str, dataset: str, stem: str | None = None) -> pd.DataFrame | None:
     """Our committed rows of a table, or None where there are none; `differences.between` finds the outcomes of their
-    images where those are committed too. Raises DamagedError when the file is damaged."""
+    images where those are committed too. stem: the file's name where it is not that table itself. Raises DamagedError
+    when the file is damaged."""
     path = result_path(table, scale, dataset)
+    path = path if stem is None else path.with_name(f"{stem}.csv")
     return _with_outcomes(read(path), path) if path.is_file() else None
 
 
