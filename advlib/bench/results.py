@@ -66,7 +66,12 @@ def committed(table: str, scale: str, dataset: str) -> pd.DataFrame | None:
     """Our committed rows of a table, or None where there are none; `differences.between` finds the outcomes of their
     images where those are committed too. Raises DamagedError when the file is damaged."""
     path = result_path(table, scale, dataset)
-    return _with_outcomes(read(path), path) if path.is_file() else None
+    return with_outcomes(path) if path.is_file() else None
+
+
+def with_outcomes(path: Path) -> pd.DataFrame:
+    """The rows of a result file, by which `differences` finds the outcomes of their images. Raises DamagedError."""
+    return _with_outcomes(read(path), path)
 
 
 def outcomes(path: str | Path) -> Outcomes | None:
