@@ -27,11 +27,11 @@ ADDED = "added_"
 class Board:
     """Tables of one data set, scale, surrogate and set of images.
 
-    title, surrogate: in words; source: the surrogate in the tables; folder, files: the tables, below data/results;
-    baseline: the attack that the others are compared with; names: what an attack is called here, where its table says
-    something else, "" for one that is left out; targets: those that count, () for all that the tables have in common;
-    trained: targets that were trained adversarially, beyond what their names say; open_to: whether attacks that
-    `candidate.run` measured can be added.
+    title, surrogate, note: in words; source: the surrogate in the tables; folder, files: the tables, below
+    data/results; baseline: the attack that the others are compared with; names: what an attack is called here, where
+    its table says something else, "" for one that is left out; targets: those that count, () for all that the tables
+    have in common; trained: targets that were trained adversarially, beyond what their names say; open_to: whether
+    attacks that `candidate.run` measured can be added.
     """
 
     title: str
@@ -44,6 +44,7 @@ class Board:
     targets: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
     open_to: bool = False
+    note: str = ""
 
     def paths(self, root: Path) -> list[Path]:
         """The tables that are there, and behind them the attacks that were added."""
@@ -66,6 +67,7 @@ BOARDS = {
         "laptop/cifar10",
         tuple(f"table_A4_{k}" for k in range(1, 6)),
         open_to=True,
+        note="Ensembles and SVRE see a small DenseNet besides, which therefore is nobody's target.",
     ),
     "smooth": Board(
         "CIFAR-10, surrogates that were made smooth",
@@ -101,9 +103,9 @@ def standing(board: Board, root: Path = RESULTS, added: Sequence[Path] = ()) -> 
     added: tables of further attacks, of `candidate.run`. Columns: attack, kind (of the targets), targets (how many),
     eps_255, value (%), low, high (Wilson's interval of 95 % at n images), n (of the target that counts the fewest
     images), images (of all targets, in words), passes (forward and backward runs for one image), points above the
-    baseline with points_low, points_high, interval (which one; "" for the baseline itself) and clear, table, file,
-    added. Where several tables have an attack, the first counts. Raises DamagedError, and ValueError for an added
-    attack that lacks a target.
+    baseline with points_low, points_high, interval (which one; "" for the baseline itself) and clear, table, file
+    (below `root`), added. Where several tables have an attack, the first counts. Raises DamagedError, and ValueError
+    for an added attack that lacks a target.
     """
     tables = {path: _rows(board, path) for path in (*board.paths(root), *added)}
     if not tables:
@@ -119,8 +121,17 @@ def standing(board: Board, root: Path = RESULTS, added: Sequence[Path] = ()) -> 
         behind = part if (part.attack == board.baseline).any() else first
         for row in _of_table(board, part, behind[behind.attack == board.baseline]):
             key = row["attack"], row["kind"], row["eps_255"]
-            found.setdefault(key, row | {"file": path, "added": _is_added(path)})
+            found.setdefault(key, row | {"file": _below(root, path), "added": _is_added(path)})
     return pd.DataFrame(found.values()).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+
+
+def standings(root: Path = RESULTS) -> dict[str, pd.DataFrame]:
+    """`standing` of each of `BOARDS`, by its key."""
+    return {key: standing(board, root) for key, board in BOARDS.items()}
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _is_added(path: Path) -> bool:
