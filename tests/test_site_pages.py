@@ -242,6 +242,8 @@ ICONS = 'var b={"used":[1,2,["alias"],"f1","M 1"],other:[1,2,[],"f2",["M","N"]],
 
 def test_icons_that_no_page_shows_are_left_out():
     assert weight.icons(ICONS, {"used"}) == 'var b={"used":[1,2,["alias"],"f1","M 1"],},c=1'
+    rules = '.fa-used{--fa:"\\f1"}.fa-other{--fa:"\\f2"}.x{color:red}'
+    assert weight.icons(rules, {"used"}) == '.fa-used{--fa:"\\f1"}.x{color:red}'
     assert weight.icons("another script", {"used"}) == "another script"
 
 
@@ -249,6 +251,12 @@ FONT = (
     'a;T.bold=(0,H.AddPaths)(V.bold,{33:"B"},{});b;'
     f'T.normal=(0,H.AddPaths)(V.normal,{{65:"A",{0x1D400}:"b",{0x1D504}:"f"}},{{}})'
 )
+
+
+def test_only_the_page_of_searches_has_the_index():
+    index, other = '<script src="searchindex.js"></script>', '<script src="x.js"></script>'
+    page = f'<script src="_static/searchtools.js"></script>\n{index}{other}'
+    assert weight.without_search(page) == other
 
 
 def test_alphabets_stay_if_a_formula_asks_for_them():

@@ -78,7 +78,9 @@ def markdown(run: Path | None = None) -> str:
     parts = [
         HEAD.format(agreements=swatches),
         "## The thesis' claims",
+        '<div class="claims">',
         readme.markdown(whole=True),
+        "</div>",
         _filter(measured | own),
         "## Tables",
         *blocks,

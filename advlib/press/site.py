@@ -113,7 +113,8 @@ def _from_data(folder: Path, run: Path | None) -> None:
         "zoo": zoo_page.markdown(),
     }
     for name, text in pages.items():
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        # The README's table says "n", which is short; a page says it in words.
+        (folder / f"{name}.md").write_text(text.replace(" | n |\n", " | images |\n"), encoding="utf-8")
 
 
 def _first_page(folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,12 +16,21 @@ MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/svg.js", "output/svg
 """What conf.py's `mathjax_path` and `loader` name: TeX to SVG, without the menu."""
 FONT = MATHJAX[-1]
 _ICON = re.compile(r'("?[\w-]+"?):\[\d+,\d+,\[[^\]]*\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?')
+_RULE = re.compile(r'\.fa-([a-z0-9-]+)\{--fa:"[^"]*"\}')
 _GLYPH = re.compile(r'(\d+):"[^"]*",?')
 _ALPHABETS = {
     r"mathbf|boldsymbol|bm|textbf|pmb|bf": (
         ("bold", "boldItalic", "frakturBold", "sansSerifBold", "sansSerifBoldItalic", "texCalligraphicBold"),
-        ((0x1D400, 0x1D434), (0x1D468, 0x1D49C), (0x1D4D0, 0x1D504), (0x1D6A8, 0x1D6E2), (0x1D71C, 0x1D756)),
+        (
+            (0x1D400, 0x1D434),
+            (0x1D468, 0x1D49C),
+            (0x1D4D0, 0x1D504),
+            (0x1D6A8, 0x1D6E2),
+            (0x1D71C, 0x1D756),
+            (0x1D7CE, 0x1D7D8),
+        ),
     ),
+    r"mathit|textit|it": (("texMathit",), ()),
     r"mathscr|scr": ((), ((0x1D49C, 0x1D4D0),)),
     r"mathfrak|frak": (("fraktur", "frakturBold"), ((0x1D504, 0x1D538), (0x1D56C, 0x1D5A0))),
     r"mathsf|textsf|sf": (
@@ -42,9 +51,18 @@ def lighten(html: Path) -> None:
     drawn = scripts / "fontawesome.js"
     if drawn.is_file():
         names = set(re.findall(r"\bfa-([a-z0-9-]+)", pages + themes))
-        drawn.write_text(icons(drawn.read_text(encoding="utf-8"), names), encoding="utf-8")
+        for path in (drawn, html / "_static" / "styles" / "pydata-sphinx-theme.css"):
+            path.write_text(icons(path.read_text(encoding="utf-8"), names), encoding="utf-8")
+    for path in html.glob("*.html"):
+        if path.name != "search.html":
+            path.write_text(without_search(path.read_text(encoding="utf-8")), encoding="utf-8")
     letters = html / "_static" / "mathjax" / FONT
     letters.write_text(glyphs(letters.read_text(encoding="utf-8"), pages), encoding="utf-8")
+
+
+def without_search(page: str) -> str:
+    """A page without the index of all pages: the field for a search leads to search.html, which has it."""
+    return re.sub(r'<script src="(?:_static/searchtools|_static/language_data|searchindex)\.js"></script>\s*', "", page)
 
 
 def copy_mathjax(static: Path) -> None:
@@ -56,9 +74,13 @@ def copy_mathjax(static: Path) -> None:
         shutil.copy(source / name, place)
 
 
-def icons(script: str, names: Collection[str]) -> str:
-    """Font Awesome's script with these icons alone."""
-    return _ICON.sub(lambda icon: icon[0] if icon[1].strip('"') in names else "", script)
+def icons(text: str, names: Collection[str]) -> str:
+    """Font Awesome's script, or its rules of style, with these icons alone."""
+    return _RULE.sub(_if_in(names), _ICON.sub(_if_in(names), text))
+
+
+def _if_in(names: Collection[str]) -> Callable[[re.Match[str]], str]:
+    return lambda icon: icon[0] if icon[1].strip('"') in names else ""
 
 
 def glyphs(font: str, pages: str) -> str:
