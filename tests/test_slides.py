@@ -12,7 +12,7 @@ from advlib.bench.chapters import UsageError
 from advlib.core import intervals, published
 from advlib.defenses import secured
 from advlib.files.paths import FIGURES, NOTEBOOKS
-from advlib.press import site, slides
+from advlib.press import slides, weight
 from advlib.zoo import nets, weights
 
 SOURCES = {chapters.number(path): path for path in chapters.sources(NOTEBOOKS)}
@@ -388,7 +388,7 @@ def decks(tmp_path_factory):
     """A folder with all decks, and the scripts that they load."""
     html = tmp_path_factory.mktemp("html")
     slides.copy_reveal(html)
-    site.copy_mathjax(html / "_static")
+    weight.copy_mathjax(html / "_static")
     for number in NUMBERS:
         slides.write(slides.source(SOURCES[number]), html / "slides" / f"{number}.html")
     return html

@@ -64,11 +64,17 @@ def between(rows: pd.DataFrame, better: str, worse: str) -> Difference:
     if first.empty or second.empty:
         raise ValueError(f"no attack {better if first.empty else worse!r}; there are {sorted(set(rows['attack']))}")
     if "metric" not in rows or first["metric"].isin(_PROPORTIONS).all():
-        return _paired(first, second) or _independent(first, second)
+        return apart(first, second)
     if "source" in rows and first["source"].str.startswith(_SEED).all():
         values = [part.set_index("source")["value"] for part in (first, second)]
         return Difference(*intervals.paired_mean((values[0] - values[1]).dropna().to_numpy()), SEEDS)
     return Difference(*intervals.difference(_only(first, better), _only(second, worse)), MOVER)
+
+
+def apart(better: pd.DataFrame, worse: pd.DataFrame) -> Difference:
+    """How far the rows of one attack are above those of another, both rates on the same targets at one budget; the two
+    may be of two files. The interval is that of `between`."""
+    return _paired(better, worse) or _independent(better, worse)
 
 
 def named(found: Iterable[Difference]) -> str:

@@ -68,7 +68,12 @@ def committed(table: str, scale: str, dataset: str, stem: str | None = None) -> 
     when the file is damaged."""
     path = result_path(table, scale, dataset)
     path = path if stem is None else path.with_name(f"{stem}.csv")
-    return _with_outcomes(read(path), path) if path.is_file() else None
+    return with_outcomes(path) if path.is_file() else None
+
+
+def with_outcomes(path: Path) -> pd.DataFrame:
+    """The rows of a result file, by which `differences` finds the outcomes of their images. Raises DamagedError."""
+    return _with_outcomes(read(path), path)
 
 
 def outcomes(path: str | Path) -> Outcomes | None:

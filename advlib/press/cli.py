@@ -1,4 +1,5 @@
-"""The command line: run, sweep, collect, list, doctor, download, book, course, seconds, glance, equations.
+"""The command line: run, sweep, collect, list, doctor, download, book, course, seconds, glance, launch,
+equations.
 
 What a command needs is imported when it is called, so that help and typos are answered at once.
 """
@@ -155,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
         "glance", help="write the README's table of committed results anew, and the page of what holds"
     )
     p.set_defaults(command=_glance)
+    p = commands.add_parser(
+        "launch", help="write the notebook that Colab opens anew, after the address in CITATION.cff"
+    )
+    p.set_defaults(command=_launch)
     p = commands.add_parser("equations", help="write the book's page of the thesis' equations and their owners anew")
     p.set_defaults(command=_equations)
     return parser
@@ -267,6 +272,13 @@ def _glance(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
 
     print(readme.write())
     print(verdicts.write())
+    return 0
+
+
+def _launch(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
+    from . import launch
+
+    print(launch.write())
     return 0
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from ..bench import leaderboard
 from ..bench.chapters import UsageError, sources
-from ..files.paths import BUILD, FIGURES, NOTEBOOKS, ROOT, made
-from . import reference, results_page, slides
+from ..files.paths import BUILD, FIGURES, NOTEBOOKS, PUBLISHED, RESULTS, ROOT, made
+from . import cells, home, launch, leaderboard_page, reference, results_page, slides, weight, zoo_page
 from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
@@ -29,18 +30,9 @@ ABOUT = ("CONTRIBUTING", "CHANGELOG")
 PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
+    "Evidence": ("leaderboard", "results", "figures", "zoo", "what_holds"),
     "Behind the book": tuple(
-        [
-            "results",
-            "equations",
-            "what_holds",
-            "instructors",
-            "many_gpus",
-            "symbols",
-            "references",
-            "contributing",
-            "changelog",
-        ]
+        ["readme", "equations", "instructors", "many_gpus", "symbols", "references", "contributing", "changelog"]
     ),
     "Reference": tuple(f"api_{room}" for room in reference.ROOMS),
 }
@@ -64,7 +56,9 @@ def build(run: Path | None = None, folder: Path = BUILD / "book") -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UsageError(f"Sphinx could not build the book:\n{done.stderr}")
-    copy_mathjax(html / "_static")
+    weight.copy_mathjax(html / "_static")
+    weight.lighten(html)
+    _copy_files(html)
     slides.copy_reveal(html)
     for chapter in sources(NOTEBOOKS):
         slides.write(slides.source(chapter), html / "slides" / f"{chapter.stem}.html")
@@ -83,16 +77,17 @@ def _collect(folder: Path, run: Path | None) -> None:
     for chapter in chapters:
         stem = chapter.source.stem
         executed = _executed(stem, run)
-        shutil.copy(executed, folder / "downloads" / f"{stem}.ipynb")
+        notebook = nbformat.read(executed, as_version=4)
+        nbformat.write(launch.portable(notebook, chapter, launch.address()), folder / "downloads" / f"{stem}.ipynb")
         shutil.copy(chapter.source, folder / "downloads")
-        notebook = described(nbformat.read(executed, as_version=4))
-        nbformat.write(page(notebook, chapter, known), folder / f"{stem}.ipynb")
+        shown = cells.folded(cells.worded(described(notebook)))
+        nbformat.write(page(shown, chapter, known), folder / f"{stem}.ipynb")
     for name in ABOUT:
         shutil.copy(ROOT / f"{name}.md", folder / f"{name.lower()}.md")
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     reference.write(folder)
-    (folder / "results.md").write_text(results_page.markdown(run), encoding="utf-8")
+    _from_data(folder, run)
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
 
@@ -105,10 +100,31 @@ def _executed(stem: str, run: Path | None) -> Path:
     return found[0]
 
 
+def _from_data(folder: Path, run: Path | None) -> None:
+    """The pages that are made from the results and the weights, and the README as a page."""
+    boards = leaderboard.standings()
+    readme = _inside((ROOT / "README.md").read_text(encoding="utf-8"))
+    pages = {
+        "readme": re.sub(r"\A# .*", "# Run it: the module, commands, scales", readme),
+        "home": home.markdown(boards),
+        "leaderboard": leaderboard_page.markdown(boards),
+        "results": results_page.markdown(run),
+        "figures": results_page.figures(),
+        "zoo": zoo_page.markdown(),
+    }
+    for name, text in pages.items():
+        # The README's table says "n", which is short; a page says it in words.
+        (folder / f"{name}.md").write_text(text.replace(" | n |\n", " | images |\n"), encoding="utf-8")
+
+
 def _first_page(folder: Path) -> str:
-    """The README, whose links lead to pages of the book, and the table of contents."""
-    text = _inside((ROOT / "README.md").read_text(encoding="utf-8"))
-    pages = sorted(p.stem for p in folder.iterdir() if p.suffix in (".ipynb", ".md") and p.stem != "index")
+    """What the book is and found, and the table of contents."""
+    first = folder / "home.md"
+    text = first.read_text(encoding="utf-8")
+    first.unlink()
+    pages = sorted(
+        p.stem for p in folder.iterdir() if p.suffix in (".ipynb", ".md") and p.stem not in ("index", "colab")
+    )
     for caption, beginnings in PARTS.items():
         inside = [name for beginning in beginnings for name in pages if re.match(beginning, name)]
         text += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *inside, "```", ""])
@@ -172,15 +188,22 @@ def _box(chapter: Chapter) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            f"{{download}}`The notebook <downloads/{stem}.ipynb>` · {{download}}`its source <downloads/{stem}.py>` · "
-            f'<a href="slides/{stem}.html">its slides</a>',
+            f"{{download}}`The notebook <downloads/{stem}.ipynb>`, whose first cells say what it needs and fetch it, "
+            f'{{download}}`its source <downloads/{stem}.py>`, <a href="slides/{stem}.html">its slides</a>',
+            "",
+            launch.links(chapter, launch.address()),
             ":::",
         ]
     )
 
 
-def copy_mathjax(static: Path) -> None:
-    """The one file that conf.py's `mathjax_path` names."""
-    package = Path(find_spec("sphinx-mathjax-offline").origin).parent
-    (static / "mathjax").mkdir(exist_ok=True)
-    shutil.copy(package / "static" / "mathjax" / "tex-svg.js", static / "mathjax")
+def _copy_files(html: Path) -> None:
+    """What the pages link to: every table of numbers, and the figures."""
+    tables = [(RESULTS, path) for path in RESULTS.rglob("*.csv")] + [
+        (PUBLISHED.parent, p) for p in PUBLISHED.glob("*.csv")
+    ]
+    for root, path in tables:
+        place = html / "csv" / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    shutil.copytree(FIGURES, html / "figures")
