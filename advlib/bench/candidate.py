@@ -85,7 +85,7 @@ def images(scale: str, dataset: str) -> datasets.Images:
     board = RESULTS / scale / dataset / "table_A4_1.csv"
     if not board.is_file():
         return data[:600]
-    wanted = torch.as_tensor(results.outcomes(board).index)
+    wanted = torch.tensor(results.outcomes(board).index)
     return data[torch.isin(data.index, wanted)]
 
 
