@@ -167,6 +167,21 @@ def test_box_names_command_parameters_and_files(source):
     assert all(f"`{name}`" in told for name in chapter.parameters)
 
 
+def test_a_page_shows_committed_figures_where_the_site_has_them():
+    text = "![what one sees](../figures/05/fig_5_3_two_passes.svg)"
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_markdown_cell(text)]
+    page = site.page(nbformat.v4.new_notebook(cells=cells), run.read_chapter(SOURCES[0]), site.Targets({}, ()))
+    assert page.cells[1].source == "![what one sees](figures/05/fig_5_3_two_passes.svg)"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_figures_that_a_chapter_shows_are_committed_and_described(source):
+    cells = [c.source for c in jupytext.read(source, fmt="py:percent").cells if c.cell_type == "markdown"]
+    for text, address in re.findall(r"!\[(.*?)\]\((.*?)\)", "\n".join(cells), re.DOTALL):
+        assert (NOTEBOOKS / address).resolve().is_relative_to(FIGURES) and (NOTEBOOKS / address).is_file(), address
+        assert len(text.split()) >= 8, f"{address}: say what one sees"
+
+
 def test_a_chapter_that_was_never_executed_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(site, "NOTEBOOKS", tmp_path)
     with pytest.raises(chapters.UsageError, match="make reproduce CH=02"):

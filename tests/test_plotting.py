@@ -77,3 +77,48 @@ def test_tree_has_its_branches_from_top_to_bottom_and_all_its_leaves():
     written = {t.get_text(): t.get_position()[1] for t in ax.texts}
     assert written["one"] > written["two"] > written["three"] and written["a  ·  b"] == written["one"]
     assert written["all of the attacks\nhere"] == written["two"] and "c" in written and len(ax.lines) == 3
+
+
+def test_panels_stand_two_in_a_row_each_with_its_axis():
+    lines = {"a": ([0, 1], [1.0, 2.0])}
+    axes = plotting.curves(dict.fromkeys("pqr", lines), "x", ["u", "v", "w"], sharey=False).axes
+    assert [ax.get_ylabel() for ax in axes] == ["u", "v", "w", ""] and [ax.axison for ax in axes] == [True] * 3 + [
+        False
+    ]
+    places = [ax.get_subplotspec() for ax in axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    axes = plotting.curves(dict.fromkeys("pqr", lines), "x", "y").axes
+    assert [ax.get_ylabel() for ax in axes] == ["y", "", "y", ""] and [ax.get_xlabel() for ax in axes[:3]] == ["x"] * 3
+    grid = np.linspace(-1, 1, 3)
+    axes = plotting.surface(grid, grid, dict.fromkeys("pqrs", np.ones((3, 3))), "u", "v", "loss").axes
+    assert [ax.get_title() for ax in axes[:4]] == list("pqrs") and axes[4].get_ylabel() == "loss"
+
+
+def test_points_are_marks_without_a_line():
+    first, second = plotting.points({"p": {"a": ([1, 2], [3, 4])}, "q": {"a": ([5, 6], [3, 4])}}, ["u", "v"], "y").axes
+    assert first.lines[0].get_xydata().tolist() == [[1, 3], [2, 4]] and first.lines[0].get_linestyle() == "None"
+    assert second.lines[0].get_xdata().tolist() == [5, 6] and (first.get_xlabel(), second.get_xlabel()) == ("u", "v")
+
+
+def test_readings_point_down_their_gradients_from_where_they_are_read():
+    def loss(w):
+        return (4 * w[0] ** 2 + w[1] ** 2) / 2
+
+    read = {"w": ([0.2, 0.6], [0.8, 0.6]), "uphill": ([0.6, 0.9], [2.4, 0.9])}
+    (ax,) = plotting.readings(loss, {"two": (read, [2.4, 0.9])}, shown=0.1).axes
+    arrows = [t for t in ax.texts if not t.get_text()]
+    assert [list(t.xyann) for t in arrows] == [[0.2, 0.6], [0.6, 0.9], [0.2, 0.6]]  # the last is the step, from the weights
+    tips = np.array([t.xy for t in arrows])
+    assert tips == pytest.approx(np.array([[0.12, 0.54], [0.36, 0.81], [-0.04, 0.51]]))
+    assert [t.get_text() for t in ax.texts if t.get_text()] == ["w", "uphill"]
+
+
+def test_arrows_of_a_diagram_meet_its_boxes():
+    figure = plotting.diagram({"a": (0, 0), "a wider box": (2, 1)}, [("a", "a wider box")])
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    (arrow,) = [t.arrow_patch for t in ax.texts if not t.get_text()]
+    boxes = [t.get_bbox_patch().get_window_extent() for t in ax.texts if t.get_text()]
+    ends = arrow.get_path_in_displaycoord()[0][0].vertices[[0, -1]]
+    for box, (x, y) in zip(boxes, ends, strict=True):
+        assert box.expanded(1.05, 1.1).contains(x, y) and not box.expanded(0.9, 0.8).contains(x, y)

@@ -5,7 +5,7 @@ Every function returns a matplotlib Figure; `save` writes it as figures/<chapter
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -24,6 +24,7 @@ from .chapters import Run
 # Dark to light, so that the order survives without colour; line style and marker tell lines apart a second time.
 COLOURS = ("#1b1b3a", "#7a1f5c", "#c4453c", "#e08a2e", "#5b8ea6", "#8f8f8f", "#3f7d4e")
 LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X")
+LEGEND = 8.2  # points: nine pixels at the resolution at which a notebook shows figures
 STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -47,6 +48,17 @@ def style() -> Iterator[None]:
 def _figure(rows: int, columns: int, width: float, height: float, **options: object) -> tuple[Figure, np.ndarray]:
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
     plt.close(figure)  # the caller shows it once, by returning it from a cell
+    return figure, axes
+
+
+def _grid(panels: int, width: float, height: float, **options: object) -> tuple[Figure, np.ndarray]:
+    """Axes for so many panels of this size in inches, two in a row, with an inch beside them. More in a row would make
+    their text too small on a page."""
+    columns = min(2, panels)
+    rows = -(-panels // columns)
+    figure, axes = _figure(rows, columns, 1.0 + width * columns, height * rows, **options)
+    for ax in axes.flat[panels:]:
+        ax.axis("off")
     return figure, axes
 
 
@@ -98,20 +110,20 @@ def heatmap(matrix: pd.DataFrame, label: str = "attack success rate (%)", title:
 def curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     xlabel: str | Sequence[str],
-    ylabel: str,
+    ylabel: str | Sequence[str],
     bands: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
     sharey: bool = True,
     **limits: object,
 ) -> Figure:
-    """Lines (x, y) by name, one panel for each title; one legend where all panels have the same names.
+    """Lines (x, y) by name, one panel for each title, two panels in a row; one legend where all panels have the same
+    names.
 
-    bands: (low, high) of a line, drawn as error bars; sharey: one scale for all panels; limits: passed to every axis
-    (ylim, xscale, yscale).
+    xlabel, ylabel: of all panels, or one for each; bands: (low, high) of a line, drawn as error bars; sharey: one scale
+    for all panels; limits: passed to every axis (ylim, xscale, yscale).
     """
-    labels = [xlabel] * len(panels) if isinstance(xlabel, str) else xlabel
     with style():
-        figure, axes = _figure(1, len(panels), 1.0 + 3.1 * len(panels), 2.9, sharey=sharey)
-        for ax, (title, lines), label in zip(axes[0], panels.items(), labels, strict=True):
+        figure, axes = _grid(len(panels), 3.1, 2.9, sharey=sharey)
+        for ax, (title, lines) in zip(axes.flat, panels.items(), strict=False):
             for i, (name, (x, y)) in enumerate(lines.items()):
                 look = {
                     "color": COLOURS[i % 7],
@@ -121,15 +133,25 @@ def curves(
                 band = (bands or {}).get(title, {}).get(name)
                 error = None if band is None else np.abs(np.stack([np.subtract(y, band[0]), np.subtract(band[1], y)]))
                 ax.errorbar(x, y, error, label=name, markersize=4, lw=1.4, elinewidth=0.7, capsize=2, **look)
-            ax.set(title=title, xlabel=label, **limits)
+            ax.set(title=title, **limits)
             _plain_ticks(ax, sorted({value for x, _ in lines.values() for value in x}))
-        axes[0, 0].set_ylabel(ylabel)
+        _label(axes, len(panels), xlabel, ylabel)
         if len({tuple(lines) for lines in panels.values()}) == 1:
-            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=LEGEND)
         else:  # one legend would give the lines of the other panels wrong names
-            for ax in axes[0]:
-                ax.legend(fontsize=7)
+            for ax in axes.flat[: len(panels)]:
+                ax.legend(fontsize=LEGEND)
     return figure
+
+
+def _label(axes: np.ndarray, panels: int, xlabel: str | Sequence[str], ylabel: str | Sequence[str]) -> None:
+    """Name the axes of so many panels: one name for all, which of the y axes only the first of a row has, or one for
+    each."""
+    xs = [xlabel] * panels if isinstance(xlabel, str) else xlabel
+    columns = axes.shape[1]
+    ys = [ylabel if k % columns == 0 else "" for k in range(panels)] if isinstance(ylabel, str) else ylabel
+    for ax, x, y in zip(axes.flat[:panels], xs, ys, strict=True):
+        ax.set(xlabel=x, ylabel=y)
 
 
 def _plain_ticks(ax: plt.Axes, at: Sequence[float]) -> None:
@@ -152,16 +174,79 @@ def surface(
     top = max(float(v.max()) for v in values.values())
     levels = MaxNLocator(12).tick_values(0, top or 1.0)
     with style():
-        figure, axes = _figure(1, len(values), 0.9 + 2.7 * len(values), 2.8, sharey=True)
-        for ax, (title, v) in zip(axes[0], values.items(), strict=True):
+        figure, axes = _grid(len(values), 2.9, 2.8, sharey=True)
+        for ax, (title, v) in zip(axes.flat, values.items(), strict=False):
             filled = ax.contourf(x, y, v, levels=levels, cmap="cividis")
             ax.contour(x, y, v, levels=levels[::3], colors="white", linewidths=0.4)
             ax.plot(0, 0, "o", color="white", markeredgecolor="black")
-            ax.set(title=title, xlabel=xlabel)
+            ax.set(title=title)
             ax.grid(False)
-        axes[0, 0].set_ylabel(ylabel)
-        figure.colorbar(filled, ax=axes[0, -1], label=label)
+        _label(axes, len(values), xlabel, ylabel)
+        figure.colorbar(filled, ax=axes, label=label)
     return figure
+
+
+def points(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    xlabel: str | Sequence[str],
+    ylabel: str,
+) -> Figure:
+    """Marks at (x, y) by name, such as one for each seed, one panel for each title; all panels have the same names, one
+    legend and one y axis. xlabel: of all panels, or one for each."""
+    with style():
+        figure, axes = _grid(len(panels), 3.1, 3.1, sharey=True)
+        for ax, (title, marks) in zip(axes.flat, panels.items(), strict=False):
+            for i, (name, (x, y)) in enumerate(marks.items()):
+                ax.plot(x, y, MARKERS[i % 7], color=COLOURS[i % 7], label=name, markersize=6)
+            ax.set_title(title)
+            _plain_ticks(ax, sorted({value for x, _ in marks.values() for value in x}))
+        _label(axes, len(panels), xlabel, ylabel)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=LEGEND)
+    return figure
+
+
+Reading = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def readings(
+    loss: Callable[[torch.Tensor], torch.Tensor], panels: Mapping[str, tuple[Reading, Sequence[float]]], shown: float
+) -> Figure:
+    """Where an optimizer reads gradients, on the contours of a loss of two weights, (2, ...) to (...).
+
+    panels: title -> (readings, step). A reading is a name and (point, gradient), the weights themselves first; a thin
+    arrow points down that gradient. The bold arrow is the step that the optimizer takes, from the weights. shown: the
+    factor by which all arrows are shortened."""
+    side = torch.linspace(-0.7, 1.1, 121), torch.linspace(-0.4, 1.3, 121)
+    height = loss(torch.stack(torch.meshgrid(*side, indexing="xy")))
+    with style():
+        figure, axes = _grid(len(panels), 3.3, 3.4, sharey=True)
+        for ax, (title, (found, step)) in zip(axes.flat, panels.items(), strict=False):
+            ax.contour(*side, height, levels=12, colors=COLOURS[5], linewidths=0.6)
+            _read(ax, found, step, shown)
+            ax.set(title=title, aspect="equal")
+            ax.grid(False)
+        _label(axes, len(panels), "first weight $w_1$", "second weight $w_2$")
+    return figure
+
+
+def _read(ax: plt.Axes, found: Reading, step: Sequence[float], shown: float) -> None:
+    """One panel of `readings`, on its contours."""
+    start = next(iter(found.values()))[0]
+    for name, (point, gradient) in found.items():
+        ax.plot(*zip(start, point, strict=True), ":", color=COLOURS[0], lw=1.2)
+        ax.plot(*point, "o", color=COLOURS[0], zorder=4)
+        ax.annotate(name, point, (6, -12), textcoords="offset points", zorder=5)
+        _arrow(ax, point, gradient, shown, COLOURS[4], 1.4)
+    _arrow(ax, start, step, shown, COLOURS[2], 2.6)
+
+
+def _arrow(
+    ax: plt.Axes, point: Sequence[float], gradient: Sequence[float], shown: float, colour: str, lw: float
+) -> None:
+    """Down a gradient."""
+    tip = [p - shown * g for p, g in zip(point, gradient, strict=True)]
+    look = {"arrowstyle": "-|>", "color": colour, "lw": lw, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6 + 3 * lw}
+    ax.annotate("", tip, point, arrowprops=look, zorder=3)
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -183,9 +268,7 @@ def front(
     """Points (cost, gain) by name on a logarithmic axis of cost, with error bars (low, high); those of the Pareto front
     are filled, named and joined. Panels stand two in a row."""
     with style():
-        columns = min(2, len(panels))
-        rows = -(-len(panels) // columns)
-        figure, axes = _figure(rows, columns, 1.0 + 3.2 * columns, 3.6 * rows, sharey=True)
+        figure, axes = _grid(len(panels), 3.2, 3.6, sharey=True)
         for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
             best = pareto(points)
             for name, (x, y) in points.items():
@@ -196,33 +279,30 @@ def front(
             ax.step(*zip(*(points[name] for name in best), strict=True), where="post", color=COLOURS[2], lw=1.2)
             for k, name in enumerate(best):  # names of neighbours at the same height would stand on one another
                 ax.annotate(name, points[name], (4, (5, -10)[k % 2]), textcoords="offset points", fontsize=6)
-            ax.set(title=title, xlabel=xlabel, xscale="log")
+            ax.set(title=title, xscale="log")
             costs = sorted({x for x, _ in points.values()})
             if len(costs) > 8:  # they would stand on one another: powers of ten
                 costs = [10.0**k for k in range(9) if costs[0] <= 10.0**k <= costs[-1]]
             ax.set_xticks(costs, [f"{x:g}" for x in costs])
             ax.set_xticks([], minor=True)
-        for ax in axes[:, 0]:
-            ax.set_ylabel(ylabel)
-        for ax in axes.flat[len(panels) :]:
-            ax.axis("off")
+        _label(axes, len(panels), xlabel, ylabel)
     return figure
 
 
 def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
-    """Named boxes at (column, row), and arrows from one to another."""
+    """Named boxes at (column, row), and arrows from the edge of one to the edge of another."""
     with style():
         columns, rows = (max(place[k] for place in boxes.values()) + 1 for k in (0, 1))
         figure, ((ax,),) = _figure(1, 1, 2.4 * columns, 0.9 * rows + 0.4)
-        frame = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[0]}
-        for start, end in arrows:
-            ax.annotate(
-                "", boxes[end], boxes[start], arrowprops={"arrowstyle": "->", "shrinkA": 45, "shrinkB": 45, "lw": 1.4}
-            )
-        for name, place in boxes.items():
-            ax.text(*place, name, ha="center", va="center", bbox=frame)
         ax.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         ax.axis("off")
+        frame = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[0]}
+        # The boxes first: an arrow ends where the frame is, which is known once the text is drawn.
+        texts = {name: ax.text(*place, name, ha="center", va="center", bbox=frame) for name, place in boxes.items()}
+        for start, end in arrows:
+            edges = {"patchA": texts[start].get_bbox_patch(), "patchB": texts[end].get_bbox_patch()}
+            look = {"arrowstyle": "-|>", "color": COLOURS[0], "shrinkA": 0, "shrinkB": 0, "lw": 1.2}
+            ax.annotate("", boxes[end], boxes[start], arrowprops=look | edges)
     return figure
 
 

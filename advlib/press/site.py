@@ -136,7 +136,8 @@ def page(notebook: NotebookNode, chapter: Chapter, known: Targets) -> NotebookNo
     it with other parameters."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = linked(anchored(cited(cell.source, known.works)), known.equations)
+            text = cell.source.replace("](../figures/", "](figures/")  # the committed ones lie beside the pages
+            cell.source = linked(anchored(cited(text, known.works)), known.equations)
     notebook.cells[0].source += "\n\n" + _box(chapter)
     return notebook
 
