@@ -470,7 +470,7 @@ print(inspect.getsource(al.sam.crsam_gradient_log))
 # %% tags=["nbval-check-output"]
 k, d = g_plus + g_minus - 2 * g0, g_plus - g_minus
 print("k =", shown(k), " d =", shown(d))
-assert torch.allclose(k, torch.zeros(2))
+assert k.abs().max() < 1e-6
 weights = {"alpha": 0.1, "beta": 0.01}
 (linear,) = al.sam.crsam_gradient([g0], [g_plus], [g_minus], **weights)
 assert torch.allclose(linear, g_plus + 0.1 * k + 0.01 * d)
