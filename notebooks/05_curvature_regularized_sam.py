@@ -977,7 +977,8 @@ display(Markdown(f"*{dataset}, {scale} scale, {RUN['few']} images each, seed 0*"
 fig
 
 # %% [markdown]
-# *The run of this page: on shapes, too, all four measures rise, and training and test images agree.*
+# *The run of this page, on shapes: trace, top eigenvalue and C(w) rise, while the gradient norm goes up and down. Training and
+# test images give much the same curves.*
 
 # %%
 columns = {"approximation_ratio": "approximation ratio"}
@@ -989,9 +990,9 @@ found = pd.concat(first_and_last, names=["optimizer"])
 found[list(columns)].rename(columns=columns).round(2)
 
 # %% [markdown]
-# Here training and test images agree on all four measures, and not only on $C(w)$ as in the thesis. To see them part needs a
-# network that has fitted its images. Nor do trainings as short as ours reach the fall of the trace that Figure 5.2 of the
-# thesis shows.
+# Here training and test images agree on trace and top eigenvalue, too, and not only on $C(w)$ as in the thesis. To see them
+# part needs a network that has fitted its images. Nor do trainings as short as ours reach the fall of the trace that
+# Figure 5.2 of the thesis shows.
 #
 # ## 5.9 Around the weights: Figure 5.4
 #
@@ -1023,7 +1024,7 @@ al.plotting.save(fig, f"fig_5_4_landscapes_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *The run of this page: four bowls.*
+# *The run of this page, on shapes: contours of the loss around four networks, all with the network at the bottom of a bowl.*
 #
 # ## 5.10 Convergence: Figure 5.5
 #
@@ -1050,7 +1051,7 @@ display(Markdown(f"*{dataset}, {scale} scale, {said}*"))
 fig
 
 # %% [markdown]
-# *The run of this page: by pass over the data, SGD is ahead from the start.*
+# *The run of this page, on shapes: by pass over the data, SGD is ahead from the start, and CR-SAM is last.*
 #
 # ## 5.11 Two details
 #
