@@ -1030,7 +1030,7 @@ fig
 #
 # The thesis says that CR-SAM converges faster than SAM. By epoch or by cost?
 #
-# ![Two panels of validation accuracy on CIFAR-10, by epoch on the left and by pass over the data on the right, with a curve for each of six ways to train. By epoch the curves lie close together. By pass, SGD rises fastest and CR-SAM slowest.](../figures/05/fig_5_5_convergence_cifar10.svg)
+# ![Two panels of validation accuracy on CIFAR-10, by epoch on the left and by pass over the data on the right, with a curve for each of six ways to train. By epoch the curves lie close together, except for some dips of SGD with three times the epochs. By pass, plain SGD rises fastest and CR-SAM slowest.](../figures/05/fig_5_5_convergence_cifar10.svg)
 #
 # *Figure 5.5 on CIFAR-10, the committed run: mean of three seeds, laptop scale.*
 
