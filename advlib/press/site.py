@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 from ..bench.chapters import UsageError, sources
 from ..files.paths import BUILD, FIGURES, NOTEBOOKS, ROOT, made
-from . import reference, results_page, slides
+from . import play, reference, results_page, slides
 from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
@@ -31,6 +31,7 @@ PARTS = {
     "Appendices": (r"A\d_",),
     "Behind the book": tuple(
         [
+            "things_to_drag",
             "results",
             "equations",
             "not_reproduced",
@@ -92,6 +93,7 @@ def _collect(folder: Path, run: Path | None) -> None:
     for path in folder.glob("*.md"):
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     reference.write(folder)
+    play.write(folder)
     (folder / "results.md").write_text(results_page.markdown(run), encoding="utf-8")
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)

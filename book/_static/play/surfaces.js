@@ -1,0 +1,67 @@
+// The loss around the weights of SGD, SAM and CR-SAM: three maps with a ball, and the worst loss in it by its radius.
+(() => {
+  const { element } = play;
+  const two = (value) => value.toFixed(2);
+  const DASHES = ["", "7 4", "2 3"];
+  const HEIGHT = 260;
+
+  play.widgets.surfaces = (frame, { dataset, n, axis, surfaces }) => {
+    const { worst } = play.surfaces;
+    const radius = frame.slider("radius of the ball", { min: 0, max: 1, step: 0.05, value: 0.5, shown: two });
+    const every = surfaces.flatMap(({ loss }) => loss.flat());
+    const [lowest, highest] = [Math.min(...every), Math.max(...every)];
+    const grounds = surfaces.map(({ loss }) => play.map(loss, lowest, highest));
+    const levels = [...Array(9).keys()].map((k) => lowest + ((k + 1) * (highest - lowest)) / 10);
+    const radii = [...Array(21).keys()].map((k) => k / 20);
+    const profiles = surfaces.map(({ loss }) => radii.map((r) => worst(loss, axis, r).value));
+
+    // One map, `side` wide, from `left`.
+    const map = ({ optimizer, loss }, ground, left, side) => {
+      const top = 20;
+      const at = ([x, y]) => [left + ((x + 1) / 2) * side, top + ((1 - y) / 2) * side];
+      const text = ([c, r]) => at([axis[0] + (2 * c) / (axis.length - 1), axis[0] + (2 * r) / (axis.length - 1)]).map((v) => v.toFixed(1)).join(" ");
+      const pieces = levels.flatMap((level) => play.contour(loss, level));
+      const d = pieces.map(([a, b]) => `M${text(a)}L${text(b)}`).join("");
+      const [x, y] = at([0, 0]);
+      const [u, v] = at(worst(loss, axis, Number(radius.value)).at);
+      return [
+        element("text", { x: left, y: 13, class: "play-name" }, optimizer),
+        element("image", { x: left, y: top, width: side, height: side, href: ground, preserveAspectRatio: "none" }),
+        element("path", { d, class: "play-contour" }),
+        element("circle", { cx: x, cy: y, r: (radius.value * side) / 2, class: "play-box" }),
+        element("circle", { cx: x, cy: y, r: 3, class: "play-dot" }),
+        element("circle", { cx: u, cy: v, r: 5, class: "play-worst" }),
+      ];
+    };
+
+    const curves = (width, top) => {
+      const most = Math.ceil(Math.max(...profiles.flat()));
+      const stride = most > 8 ? 2 : 1;
+      const ticks = [...Array(Math.floor(most / stride) + 1).keys()].map((k) => k * stride);
+      const g = element("g", { transform: `translate(0 ${top})` });
+      const xs = { min: 0, max: 1, ticks: [0, 0.25, 0.5, 0.75, 1], label: "radius (lengths of the weights)" };
+      const { x, y, ...box } = play.axes(g, width, HEIGHT, xs, { min: 0, max: most, ticks, label: "worst loss (nats)" });
+      const at = x(Number(radius.value));
+      g.append(element("line", { x1: at, x2: at, y1: box.top, y2: box.bottom, class: "play-bar" }));
+      profiles.forEach((profile, k) => {
+        const points = profile.map((value, place) => [x(radii[place]), y(value)]);
+        g.append(play.line(points, { class: "play-curve", "stroke-dasharray": DASHES[k] }));
+        const row = box.top + 14 + 17 * k;
+        const key = [[box.left + 10, row - 4], [box.left + 42, row - 4]];
+        g.append(play.line(key, { class: "play-curve", "stroke-dasharray": DASHES[k] }));
+        g.append(element("text", { x: box.left + 48, y: row }, surfaces[k].optimizer));
+      });
+      return g;
+    };
+
+    frame.draw = () => {
+      const width = frame.width;
+      const side = Math.min(220, (width - 2 * 12) / 3);
+      const told = surfaces.map(({ optimizer, loss }) => `${optimizer} ${two(worst(loss, axis, Number(radius.value)).value)}`);
+      const svg = frame.svg(width, side + 30 + HEIGHT, `The loss around three networks' weights. Worst: ${told.join(", ")}.`);
+      surfaces.forEach((surface, k) => svg.append(...map(surface, grounds[k], k * (side + 12), side)));
+      svg.append(curves(width, side + 30));
+      frame.say(`Worst loss within ${two(Number(radius.value))}: ${told.join(", ")}. ${dataset}, ${n} test images, one network each.`);
+    };
+  };
+})();
