@@ -152,9 +152,10 @@ def _listed(stood: Mapping[str, Place]) -> str:
     """The page of all, each with a link to the chapter where it stands."""
     parts = ["# Things to drag", _INTRODUCTION]
     for place, text in zip(stood.values(), blocks(stood).values(), strict=True):
-        parts += [f"## {place.title}", text, f"It stands in [the chapter]({place.page}.ipynb), behind *{place.after}*."]
+        chapter = f"[chapter {place.page.partition('_')[0]}]({place.page}.ipynb)"
+        parts += [f"## {place.title}", text, f"It stands in {chapter}, under *{place.after}*."]
     return "\n\n".join(parts) + "\n"
 
 
 _INTRODUCTION = """Each drawing has sliders and lists, for a mouse, a finger or the keyboard (Tab, then the arrows).
-They need no network. The numbers are those of the committed runs, and every drawing says of what."""
+They need no network. What is measured comes from committed runs, and every drawing says of what."""

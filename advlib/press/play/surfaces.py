@@ -22,7 +22,7 @@ from ...zoo.weights import manifest
 
 FILE = RESULTS / "laptop" / "cifar10" / "play_surfaces.json"
 NETWORKS = {"SGD": "cifar10/resnet", "SAM": "cifar10/resnet-sam", "CR-SAM": "cifar10/resnet-crsam"}
-IMAGES, POINTS, SEEDS = 256, 21, (1, 2)
+IMAGES, POINTS, SEEDS = 128, 17, (1, 2)
 """Test images; points along each direction; seeds of the two directions, as in Figure 5.4."""
 
 

@@ -39,7 +39,9 @@
       const top = Math.min(100, Math.ceil((Math.max(...points.map((p) => p.high)) + 2) / 10) * 10);
       const stride = top > 50 ? 20 : top > 20 ? 10 : 5;
       const ticks = [0, 1, 2, 3, 4, 5].map((k) => k * stride).filter((tick) => tick <= top);
-      const many = `${points.length} attacks on ${kind.value} targets at ${budget.value}/255, ${data.dataset}, ${data.scale} scale`;
+      const many =
+        `${points.length} attacks on ${kind.value} targets at ${budget.value}/255, ` +
+        `${data.dataset}, ${data.scale} scale`;
       const svg = frame.svg(frame.width, HEIGHT, `Success against passes per image: ${many}.`);
       const [xs, ys] = [
         { min: 0.8, max: 1.4 * Math.max(...costs), log: true, ticks: [1, 10, 100], label: "passes per image" },

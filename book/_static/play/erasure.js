@@ -51,10 +51,11 @@
         notes[copy].textContent = `${copy}: ${told[kind.value](found)}`;
         canvas.setAttribute("aria-label", `copy ${notes[copy].textContent}`);
       });
+      const many = `Step ${step.value}: ${changed} of ${COPIES} copies`;
       frame.say(
         erasing
-          ? `Step ${step.value}: ${changed} of ${COPIES} copies have a hole, of ${two(options.s_h)} of the picture at most; copy 0 never has.`
-          : `Step ${step.value}: ${changed} of ${COPIES} copies are drawn smaller on a canvas of ${two(options.scale)} sides, and all of it is seen.`
+          ? `${many} have a hole, of ${two(options.s_h)} of the picture at most; copy 0 never has.`
+          : `${many} are drawn smaller, on a canvas of ${two(options.scale)} sides, and all of it is seen.`
       );
     };
   };

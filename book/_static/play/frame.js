@@ -52,7 +52,7 @@ globalThis.play ??= {};
       return input;
     }
 
-    // A list of [value, text].
+    // A list of [value, text]; `offer` changes it.
     choice(text, options, value = options[0][0]) {
       const input = this.labelled(text, element("select"));
       this.offer(input, options, value);
@@ -62,6 +62,7 @@ globalThis.play ??= {};
     offer(input, options, value) {
       input.replaceChildren(...options.map(([own, text]) => element("option", { value: own }, text)));
       input.value = value;
+      if (input.selectedIndex < 0) input.selectedIndex = 0; // no longer on offer
     }
 
     check(text, checked = false) {

@@ -57,7 +57,8 @@
         seen.append(element("circle", { cx, cy, r: point === start ? 6 : 4, class: "play-dot" }));
       }
       svg.append(seen);
-      const rule = chosen.sigma === 0 ? (chosen.mu === 0 ? "I-FGSM" : "MI-FGSM") : chosen.sigma === chosen.mu ? "NI-FGSM" : "EM-FGSM";
+      const plain = chosen.mu === 0 ? "I-FGSM" : "MI-FGSM";
+      const rule = chosen.sigma === 0 ? plain : chosen.sigma === chosen.mu ? "NI-FGSM" : "EM-FGSM";
       const beyond = Math.max(...ahead.map((value, k) => Math.max(low[k] - value, value - high[k], 0)));
       const looked = beyond > 1e-9 ? `${two(beyond)} outside the box` : "inside the box";
       const look = chosen.sigma ? ` The last gradient was taken at ${place(ahead)}, ${looked}.` : "";

@@ -19,7 +19,8 @@
     const map = ({ optimizer, loss }, ground, left, side) => {
       const top = 20;
       const at = ([x, y]) => [left + ((x + 1) / 2) * side, top + ((1 - y) / 2) * side];
-      const text = ([c, r]) => at([axis[0] + (2 * c) / (axis.length - 1), axis[0] + (2 * r) / (axis.length - 1)]).map((v) => v.toFixed(1)).join(" ");
+      const value = (k) => axis[0] + k * (axis[1] - axis[0]); // of a place between two points of the axis
+      const text = (place) => at(place.map(value)).map((v) => v.toFixed(1)).join(" ");
       const pieces = levels.flatMap((level) => play.contour(loss, level));
       const d = pieces.map(([a, b]) => `M${text(a)}L${text(b)}`).join("");
       const [x, y] = at([0, 0]);
@@ -40,7 +41,8 @@
       const ticks = [...Array(Math.floor(most / stride) + 1).keys()].map((k) => k * stride);
       const g = element("g", { transform: `translate(0 ${top})` });
       const xs = { min: 0, max: 1, ticks: [0, 0.25, 0.5, 0.75, 1], label: "radius (lengths of the weights)" };
-      const { x, y, ...box } = play.axes(g, width, HEIGHT, xs, { min: 0, max: most, ticks, label: "worst loss (nats)" });
+      const ys = { min: 0, max: most, ticks, label: "worst loss (nats)" };
+      const { x, y, ...box } = play.axes(g, width, HEIGHT, xs, ys);
       const at = x(Number(radius.value));
       g.append(element("line", { x1: at, x2: at, y1: box.top, y2: box.bottom, class: "play-bar" }));
       profiles.forEach((profile, k) => {
@@ -57,11 +59,13 @@
     frame.draw = () => {
       const width = frame.width;
       const side = Math.min(220, (width - 2 * 12) / 3);
-      const told = surfaces.map(({ optimizer, loss }) => `${optimizer} ${two(worst(loss, axis, Number(radius.value)).value)}`);
-      const svg = frame.svg(width, side + 30 + HEIGHT, `The loss around three networks' weights. Worst: ${told.join(", ")}.`);
+      const within = Number(radius.value);
+      const found = surfaces.map(({ optimizer, loss }) => `${optimizer} ${two(worst(loss, axis, within).value)}`);
+      const told = `Worst loss within ${two(within)}: ${found.join(", ")}.`;
+      const svg = frame.svg(width, side + 30 + HEIGHT, `The loss around three networks' weights. ${told}`);
       surfaces.forEach((surface, k) => svg.append(...map(surface, grounds[k], k * (side + 12), side)));
       svg.append(curves(width, side + 30));
-      frame.say(`Worst loss within ${two(Number(radius.value))}: ${told.join(", ")}. ${dataset}, ${n} test images, one network each.`);
+      frame.say(`${told} ${dataset}, ${n} test images, one network each.`);
     };
   };
 })();
