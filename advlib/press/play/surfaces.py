@@ -25,6 +25,9 @@ NETWORKS = {"SGD": "cifar10/resnet", "SAM": "cifar10/resnet-sam", "CR-SAM": "cif
 IMAGES, POINTS, SEEDS = 128, 17, (1, 2)
 """Test images; points along each direction; seeds of the two directions, as in Figure 5.4."""
 
+HIGHEST = 10.0
+"""Nats: what the still picture shows of higher losses."""
+
 
 def make() -> None:
     """Measure and write `FILE`. Takes CIFAR-10; minutes on a CPU. Raises what `datasets.load` raises."""
@@ -58,8 +61,9 @@ def data() -> dict[str, Any]:
 def still(numbers: dict[str, Any]) -> Figure:
     """The three surfaces on one scale, each with a ball of radius 0.5."""
     axis = np.array(numbers["axis"])
-    values = {surface["optimizer"]: np.array(surface["loss"]) for surface in numbers["surfaces"]}
-    figure = plotting.surface(axis, axis, values, "direction 1", "direction 2", "cross-entropy (nats)")
+    values = {surface["optimizer"]: np.minimum(surface["loss"], HIGHEST) for surface in numbers["surfaces"]}
+    label = f"cross-entropy (nats), up to {HIGHEST:g}"
+    figure = plotting.surface(axis, axis, values, "direction 1", "direction 2", label)
     for ax in figure.axes[: len(values)]:
         ax.add_patch(Circle((0, 0), 0.5, fill=False, color="white", linestyle="--"))
     return figure

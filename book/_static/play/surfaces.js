@@ -10,8 +10,10 @@
     const radius = frame.slider("radius of the ball", { min: 0, max: 1, step: 0.05, value: 0.5, shown: two });
     const every = surfaces.flatMap(({ loss }) => loss.flat());
     const [lowest, highest] = [Math.min(...every), Math.max(...every)];
-    const grounds = surfaces.map(({ loss }) => play.map(loss, lowest, highest));
-    const levels = [...Array(9).keys()].map((k) => lowest + ((k + 1) * (highest - lowest)) / 10);
+    // Losses differ by powers of ten: shades, contours and the axis are logarithmic.
+    const logs = (loss) => loss.map((row) => row.map(Math.log10));
+    const grounds = surfaces.map(({ loss }) => play.map(logs(loss), Math.log10(lowest), Math.log10(highest)));
+    const levels = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].filter((level) => level > lowest && level < highest);
     const radii = [...Array(21).keys()].map((k) => k / 20);
     const profiles = surfaces.map(({ loss }) => radii.map((r) => worst(loss, axis, r).value));
 
@@ -36,12 +38,9 @@
     };
 
     const curves = (width, top) => {
-      const most = Math.ceil(Math.max(...profiles.flat()));
-      const stride = most > 8 ? 2 : 1;
-      const ticks = [...Array(Math.floor(most / stride) + 1).keys()].map((k) => k * stride);
       const g = element("g", { transform: `translate(0 ${top})` });
       const xs = { min: 0, max: 1, ticks: [0, 0.25, 0.5, 0.75, 1], label: "radius (lengths of the weights)" };
-      const ys = { min: 0, max: most, ticks, label: "worst loss (nats)" };
+      const ys = { min: 0.9 * lowest, max: 1.1 * highest, log: true, ticks: levels, label: "worst loss (nats)" };
       const { x, y, ...box } = play.axes(g, width, HEIGHT, xs, ys);
       const at = x(Number(radius.value));
       g.append(element("line", { x1: at, x2: at, y1: box.top, y2: box.bottom, class: "play-bar" }));
@@ -62,10 +61,11 @@
       const within = Number(radius.value);
       const found = surfaces.map(({ optimizer, loss }) => `${optimizer} ${two(worst(loss, axis, within).value)}`);
       const told = `Worst loss within ${two(within)}: ${found.join(", ")}.`;
+      const length = (within * surfaces[0].length).toFixed(1);
       const svg = frame.svg(width, side + 30 + HEIGHT, `The loss around three networks' weights. ${told}`);
       surfaces.forEach((surface, k) => svg.append(...map(surface, grounds[k], k * (side + 12), side)));
       svg.append(curves(width, side + 30));
-      frame.say(`${told} ${dataset}, ${n} test images, one network each.`);
+      frame.say(`${told} The radius is ${length} in L2. ${dataset}, ${n} test images, one network each.`);
     };
   };
 })();
