@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from ..bench import leaderboard
 from ..bench.chapters import UsageError, sources
 from ..files.paths import BUILD, FIGURES, NOTEBOOKS, PUBLISHED, RESULTS, ROOT, made
-from . import cells, home, launch, leaderboard_page, reference, results_page, slides, weight, zoo_page
+from . import cells, home, launch, leaderboard_page, play, reference, results_page, slides, weight, zoo_page
 from .markdown import anchored, cited, equations, figure_alt, linked, titles
 from .run import Chapter, read_chapter
 
@@ -30,7 +30,7 @@ ABOUT = ("CONTRIBUTING", "CHANGELOG")
 PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
-    "Evidence": ("leaderboard", "results", "figures", "zoo", "what_holds"),
+    "Evidence": ("leaderboard", "results", "figures", "things_to_drag", "zoo", "what_holds"),
     "Behind the book": tuple(
         ["readme", "equations", "instructors", "many_gpus", "symbols", "references", "contributing", "changelog"]
     ),
@@ -88,6 +88,7 @@ def _collect(folder: Path, run: Path | None) -> None:
         path.write_text(_inside(path.read_text(encoding="utf-8")), encoding="utf-8")
     reference.write(folder)
     _from_data(folder, run)
+    play.write(folder)
     (folder / "index.md").write_text(_first_page(folder), encoding="utf-8")
     shutil.copy(ROOT / "CITATION.cff", folder)
 
