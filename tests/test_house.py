@@ -154,6 +154,15 @@ def test_notebook_is_executed_and_clean(path):
 
 
 @pytest.mark.parametrize("path", each(EXECUTED, "notebooks/ holds no executed notebook"))
+def test_figures_of_a_notebook_are_pictures(path):
+    """A cell that ends with its figure has a picture of it: a kernel with another backend leaves its name alone."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    shown = [c for c in cells if c.source.rstrip().splitlines()[-1:] == ["fig"]]
+    pictures = [any("image/png" in output.get("data", {}) for output in c.outputs) for c in shown]
+    assert [c.source.splitlines()[-2] for c, there in zip(shown, pictures, strict=True) if not there] == []
+
+
+@pytest.mark.parametrize("path", each(EXECUTED, "notebooks/ holds no executed notebook"))
 def test_figures_are_small(path):
     for cell in nbformat.read(path, as_version=4).cells:
         for output in cell.get("outputs", []):
