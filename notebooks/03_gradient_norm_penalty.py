@@ -13,9 +13,7 @@
 # %% [markdown]
 # # 3. Gradient norm penalty
 #
-# ![Two panels, I-FGSM and MI-FGSM. The thesis' mark for the penalty lies far to the right of zero. Our marks for it lie
-# at zero or a little to the left. On ImageNet the mark for twice the steps is clearly to the left of zero, and the
-# penalty that looks backward by one step lies a little to the right.](../figures/03/fig_3_c_equal_cost.svg)
+# ![Two panels, I-FGSM and MI-FGSM. The thesis' mark for the penalty lies far to the right of zero. Our marks for it lie at zero or a little to the left. On ImageNet the mark for twice the steps is clearly to the left of zero, and the penalty that looks backward by one step lies a little to the right.](../figures/03/fig_3_c_equal_cost.svg)
 #
 # *Four ways to spend a second gradient in each step, and the points of success that each adds to an attack with one
 # gradient a step. Bars are 95 % intervals.*
@@ -300,8 +298,7 @@ fig
 # as the step grows. An error of one means that the difference and the Hessian-vector product have little to do with one
 # another. The thesis' step is $10^{-2}$.*
 #
-# ![The error of three networks on CIFAR-10. It climbs with the length of the step, jumps to about one long before the
-# thesis' length, and stays there.](../figures/03/fig_3_a_finite_difference_cifar10.svg)
+# ![The error of three networks on CIFAR-10. It climbs with the length of the step, jumps to about one long before the thesis' length, and stays there.](../figures/03/fig_3_a_finite_difference_cifar10.svg)
 #
 # *The same on CIFAR-10: the jump comes a hundred times before the thesis' length, or earlier.*
 #
@@ -449,9 +446,7 @@ fig
 # of the images or more, except at the two shortest lengths in L2. Right, for the less certain one, all lines lie at
 # zero.*
 #
-# ![Four panels. On the left, for the certain network, up to three quarters of the images go downhill, except at the two
-# shortest lengths in L2, whose lines lie at zero. On the right, for the less certain network, all lines lie at
-# zero.](../figures/03/fig_3_b_downhill_cifar10.svg)
+# ![Four panels. On the left, for the certain network, up to three quarters of the images go downhill, except at the two shortest lengths in L2, whose lines lie at zero. On the right, for the less certain network, all lines lie at zero.](../figures/03/fig_3_b_downhill_cifar10.svg)
 #
 # *The same on CIFAR-10: fewer images, and the same two kinds of panels.*
 
@@ -1049,9 +1044,7 @@ shown[shown.pop("amiss")]
 # source and on a target. Along the horizontal axis the sign of the source's gradient at the adversarial image, along the
 # vertical one random signs.
 #
-# ![Four loss surfaces on CIFAR-10. The upper two, around the image of I-FGSM, and the lower two, around that of
-# I-FGSM with GNP, look alike: the loss climbs to the right on the source and less so on the
-# target.](../figures/03/fig_3_1_maxima_cifar10.svg)
+# ![Four loss surfaces on CIFAR-10. The upper two, around the image of I-FGSM, and the lower two, around that of I-FGSM with GNP, look alike: the loss climbs to the right on the source and less so on the target.](../figures/03/fig_3_1_maxima_cifar10.svg)
 #
 # *Figure 3.1 on CIFAR-10. The dot is the adversarial image.* The two pairs of panels look much alike. Neither image lies at
 # a maximum: the loss goes on climbing to the right, because the ball ends before the hill does.
@@ -1121,8 +1114,7 @@ pd.DataFrame(rows).T.round(2)
 # The thesis varies the length $r$ and the weight $\beta$, and finds that neither matters much. Here are both, for
 # I-FGSM + GNP at the middle budget, with the length in both units.
 #
-# ![Black-box success on CIFAR-10 against beta, for three lengths r in two units. Only the line of the shortest step in L2
-# stays near the top; all others fall at once, most of them below a third.](../figures/03/fig_3_2_ablation_cifar10.svg)
+# ![Black-box success on CIFAR-10 against beta, for three lengths r in two units. Only the line of the shortest step in L2 stays near the top; all others fall at once, most of them below a third.](../figures/03/fig_3_2_ablation_cifar10.svg)
 #
 # *Figure 3.2 on CIFAR-10, laptop scale, 8/255. Mean over the targets, 95 % Wilson interval.* At every length, the more
 # weight the penalty has the lower is the success.
