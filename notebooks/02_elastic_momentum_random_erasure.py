@@ -142,12 +142,10 @@ assert ends["EM"] > ends["MI"]
 
 # %%
 centre, radius = torch.tensor([0.5, 0.5]), 0.3
-looks = {
-    "$x_t$: MI reads here": rule.look_ahead(x1, 0 * g1, 0.1).flatten(),
-    "one step ahead: NI": rule.look_ahead(x1, g1 / 2, 0.1).flatten(),
-    "two steps ahead: EM": rule.look_ahead(x1, g1, 0.1).flatten(),
-}
-looks["the same, in the ball"] = looks["two steps ahead: EM"].clamp(0.2, 0.8)
+ahead = [(x1 + 0.1 * sigma * g1).flatten() for sigma in (0, 1, 2)]
+names = ("$x_t$: MI reads here", "one step ahead: NI", "two steps ahead: EM")
+looks = dict(zip(names, ahead, strict=True))
+looks["the same, in the ball"] = ahead[2].clamp(0.2, 0.8)
 found = {name: (at, slope(at)) for name, at in looks.items()}
 taken = {"step of MI and NI": (0.1, -0.1), "step of EM": (0.1, 0.1)}
 fig = al.plotting.look_ahead(loss, found, taken, centre, radius)
