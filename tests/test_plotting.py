@@ -146,6 +146,12 @@ def test_arrows_of_a_diagram_meet_its_boxes():
         assert box.padded(2).contains(x, y) and not box.padded(-2).contains(x, y)  # pixels
 
 
+def test_the_last_panel_of_each_column_has_numbers_below():
+    one = {"ours": {"a": (1.0, 0.0, 2.0)}}
+    axes = plotting.forest(dict.fromkeys("pqr", one), ["a"], "points").axes
+    assert [ax.xaxis.get_tick_params()["labelbottom"] for ax in axes[:3]] == [False, True, True]
+
+
 def test_forest_has_each_run_beside_the_others_in_its_rows():
     panels = {
         "p": {"print": {"a": (10.0, 8.0, 13.0)}, "ours": {"a": (1.0, 0.0, 2.0), "b": (-3.0, -4.0, -1.0)}},

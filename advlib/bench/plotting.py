@@ -146,12 +146,14 @@ def curves(
 
 def _label(axes: np.ndarray, panels: int, xlabel: str | Sequence[str], ylabel: str | Sequence[str]) -> None:
     """Name the axes of so many panels: one name for all, which of the y axes only the first of a row has, or one for
-    each."""
+    each. The last panel of a column has numbers below, also where the row that it stands in is not the last."""
     xs = [xlabel] * panels if isinstance(xlabel, str) else xlabel
     columns = axes.shape[1]
     ys = [ylabel if k % columns == 0 else "" for k in range(panels)] if isinstance(ylabel, str) else ylabel
-    for ax, x, y in zip(axes.flat[:panels], xs, ys, strict=True):
+    for k, (ax, x, y) in enumerate(zip(axes.flat[:panels], xs, ys, strict=True)):
         ax.set(xlabel=x, ylabel=y)
+        if k + columns >= panels:
+            ax.tick_params(labelbottom=True)
 
 
 def _plain_ticks(ax: plt.Axes, at: Sequence[float]) -> None:
