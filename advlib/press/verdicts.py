@@ -137,7 +137,7 @@ def _table(title: str, found: list[Verdict]) -> str:
         printed = "" if pd.isna(first.printed) else f"{first.printed:+,.1f}"
         lines.append(table_line([table, what, printed, *(_cell(at.get(place)) for place in places)]))
     counts = "; ".join(f"{place}: {_counted([v for v in found if _place(v) == place])}" for place in places)
-    return f"### {title}\n\n" + "\n".join(lines) + f"\n\n*{counts}.*"
+    return f"## {title}\n\n" + "\n".join(lines) + f"\n\n*{counts}.*"
 
 
 def _place(v: Verdict) -> str:
