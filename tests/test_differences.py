@@ -254,6 +254,16 @@ def test_means_that_carry_intervals_are_taken_for_independent():
         differences.between(pd.concat([rows, rows]), "A", "B")
 
 
+def test_a_signed_number_has_no_minus_before_a_zero():
+    assert [differences.signed(points) for points in (6.55, -0.04, 0.0, -3, 18497.4)] == [
+        "+6.5",
+        "+0.0",
+        "+0.0",
+        "-3.0",
+        "+18,497.4",
+    ]
+
+
 def test_an_attack_without_rows_is_named():
     rows = pd.DataFrame({"attack": ["A"], "value": [1.0], "n": [3]})
     for pair in (("A", "B"), ("B", "A")):

@@ -22,6 +22,7 @@ from ..files.paths import BUILD, RESULTS
 from ..zoo import datasets, models
 from ..zoo.acceleration import accelerate
 from . import leaderboard, results
+from .differences import signed
 from .evaluation import Attack, success_rates
 
 SOURCE, BASELINE, GUARDS = "resnet", "MI-FGSM", ("JPEG", "FD", "NRP")
@@ -107,8 +108,8 @@ def told(name: str, file: Path) -> str:
     lines = [f"{name}: {dataset}, {scale} scale, from {board.surrogate}, mean success on the targets of a kind"]
     for row in found[found.attack == name].sort_values(["eps_255", "kind"]).itertuples():
         same = found[(found.kind == row.kind) & (found.eps_255 == row.eps_255)]
-        line = f"  {row.kind}, {row.eps_255:g}/255: {row.value:.1f} % ({row.images}), {row.points:+.1f} points"
-        line += f" [{row.points_low:+.1f}, {row.points_high:+.1f}] above {BASELINE}, {row.passes:.0f} passes"
+        line = f"  {row.kind}, {row.eps_255:g}/255: {row.value:.1f} % ({row.images}), {signed(row.points)} points"
+        line += f" [{signed(row.points_low)}, {signed(row.points_high)}] above {BASELINE}, {row.passes:.0f} passes"
         lines.append(line + (f", place {1 + (same.value > row.value).sum()} of {len(same)}" if among else ""))
     if scale == "smoke":
         lines.append("  A few images show that it runs, not how good it is: --scale laptop --dataset cifar10 does.")

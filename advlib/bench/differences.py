@@ -77,6 +77,11 @@ def apart(better: pd.DataFrame, worse: pd.DataFrame) -> Difference:
     return _paired(better, worse) or _independent(better, worse)
 
 
+def signed(points: float) -> str:
+    """ "+6.6", without a minus before a zero."""
+    return f"{round(points, 1) + 0.0:+,.1f}"
+
+
 def named(found: Iterable[Difference]) -> str:
     """Which intervals some differences have: "paired", or "Newcombe and paired"; "" of none."""
     return " and ".join(sorted({difference.interval for difference in found}))

@@ -25,7 +25,7 @@ from ..zoo.weights import digest
 from . import claims, results
 from .chapters import Run
 from .claims import ATTACKS
-from .differences import Difference
+from .differences import Difference, signed
 from .engines import Engine, of_chapters
 from .evaluation import ABSTAINED, COMMON, COUNTED, Attack, described, predictions, success_rates
 
@@ -316,17 +316,17 @@ def _gain(row: tuple) -> str:
     """One cell of `Experiment.gains`: success, points above the baseline and their interval."""
     if not row.interval:  # the baseline itself
         return f"{row.value:.1f}"
-    return f"{row.value:.1f} ({_signed(row)}, {row.low:+.1f} to {row.high:+.1f})"
+    return f"{row.value:.1f} ({_marked(row)}, {signed(row.low)} to {signed(row.high)})"
 
 
 def _points(difference: Difference) -> str:
     """One cell of `Experiment.compared`: "+2.0 ▲ (+1.0 to +3.0)"."""
-    return f"{_signed(difference)} ({difference.low:+.1f} to {difference.high:+.1f})"
+    return f"{_marked(difference)} ({signed(difference.low)} to {signed(difference.high)})"
 
 
-def _signed(difference: Difference | tuple) -> str:
+def _marked(difference: Difference | tuple) -> str:
     """The points of a difference, and a mark where it is clear."""
-    points = f"{round(difference.points, 1) + 0.0:+.1f}"  # no minus before a zero
+    points = signed(difference.points)
     return points if not difference.clear else f"{points} ▲" if difference.points > 0 else f"{points} ▼"
 
 

@@ -82,7 +82,7 @@ BOARDS = {
         "MobileNet v2 with ReLU",
         "mobilenet_v2_relu*",
         "laptop/imagenet",
-        ("table_3_1", "table_2_1", "table_2_2", "table_2_7", "table_2_6"),
+        ("table_3_1", "table_2_1", "table_2_2", "table_2_7", "table_2_6", "table_3_2"),
         names=_SIGMA | {"sigma 1, in the ball": "NI-FGSM, ball", "sigma 2, in the ball": "EM-FGSM, ball"},
     ),
     "full_size": Board(

@@ -10,9 +10,8 @@ from math import nan
 
 import pandas as pd
 
-from ..bench import claims, differences, results
+from ..bench import claims, results
 from ..bench.differences import Difference
-from ..bench.outcomes import COMMON
 from ..core.published import DEFENDED, UNDEFENDED, kind
 from . import leaderboard_page
 from .tables import Cell, gain, scrolling, table
@@ -147,8 +146,7 @@ def between(number: str, dataset: str, eps_255: float, better: str, worse: str) 
     if rows is None:
         return None
     rows = results.mark_white_box(rows)
-    kept = (rows.metric == COMMON) & ~rows.white_box & (rows.eps_255 == eps_255) & (rows.target.map(kind) == UNDEFENDED)
-    return differences.between(rows[kept], better, worse)
+    return claims.ahead(rows[(rows.eps_255 == eps_255) & (rows.target.map(kind) == UNDEFENDED)], better, worse)
 
 
 def _training(number: str, metric: str) -> Difference | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..bench import claims, differences, results
+from ..bench.differences import signed
 from ..files.paths import ROOT, replacing
 from .markdown import between_marks, enumerated, table_line
 
@@ -169,7 +170,7 @@ def _row(table: str, dataset: str, method: pd.Series, other: pd.Series) -> _Row:
             method.setting,
             f"{_number(other.ours)} → {_number(method.ours)}",
             f"{SAID[dataset]}{at}",
-            f"{difference.points:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
+            "{} [{}, {}]".format(*map(signed, difference[:3])),
             f"{int(method.n):,}",
         ]
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from ..bench.differences import signed
+
 
 class Number(NamedTuple):
     """A cell that is sorted by its value. shown: as a reader sees it."""
@@ -61,11 +63,6 @@ def scrolling(label: str, inside: str) -> str:
 def link(text: str, address: str) -> Html:
     """A link as a cell."""
     return Html(f'<a href="{escape(address)}">{escape(text)}</a>')
-
-
-def signed(points: float) -> str:
-    """ "+6.6", without a minus before a zero."""
-    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def gain(points: float, low: float, high: float) -> Number:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..bench import claims
 from ..bench.claims import CONSTANTS, GEOMETRY, SUCCESS, TRAINING
-from ..bench.differences import Difference
+from ..bench.differences import Difference, signed
 from ..core.published import UNDEFENDED
 from ..files.paths import ROOT, replacing
 from .markdown import between_marks, table_line
@@ -134,7 +134,7 @@ def _table(title: str, found: list[Verdict]) -> str:
     ]
     for (table, what), at in rows.items():
         first = next(iter(at.values()))
-        printed = "" if pd.isna(first.printed) else f"{first.printed:+,.1f}"
+        printed = "" if pd.isna(first.printed) else signed(first.printed)
         lines.append(table_line([table, what, printed, *(_cell(at.get(place)) for place in places)]))
     counts = "; ".join(f"{place}: {_counted([v for v in found if _place(v) == place])}" for place in places)
     return f"## {title}\n\n" + "\n".join(lines) + f"\n\n*{counts}.*"
@@ -147,8 +147,8 @@ def _place(v: Verdict) -> str:
 def _cell(v: Verdict | None) -> str:
     if v is None:
         return ""
-    points, low, high = v.difference[:3]
-    return f"{v.word}: {points:+.1f} [{low:+.1f}, {high:+.1f}], n = {v.n:,}"
+    points, low, high = map(signed, v.difference[:3])
+    return f"{v.word}: {points} [{low}, {high}], n = {v.n:,}"
 
 
 def _counted(found: list[Verdict]) -> str:
