@@ -61,6 +61,8 @@ def test_the_findings_hold_in_the_committed_results(boards):
     assert home.between("3.5", "imagenet", 16.0, *one_step).low > 0
     assert home.between("3.5", "cifar10", 4.0, *one_step).low <= 0
     assert row(boards["smooth"], "PGD on LRS-2", 4.0, "defended").low > 0
+    for table, of in (("4.4", "defended"), ("4.2", "undefended")):
+        assert not home.between(table, "imagenet", 16.0, "PGD+LRS-2", "PGD", of).clear
     assert not row(boards["smooth"], "PGD on LRS-2", 4.0).clear
     assert home._training(claims.GEOMETRY, "Hessian trace").high < 0
     assert not home._training(claims.TRAINING, "test accuracy (%)").clear
