@@ -46,7 +46,8 @@ Below each stands what the ResNet calls it, and what a VGG does, which the attac
 - **CR-SAM ends in a flatter minimum than SAM**, and not in a clearly more accurate network ([chapter
   5](05_curvature_regularized_sam)).
 """
-FOUND = """These are small networks and few images; the thesis' setting is larger. [All results](results.md) stand
+FOUND = """All of it is of laptop scale: small networks and few images, how many stands beside each number on the
+[leaderboard](leaderboard.md) and in its table. The thesis' setting is larger. [All results](results.md) stand
 beside the thesis' own numbers, and [what holds, and what does not](what_holds.md) asks each of its orderings.
 """
 DOORS = """## Three doors
