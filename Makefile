@@ -47,7 +47,7 @@ book: $(STAMP) ## build the site from the committed notebooks, a few seconds, no
 	@echo "open $$($(PY) -m advlib book)"
 	@$(WALL)
 
-course: $(STAMP) ## write the exercises for students, without solutions, a course directory of nbgrader's
+course: $(STAMP) ## write exercises, project and exam, a course directory of nbgrader's, and train the project's hidden network
 	@echo "student versions: $$($(PY) -m advlib course)"
 	@$(WALL)
 

@@ -20,13 +20,13 @@ bibtex_reference_style = "author_year"
 
 # From the package sphinx-mathjax-offline: SVG, as browsers refuse a page from file:// other fonts than its own.
 mathjax_path = "mathjax/startup.js"
-mathjax3_config = {"loader": {"load": ["core", "input/tex", "output/svg"]}}
+mathjax3_config = {"loader": {"load": ["core", "input/tex", "output/svg", "a11y/assistive-mml"]}}
 
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["tables.js", "filter.js", "copy.js"]
+html_js_files = ["tables.js", "filter.js", "copy.js", "reach.js"]
 html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_use_index = False

@@ -214,6 +214,7 @@ PAGES = sorted({p.stem for p in SOURCES} | OTHERS)
 MATHEMATICS = "[...document.querySelectorAll('.math')].filter((e) => !e.querySelector('mjx-container svg')).length"
 NO_TEXT = "[...document.querySelectorAll('img')].filter((e) => !e.alt.trim()).map((e) => e.src.slice(0, 80))"
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+RULES = ["color-contrast", "image-alt", "label", "link-name", "scrollable-region-focusable", "svg-img-alt"]
 RENDERED = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
 
 
@@ -235,7 +236,7 @@ def test_page_in_a_browser(built, browser, name, theme):
     shown.wait_for_function(RENDERED)
     assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert shown.evaluate(MATHEMATICS) == 0 and shown.evaluate(NO_TEXT) == [] and shown.evaluate(WIDER) <= 0
-    found = Axe().run(shown, options={"runOnly": ["color-contrast", "image-alt", "link-name", "label"]})
+    found = Axe().run(shown, options={"runOnly": RULES})
     assert [(v["id"], [n["html"][:150] for n in v["nodes"][:3]]) for v in found["violations"]] == []
     context.close()
 

@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take that run's notebooks, where it has them, and show its tables: a folder, or scale/dataset",
     )
     p.set_defaults(command=_book)
-    p = commands.add_parser("course", help="write the exercises' student versions into _build/course, by nbgrader")
+    p = commands.add_parser("course", help="write exercises, project and exam into _build/course, by nbgrader")
     p.set_defaults(command=_course)
     p = commands.add_parser("seconds", help="keep what the chapters of a run took, for `run` to say how long it takes")
     p.add_argument("--run", metavar="DIR", required=True, help="a folder, or scale/dataset")
@@ -256,6 +256,7 @@ def _course(args: argparse.Namespace, notebooks: Path, build: Path) -> int:
     from . import course
 
     print(course.build(build / "course"))
+    print(f"the network that grades the project, not for students: {course.hide(build / 'course')}", file=sys.stderr)
     return 0
 
 

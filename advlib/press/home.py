@@ -71,7 +71,8 @@ CR-SAM, Hessian traces.
 :::{grid-item-card} Teach →
 :link: instructors
 :link-type: doc
-Six weeks of chapters, each with slides and three exercises that are graded by hidden tests.
+Six weeks of chapters, each with slides and three exercises that are graded by hidden tests; a project that a hidden
+network grades; an exam with solutions.
 :::
 ::::
 """

@@ -31,8 +31,9 @@ PARTS = {
     "Chapters": (r"\d\d_",),
     "Appendices": (r"A\d_",),
     "Evidence": ("leaderboard", "results", "figures", "things_to_drag", "zoo", "what_holds"),
-    "Behind the book": tuple(
-        ["readme", "equations", "instructors", "many_gpus", "symbols", "references", "contributing", "changelog"]
+    "Behind the book": (
+        *("readme", "equations", "symbols", "mathematics", "instructors", "many_gpus", "references"),
+        *("contributing", "changelog"),
     ),
     "Reference": tuple(f"api_{room}" for room in reference.ROOMS),
 }

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/svg.js", "output/svg/fonts/tex.js")
-"""What conf.py's `mathjax_path` and `loader` name: TeX to SVG, without the menu."""
+MATHJAX = ("startup.js", "core.js", "input/tex.js", "a11y/assistive-mml.js", "output/svg.js", "output/svg/fonts/tex.js")
+"""What conf.py's `mathjax_path` and `loader` name: TeX to SVG, with MathML for screen readers, without the menu."""
 FONT = MATHJAX[-1]
 _ICON = re.compile(r'("?[\w-]+"?):\[\d+,\d+,\[[^\]]*\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?')
 _RULE = re.compile(r'\.fa-([a-z0-9-]+)\{--fa:"[^"]*"\}')
