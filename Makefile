@@ -13,10 +13,10 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce book course test quick notebooks figures gpu check clean
 
-# These chapters take seven to thirteen minutes of one core each: a test runs them at smoke scale.
-LONG := 03 05 A3 A4
+# These chapters take five to thirteen minutes of one core each: a test runs them at smoke scale.
+LONG := 02 03 04 05 A3 A4
 # Those of them that no test in tests/test_notebooks.py runs.
-SMOKE := 03 A3 A4
+SMOKE := 02 03 A3 A4
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
 PY := .venv/bin/python
 STAMP := .venv/.stamp
@@ -54,7 +54,7 @@ course: $(STAMP) ## write exercises, project and exam, a course directory of nbg
 # Processes share the cores: two that each take all of them are slower than one.
 test: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
 test: $(STAMP) ## pytest with coverage, then execute and validate the committed notebooks with nbval, JOBS at a time
-	$(PY) -m pytest -n $(JOBS) --dist loadfile --durations 15 --cov advlib --cov-branch --cov-report term:skip-covered
+	$(PY) -m pytest -n $(JOBS) --dist worksteal --durations 15 --cov advlib --cov-branch --cov-report term:skip-covered
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
 	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) $(VALIDATED); \

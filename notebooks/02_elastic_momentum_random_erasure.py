@@ -157,6 +157,20 @@ fig
 # and a thin arrow shows the gradient found there. Bold arrows are the steps, all of them from the iterate. The point of EM
 # lies outside the ball, where no adversarial image may be; the diamond is the same point, brought back.*
 #
+# In JupyterLab you can turn $\sigma$ yourself. Put this into a new cell:
+#
+# ```python
+# from ipywidgets import interact
+#
+# @interact(sigma=(0.0, 4.0, 0.1))
+# def turned(sigma):
+#     look = al.Elastic(mu=1.0, sigma=sigma)
+#     there = look.look_ahead(x1, g1, alpha=0.1)
+#     x2 = x1 + 0.1 * look.accumulate(g1, slope(there)).sign()
+#     print(f"reads {shown(slope(there))} at {shown(there)}")
+#     print(f"steps to {shown(x2)}, loss {loss(x2).item():.2f}")
+# ```
+#
 # ### The equations
 #
 # In the thesis' letters, with decay $\mu$, step $\alpha$ and look-ahead $\sigma$ (it writes $J$ for the loss here):

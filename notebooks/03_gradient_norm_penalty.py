@@ -128,6 +128,17 @@ assert seen["a sharp maximum"] < 0.05 < 0.8 < seen["a flat maximum"]
 print({title: round(loss, 3) for title, loss in seen.items()})
 
 # %% [markdown]
+# How broad must a hill be? In JupyterLab you can turn its width and the shift. Put this into a new cell:
+#
+# ```python
+# from ipywidgets import interact
+#
+# @interact(width=(0.05, 1.0, 0.05), shift=(0.0, 1.0, 0.05))
+# def turned(width, shift):
+#     kept = hill(torch.tensor(shift), width).item()
+#     print(f"the other network keeps {kept:.0%} of the height")
+# ```
+#
 # So the thesis looks for flat maxima: it subtracts the length of the gradient, which is small where the loss is flat. An
 # attack that climbs the dash-dotted line is drawn to the broad hill.
 #

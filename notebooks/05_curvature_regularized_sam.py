@@ -146,6 +146,18 @@ fig
 # The arrow that was read uphill is longer than the one at $w$, and it points more along the first weight. SAM walks
 # faster down the steep walls of a valley than SGD does.
 #
+# In JupyterLab you can turn $\rho$ yourself; at zero SAM is SGD. Put this into a new cell:
+#
+# ```python
+# from ipywidgets import interact
+#
+# @interact(rho=(0.0, 1.0, 0.05))
+# def turned(rho):
+#     uphill = slope(w + rho * v)
+#     there = w - 0.1 * uphill
+#     print(f"reads {shown(uphill)}, steps to {shown(there)}, loss {loss(there):.3f}")
+# ```
+#
 # ### The equations
 #
 # SAM minimises the loss at the worst point of a small ball around the weights:

@@ -56,6 +56,14 @@ def browser():
         launched.close()
 
 
+@pytest.fixture(scope="session")
+def committed_results() -> str:
+    """The page of results of what is committed, which takes ten seconds."""
+    from advlib.press import results_page
+
+    return results_page.markdown()
+
+
 def tiny_model(seed: int = 0, classes: int = 10, scale: float = 4.0) -> Normalized:
     """conv, BatchNorm with statistics of its own, ReLU, pooling, linear; eval mode; for images of 8 pixels and more."""
     with torch.random.fork_rng(devices=[]):

@@ -237,7 +237,7 @@ def compare_sizes(mode, x, close):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mode", RESIZES)
-@pytest.mark.parametrize("shape", [(4, 3, 20, 16), (5, 1, 5, 9), (1, 3, 1, 1), (2, 4, 8, 64)])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 16), (5, 1, 5, 9), (1, 3, 1, 1), (1, 4, 8, 64)])
 def test_resizes_are_the_same_in_every_mode_at_every_size(shape, mode, layout):
     x = images(shape, layout)
     out, _ = compare_sizes(RESIZES[mode], x, 1e-4)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jupytext
 import nbformat
 import pytest
 import torch
@@ -124,6 +125,50 @@ def test_instructors_name_the_chapters_that_take_n():
     named = re.search(r"Chapters ([^.]*?) also take `-p n=20`", page)[1]
     takes = [n.removeprefix("0") for n, source in SOURCES.items() if "n" in chapters.parameters(source)]
     assert sorted(re.split(r", | and ", named)) == sorted(takes)
+
+
+# --- what they invite to turn ----------------------------------------------------------------------------------------
+
+
+def invitations(source):
+    """Code cells before each block of a chapter that has sliders, and the block itself."""
+    before, found = [], []
+    for cell in jupytext.read(source).cells:
+        if cell.cell_type == "code":
+            before.append(cell.source)
+        else:
+            blocks = re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+            found += [(before[:], block) for block in blocks if "interact" in block]
+    return found
+
+
+@pytest.mark.parametrize("number", ["00", "02", "03", "05"])
+def test_sliders_turn(number, tmp_path, monkeypatch, capsys):
+    """At both ends, after the cells before them, at smoke scale."""
+    import ipywidgets
+
+    ends = []
+
+    def interact(**sliders):
+        def turned(function):
+            for end in (0, 1):
+                capsys.readouterr()
+                function(**{name: slider[end] for name, slider in sliders.items()})
+                ends.append(capsys.readouterr().out)
+            return function
+
+        return turned
+
+    monkeypatch.setattr(ipywidgets, "interact", interact)
+    monkeypatch.setenv(chapters.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    ((before, block),) = invitations(SOURCES[number])
+    scope = {}
+    for source in before:
+        exec(source, scope)
+        scope["scale"] = "smoke"
+    exec(block, scope)
+    assert len(set(ends)) == 2 and all(ends)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -122,8 +122,8 @@ def test_numbers_of_other_data_or_budgets_are_not_subtracted():
     assert f'data-value="{other.ours.iloc[0]:g}"' in shown
 
 
-def test_every_table_has_its_rows_as_a_file_and_agreement_is_explained():
-    page = results_page.markdown()
+def test_every_table_has_its_rows_as_a_file_and_agreement_is_explained(committed_results):
+    page = committed_results
     blocks = re.findall(r'<section class="result".*?</section>', page, re.DOTALL)
     assert len(blocks) > 50
     for block in blocks:
