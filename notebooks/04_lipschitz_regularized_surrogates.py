@@ -307,11 +307,12 @@ for name, w in found.items():
 assert found["none"][1] == 3 and found["LRS-1"][1] < 1
 
 # %%
-axis = torch.linspace(-0.5, 0.5, 41)
-around = torch.stack(torch.meshgrid(axis + 0.5, axis, indexing="xy"), -1).double()
+across, ahead = torch.linspace(-1, 0.2, 41), torch.linspace(-0.6, 0.6, 41)
+around = torch.meshgrid(across + 0.5, ahead, indexing="xy")
+around = torch.stack(around, -1).double()
 panels = {f"penalty: {k}": F.softplus(-around @ w).numpy() for k, w in found.items()}
 names = "change of the first pixel", "change of the second pixel", "loss (nats)"
-fig = al.plotting.surface(axis.numpy(), axis.numpy(), panels, *names)
+fig = al.plotting.surface(across.numpy(), ahead.numpy(), panels, *names)
 al.plotting.save(fig, "fig_4_f_two_weights", RUN)
 fig
 
@@ -833,7 +834,7 @@ al.plotting.save(fig, f"fig_4_b_fine_tuning_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *The run of this page, on shapes: accuracy hardly moves, and the constants fall by less than half.*
+# *The run of this page, on shapes: accuracy moves by a point or so, and all but tuned end at smaller constants.*
 #
 # ### How smooth did they become? Eq. 4.11
 #
@@ -947,7 +948,7 @@ al.plotting.save(fig, f"fig_4_1_surfaces_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *Figure 4.1 on the run that you repeat, on shapes: the contours of the smooth surrogates lie further apart.*
+# *Figure 4.1 on the run that you repeat, on shapes: the walls around the image are lower on LRS-2, LRS-F and adv.*
 #
 # One image is an anecdote. How far from a plane is the loss within the budget, on all of them? The second difference
 # $|\ell(x + u) + \ell(x - u) - 2 \ell(x)|$ for random signs $u$ of 4/255 is zero on a plane:
@@ -1163,8 +1164,9 @@ al.plotting.save(fig, f"fig_4_g_linbp_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *An image of `shapes`, its gradient, and the gradient with LinBP from a late layer on, from an earlier one, and from a much
-# earlier one. Grey is zero, and colours are the three channels.*
+# *An image of shapes, its gradient, and the gradient with LinBP from a late layer on, from an earlier one, and from a much
+# earlier one. Grey is zero, colours are the three channels, and each gradient has its own scale.* The first two are much like the
+# gradient. The last is another thing.
 #
 # ### Admix: mix other images in
 #
@@ -1234,8 +1236,8 @@ al.plotting.save(fig, f"fig_4_i_taig_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *Above, five points on the way from black to an image. Below, the gradient at each of them: they are not alike, and TAIG takes
-# their mean.* The variant of the tables, TAIG-R, adds noise to each point of the path.
+# *Above, five points on the way from black to an image. Below, the gradient at each of them, on its own scale: they are not alike,
+# and TAIG takes their mean.* The variant of the tables, TAIG-R, adds noise to each point of the path.
 #
 # ### ILA++: push what a middle layer sees
 #

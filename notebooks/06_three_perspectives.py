@@ -257,7 +257,7 @@ print("switched off, it is MI-FGSM")
 # ## 6.2 What a combination costs
 #
 # Count the passes of one image through a network. MI-FGSM takes one a step. RE and SIM take one for each copy, and their copies
-# multiply: every darkened copy is erased anew. GNP reads two gradients in place of one. An ensemble runs all its networks. EM,
+# multiply: every erased copy is darkened several times. GNP reads two gradients in place of one. An ensemble runs all its networks. EM,
 # DIM, TIM, and LRS-F once it is trained, add nothing.
 #
 # By hand, with $T = 10$ steps and three copies: EM-RE takes $10 \cdot 3 = 30$, EM-RE with GNP $10 \cdot 3 \cdot 2 = 60$, and all of
@@ -355,7 +355,7 @@ for table, networks in ((table_6_1, 1), (table_6_2, 2)):
         assert counts[named(d, o, m, c)] == wanted
 
 
-# %%
+# %% tags=["hide-input"]
 def summary(rows):
     """By kind of target: mean black-box success of each attack, and its passes."""
     rows = al.results.mark_white_box(rows[rows.metric == "asr"])
@@ -366,13 +366,13 @@ def summary(rows):
     return parts
 
 
-# %%
+# %% tags=["hide-input"]
 def unbroken(table):
     """A number and its interval stay on one line."""
     return table.replace(" ", "\N{NO-BREAK SPACE}", regex=True)
 
 
-# %%
+# %% tags=["hide-input"]
 def by_kind(parts):
     """Passes, and success with its interval for each kind of target."""
     cells = {}
@@ -398,7 +398,7 @@ runs[own] = {"one surrogate": table_6_1, "two": table_6_2}
 shown = {(run, k): summary(rows) for run in runs for k, rows in runs[run].items()}
 
 
-# %%
+# %% tags=["hide-input"]
 def caption(run, surrogates):
     """What a table was measured on."""
     rows = runs[run][surrogates]
@@ -407,7 +407,7 @@ def caption(run, surrogates):
     return f"{where}, {right} images, from {surrogates}"
 
 
-# %%
+# %% tags=["hide-input"]
 def tell(run, view):
     """A view of both tables of a run."""
     for surrogates in runs[run]:
@@ -458,18 +458,31 @@ def effects(rows, composite):
     return pd.DataFrame(found).T
 
 
-# %%
-def main_effects(parts):
-    """All kinds of targets side by side."""
-    columns = {}
+# %% tags=["hide-input"]
+def of_all(parts):
+    """`effects` on MI and on Composite, for each kind of target."""
     for kind, rows in parts.items():
         of = {"MI": effects(rows, False), "Composite": effects(rows, True)}
-        of = pd.concat(of, names=["on", "technique"])
+        yield kind, pd.concat(of, names=["on", "technique"])
+
+
+# %% tags=["hide-input"]
+def main_effects(parts):
+    """The main effect of each technique with its interval."""
+    columns = {}
+    for kind, of in of_all(parts):
         bounds = zip(of.effect, of.low, of.high, strict=True)
-        told = [f"{e:+.1f} [{low:+.0f}, {high:+.0f}]" for e, low, high in bounds]
-        columns[kind, "effect"] = told
+        columns[kind] = [f"{e:+.1f} [{a:+.0f}, {b:+.0f}]" for e, a, b in bounds]
+    return unbroken(pd.DataFrame(columns, index=of.index))
+
+
+# %% tags=["hide-input"]
+def alone_and_on_both(parts):
+    """What each technique adds alone, and what it adds to both others."""
+    columns = {}
+    for kind, of in of_all(parts):
         pairs = zip(of.alone, of["on both"], strict=True)
-        columns[kind, "alone, on both"] = [f"{a:+.0f}, {b:+.0f}" for a, b in pairs]
+        columns[kind] = [f"{alone:+.1f}, {both:+.1f}" for alone, both in pairs]
     return unbroken(pd.DataFrame(columns, index=of.index))
 
 
@@ -478,17 +491,28 @@ for run in committed:
     tell(run, main_effects)
 
 # %% [markdown]
-# *Points of black-box success.* From one surrogate LRS-F has the only clear effects on MI-FGSM, and they have both signs. EM-RE adds
-# more on both others than alone where targets are undefended or defended, within the intervals. On Composite, which is weak on
-# 32 pixels, its effect is larger, and from two surrogates it is clear. GNP adds nothing anywhere.
+# *Main effects in points of black-box success, with intervals of 95 %.* From one surrogate LRS-F has the only clear effects on
+# MI-FGSM, and they have both signs. On Composite, which is weak on 32 pixels, EM-RE has a larger effect than on MI-FGSM; from two
+# surrogates it is clear where targets are undefended or defended. GNP adds nothing anywhere.
+
+# %%
+for run in committed:
+    tell(run, alone_and_on_both)
+
+# %% [markdown]
+# *Points added to neither of the other two, and to both.* On MI-FGSM and from one surrogate, EM-RE adds more to both others than alone
+# where targets are undefended or defended. That is what complementary would look like; it is within the intervals.
 
 # %% tags=["hide-output"]
 tell(own, main_effects)
+tell(own, alone_and_on_both)
 
 # %% [markdown]
 # On `shapes` no effect is clear.
 #
 # ## 6.6 What does a pass buy? Figure 6.1
+#
+# Each of the sixteen attacks has a cost and a success. Which of them would you run?
 
 
 # %%
@@ -505,7 +529,7 @@ def leaderboard(run):
 
 
 # %% [markdown]
-# ![Six panels of success against passes on CIFAR-10, for three kinds of targets, from one surrogate and from two. In each, the cheapest attacks are at or near the top, and the most expensive ones far below, except against adversarially trained networks from two surrogates, where all are low.](../figures/06/fig_6_1_leaderboard_cifar10.svg)
+# ![Six panels of success against passes on CIFAR-10, for three kinds of targets, from one surrogate and from two. Against undefended and defended targets the cheapest attacks are near the top, and the most expensive far below. Against adversarially trained ones cost makes little difference; from one surrogate the attacks on the smooth network lie at a quarter, and the others below a tenth.](../figures/06/fig_6_1_leaderboard_cifar10.svg)
 #
 # *Figure 6.1 on CIFAR-10: all sixteen attacks, success against cost, with 95 % intervals. Filled and named is the Pareto front,
 # which no cheaper attack reaches. The cost of fine-tuning the surrogate, paid once, is not in it.* More passes buy next to nothing
@@ -591,13 +615,13 @@ fewer = replace(flat, images=more[: RUN["few"]])
 table_6_4 = fewer.means("6.4", "local_lipschitz", constant, surrogates)
 
 
-# %%
+# %% tags=["hide-input"]
 def interval(value, low, high):
     """A number with its interval."""
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-# %%
+# %% tags=["hide-input"]
 def flat_surrogates(success, slopes):
     """Accuracy, local Lipschitz constant and black-box success of MI-FGSM."""
     names, listed = list(dict.fromkeys(success.attack)), al.weights.manifest()
@@ -612,7 +636,7 @@ def flat_surrogates(success, slopes):
     return unbroken(found)
 
 
-# %%
+# %% tags=["hide-input"]
 def counted_right(run, success, slopes):
     """What the table of `flat_surrogates` was measured on."""
     of, right = success.iloc[0], success[success.metric == "asr"].n.min()
@@ -634,7 +658,7 @@ for run, tables in measured.items():
 CLAIMS = [("SAM", "SGD"), ("CR-SAM", "SGD"), ("CR-SAM", "SAM")]
 
 
-# %%
+# %% tags=["hide-input"]
 def judged(success):
     """On how many targets the first is ahead of the second, and on how many clearly."""
     success = al.results.mark_white_box(success[success.metric == "asr"])
