@@ -233,7 +233,7 @@ def equation_4_9(loss, x, d, h_1):
 
 
 # %% [markdown]
-# In `advlib` it is `al.lipschitz.lrs1`. On the two pixels both give the squared length of the gradient, to a percent:
+# In `advlib` it is `al.lipschitz.lrs1`. On the two pixels both give the squared length of the gradient, to a few percent:
 
 # %% tags=["nbval-check-output"]
 d = -torch.tensor([0.6, 0.8])  # uphill for the loss: away from (3, 4)
@@ -515,7 +515,7 @@ fig
 # | | `form="text"`: eq. 4.9 and 4.10 | `form="reference"`: as in published code |
 # |:--|:--|:--|
 # | LRS-1 | $\dfrac{1}{N} \sum_i s_i^2$ | $\dfrac{1}{2} \left(0.2 \cdot \dfrac{1}{N} \sum_i s_i\right)^2$ |
-# | LRS-2 | $\dfrac{1}{N} \sum_i \|\Delta_i\|_2^2 \, / \, h_2^2$ | $\dfrac{1}{N} \sum_i \|\Delta_i\|_2 \, / \, N$ |
+# | LRS-2 | $\dfrac{1}{N} \sum_i \lVert\Delta_i\rVert_2^2 \, / \, h_2^2$ | $\dfrac{1}{N} \sum_i \lVert\Delta_i\rVert_2 \, / \, N$ |
 #
 # Three things differ. The published code takes the gradient of the batch's *mean* loss, which is where the $1/N$ comes from.
 # Its images are normalised, so that a pixel is about 0.2 of theirs. And its second-order term is neither squared nor divided
@@ -581,7 +581,7 @@ terms.map("{:.3g}".format)
 # 32-pixel image by far less in the mean. The same penalty in both precisions, image by image:
 
 
-# %%
+# %% tags=["hide-input"]
 def slopes(h, dtype):
     """LRS-1 of the batch's images in autocast to a type."""
     coarse = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -722,7 +722,7 @@ print("one step of Algorithm 3 and of advlib: the same weights")
 # %% [markdown]
 # ### Five fine-tunings
 #
-# All five follow the thesis:
+# All five have the constants of the thesis, in the reference form:
 #
 # | learning rate | momentum | weight decay | batch | $\lambda_1$, $\lambda_2$ | $h_1$ | $h_2$ | form |
 # |--:|--:|--:|--:|--:|--:|--:|:--|
@@ -756,7 +756,7 @@ def watched(net):
     return {CONSTANT: constant.mean().item(), SLOPE: norms.square().mean().item()}
 
 
-# %%
+# %% tags=["hide-input"]
 def tell(name, total, row):
     """A line after each epoch."""
     facts = [f"{row['seconds']:.0f} s", f"{row['val_accuracy']:.1%}"]
@@ -764,7 +764,7 @@ def tell(name, total, row):
     print(f"{name}: {row['epoch']}/{total}, {', '.join(facts)}", flush=True)
 
 
-# %%
+# %% tags=["hide-input"]
 def on_photographs(name):
     """Fine-tune a network of ImageNet, or take up an earlier run; its facts."""
     if retrain:
@@ -776,7 +776,7 @@ def on_photographs(name):
     return before | {"recipe": {"epochs": ""}}, there
 
 
-# %%
+# %% tags=["hide-input"]
 def on_32_pixels():
     """Train what is missing or wanted anew; the facts of all."""
     names = VARIANTS.values(), retrain
@@ -857,7 +857,7 @@ print(f"local Lipschitz constant: {found:.2f}")
 # ### Table 4.5: local Lipschitz constants
 
 
-# %%
+# %% tags=["hide-input"]
 def by_radius(rows):
     """A row for each network, a column for each radius."""
     order = rows.attack.unique()
@@ -867,7 +867,7 @@ def by_radius(rows):
     return wide.assign(**{"times smaller": factor}).rename_axis(None)
 
 
-# %%
+# %% tags=["hide-input"]
 def with_accuracy(rows, own):
     """Table 4.5 beside what the networks cost in accuracy."""
     listed = al.weights.manifest()
@@ -954,7 +954,7 @@ fig
 # $|\ell(x + u) + \ell(x - u) - 2 \ell(x)|$ for random signs $u$ of 4/255 is zero on a plane:
 
 
-# %%
+# %% tags=["hide-input"]
 @torch.no_grad()
 def bend(net):
     """The second difference along random signs, per image."""
@@ -1006,7 +1006,7 @@ config = {"n": len(part), "targets": [*models, *hard]}
 signs = al.results.ResultTable(path, "4.5", scale, dataset, device, seed, config, key)
 
 
-# %%
+# %% tags=["hide-input"]
 def agreements(name, net, theirs):
     """The rows of one surrogate: means over the targets of a kind."""
     ours = up(net)
@@ -1025,7 +1025,7 @@ for name, net in networks.items():
         signs.add(list(agreements(name, net, theirs)))
 
 
-# %%
+# %% tags=["hide-input"]
 def agreed(rows):
     """Agreement by surrogate and kind of target, with its interval."""
     each = zip(rows.value, rows.ci_low, rows.ci_high, strict=True)
@@ -1386,7 +1386,7 @@ book.show(table_4_3)
 book.beside("4.3", table_4_3)
 
 # %% [markdown]
-# On `shapes` nothing transfers at this budget, on any surrogate.
+# On `shapes` next to nothing transfers at this budget, from any surrogate.
 #
 # ## 4.10 Six secured networks: Table 4.4
 #
@@ -1520,7 +1520,7 @@ display(Markdown(f"*{dataset}, {scale} scale, {said}*"))
 fig
 
 # %% [markdown]
-# *Figure 4.3 on the run that you repeat, on shapes: the same, with wide intervals.*
+# *Figure 4.3 on the run that you repeat, on shapes: success is low, and only the largest weight of either penalty stands out.*
 
 # %% tags=["hide-output"]
 clean = pd.Series({name: kept(net) for name, net in nets.items()}, name="accuracy (%)")
@@ -1533,7 +1533,7 @@ clean.round(1).to_frame().join(success)
 # The picture at the head of this page is drawn here, from Tables 4.1, 4.2 and 4.4.
 
 
-# %%
+# %% tags=["hide-input"]
 def above_pgd(table, data):
     """(kind of target, run, surrogate, its points above PGD with their interval)."""
     for row in al.claims.gains(kept_rows(table, data), "PGD").itertuples():
