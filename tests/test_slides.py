@@ -169,6 +169,16 @@ def smooth_surrogates():
     ]
 
 
+def agreement_of_signs():
+    rows = results.committed("4.5", "laptop", "cifar10", stem="agreement_of_signs")
+    value = rows.pivot(index="attack", columns="target", values="value")[[claims.UNDEFENDED, claims.TRAINED]]
+    widest = (rows.ci_high - rows.value).max()
+    return [
+        *(f"| {k} | {' | '.join(f'{v:.1f}' for v in value.loc[k])} |" for k in ("original", "LRS-1", "LRS-2", "LRS-F")),
+        f"n = {rows.n.min()}; intervals of up to {widest:.1f} points",
+    ]
+
+
 def from_behind():
     rows = results.mark_white_box(results.committed("3.5", "laptop", "imagenet"))
     row = claims.gains(rows, "MI-FGSM").set_index("attack").loc["MI-FGSM, backward, one step"]
@@ -323,7 +333,7 @@ WRITTEN = {
         *from_behind(),
         f"(3.3: {committed('3.3').n.min()})",
     ],
-    "04": lambda: [*smooth_surrogates(), *secured_targets()],
+    "04": lambda: [*smooth_surrogates(), *secured_targets(), *agreement_of_signs()],
     "05": equal_cost,
     "06": lambda: [*three_perspectives(), *flat_minima()],
     "A1": zoo,

@@ -163,7 +163,8 @@ def _plain_ticks(ax: plt.Axes, at: Sequence[float]) -> None:
         ax.set_xticks([], minor=True)
     elif ax.get_xscale() == "linear" and all(value == int(value) for value in at):
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if ax.get_yscale() == "log":
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log" and high < 1e4 * low:  # over more, the numbers would stand on one another
         ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
@@ -279,10 +280,12 @@ def front(
                 look = {"color": COLOURS[5], "marker": "o", "markerfacecolor": face, "markeredgecolor": COLOURS[0]}
                 ax.errorbar(x, y, [[y - low], [high - y]], lw=0.7, capsize=2, zorder=3, **look)
             ax.step(*zip(*(points[name] for name in best), strict=True), where="post", color=COLOURS[2], lw=1.2)
-            for k, name in enumerate(best):  # names of neighbours at the same height would stand on one another
-                ax.annotate(name, points[name], (4, (5, -10)[k % 2]), textcoords="offset points", fontsize=6)
-            ax.set(title=title, xscale="log")
             costs = sorted({x for x, _ in points.values()})
+            for k, name in enumerate(best):  # names of neighbours at the same height would stand on one another
+                beside = (4, "left") if points[name][0] ** 2 < costs[0] * costs[-1] else (-4, "right")
+                look = {"ha": beside[1], "zorder": 4, "fontsize": LEGEND}
+                ax.annotate(name, points[name], (beside[0], (6, -12)[k % 2]), textcoords="offset points", **look)
+            ax.set(title=title, xscale="log")
             if len(costs) > 8:  # they would stand on one another: powers of ten
                 costs = [10.0**k for k in range(9) if costs[0] <= 10.0**k <= costs[-1]]
             ax.set_xticks(costs, [f"{x:g}" for x in costs])
