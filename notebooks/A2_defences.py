@@ -125,7 +125,7 @@ z, label = torch.tensor([[[[0.3, 0.6]]]]), torch.tensor([1])
 worst = al.attacks.i_fgsm(line, z, label, eps=0.1)
 before, after = ((weights * image.flatten()).sum() for image in (z, worst))
 assert torch.allclose(before - after, 0.1 * weights.abs().sum())
-print([round(p, 2) for p in worst.flatten().tolist()], f"score {before:.1f} to {after:.1f}")
+print("score", f"{before:.1f} to {after:.1f}, at", worst.flatten().tolist())
 
 # %% [markdown]
 # A network of more layers has no such formula. PGD (projected gradient descent) takes its place: some steps uphill from a
@@ -146,6 +146,7 @@ x8, y8 = torch.tensor(first + second)[:, None, None], torch.tensor([0] * 4 + [1]
 reach = 0.1
 
 
+# %%
 def learned(objective, steps=100):
     """A network of two weights that has lowered the objective."""
     torch.manual_seed(0)
@@ -163,8 +164,14 @@ nets = {"plain training": learned(al.objectives.Classification())}
 worst_case = al.objectives.Adversarial(eps=reach, steps=1, alpha=2 * reach)
 nets["adversarial training"] = learned(worst_case)
 
+
 # %%
-panels = {title: lambda z, net=net: net[1](z).diff(dim=-1)[..., 0] for title, net in nets.items()}
+def score(net):
+    """Images of two pixels, (..., 2), to the second logit less the first."""
+    return lambda z: net[1](z).diff(dim=-1)[..., 0]
+
+
+panels = {title: score(net) for title, net in nets.items()}
 classes8 = {"first class": x8[:4, 0, 0], "second class": x8[4:, 0, 0]}
 fig = al.plotting.boundaries(classes8, panels, reach)
 al.plotting.save(fig, "fig_A2_3_two_pixels", RUN)
@@ -175,11 +182,11 @@ fig
 # images, and cuts half of the squares. Adversarial training gives up two images, and cuts no square of the others.*
 
 # %%
-rows = {}
+rows, heads = {}, ("right, clean (of 8)", "right, attacked (of 8)")
 for title, net in nets.items():
     attacked = al.attacks.i_fgsm(net, x8, y8, eps=reach)
     named = [(net(images).argmax(1) == y8).sum().item() for images in (x8, attacked)]
-    rows[title] = dict(zip(("right, clean (of 8)", "right, attacked (of 8)"), named, strict=True))
+    rows[title] = dict(zip(heads, named, strict=True))
 two = pd.DataFrame(rows).T
 assert (two.loc["plain training"] == [8, 4]).all()
 assert (two.loc["adversarial training"] == [6, 6]).all()
@@ -231,7 +238,8 @@ listed, rows = al.weights.manifest(), {}
 for name in (*al.nets.FAMILIES, *al.secured.OURS):
     if e := listed.get(f"{dataset}/{name}"):
         rows[name] = {"parameters (thousands)": round(e["parameters"] / 1000)}
-        rows[name] |= {"right, clean (%)": round(100 * e["accuracy"], 1), "images": e["n"]}
+        right = round(100 * e["accuracy"], 1)
+        rows[name] |= {"right, clean (%)": right, "images": e["n"]}
         rows[name] |= {"epochs": e["recipe"]["epochs"], "trained on": e["trained_on"]}
         objective = e["recipe"].get("objective", "Classification").split("(")[0]
         rows[name]["minimises"] = objective
@@ -239,7 +247,8 @@ display(Markdown(f"*{dataset}, test images; for a purifier, of the VGG behind it
 pd.DataFrame(rows).T.fillna("")
 
 # %%
-images = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n).to(device)
+photographs = "imagenet_compatible"
+images = al.datasets.load(dataset if ours else photographs, "test", n).to(device)
 VGG = al.purification.CLASSIFIER
 plain_name = "Inc-v3" if in_print else VGG if ours else "efficientnet_lite1"
 plain = "timm/inception_v3.tf_in1k" if in_print else f"{dataset}/{plain_name}"
@@ -267,6 +276,7 @@ def right(answer, data, attack=lambda x, y, index: x):
     return hits
 
 
+# %%
 def classes(model):
     """Images to the classes that a network names."""
     return lambda x: model(x).argmax(1)
@@ -280,14 +290,15 @@ for name, model in {plain_name: plain, **trained}.items():
     hits = [right(answer, images), right(answer, images, partial(pgd, model))]
     low, high = al.intervals.wilson(hits[1], n)
     rows[name] = {"right, clean (%)": round(100 * hits[0] / n, 1)}
-    rows[name] |= {head: round(100 * hits[1] / n, 1), "95 % interval": f"{low:.0f} to {high:.0f}"}
+    rows[name][head] = round(100 * hits[1] / n, 1)
+    rows[name]["95 % interval"] = f"{low:.0f} to {high:.0f}"
 said = f"PGD with {2 * steps} steps, {n} test images"
 display(Markdown(f"*{dataset}, {scale} scale, {said}*"))
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# Without a defence nothing is left. PGD training keeps most of it. The one-step training against other networks is not
-# meant for attackers of this kind, and keeps little.
+# Without a defence nothing is left. PGD training keeps most of it on `shapes`. The one-step training against other networks is
+# not meant for attackers of this kind, and keeps little.
 #
 # ## Nine defences
 #
@@ -296,7 +307,8 @@ pd.DataFrame(rows).T
 # Here they all are, over our networks; each is explained below.
 
 # %%
-nine = al.secured.nine(dataset, seed, checkpoints) if not independent else al.secured.stand_ins(seed)
+guards = partial(al.secured.nine, dataset, seed, checkpoints)
+nine = al.secured.stand_ins(seed) if independent else guards()
 nine = {name: guard.to(device) for name, guard in nine.items()}
 if left_out := [name for name in al.secured.NINE if name not in nine]:
     files = "for want of the authors' files (`advlib/defenses/authors.py`)"
@@ -316,8 +328,9 @@ adv = torch.cat([attack(b.x, b.y, index=b.index) for b in images.batches(100)])
 draw = al.draws.Draw(seed, images.index, stream=al.draws.Stream.DEFENCE)
 
 
+# %%
 def views(name):
-    """What a defence shows its network of the images and of the attacked ones, on the same random draw."""
+    """What a defence makes of the images and of the attacked ones, on one draw."""
     if name not in nine:
         return images.x, adv
     with torch.no_grad():
@@ -326,23 +339,27 @@ def views(name):
 
 # %%
 def group(*names):
-    """The picture of a group, and of each how much of the change is left."""
-    rows, notes = {}, {}
+    """The picture of a group."""
+    rows = {}
     for name in ("no defence", *filter(nine.get, names)):
         clean, changed = (x[:2] for x in views(name))
         change = 0.5 + 8 * (changed - clean)
         rows[name] = [x[k] for k in range(2) for x in (clean, changed, change)]
-    titles = ["image", "attacked", "change, x 8"] * 2
-    fig = al.plotting.gallery(rows, titles, side=0.92)
-    al.plotting.save(fig, f"fig_A2_views_{len(names)}_{names[0]}_{dataset}".replace("&", ""), RUN)
+    fig = al.plotting.gallery(rows, ["image", "attacked", "change, x 8"] * 2, side=0.92)
+    file = f"fig_A2_views_{names[0].replace('&', '')}_{dataset}"
+    al.plotting.save(fig, file, RUN)
     return fig
 
 
+# %%
 def left(*names):
-    """Mean size of the change behind each defence, as a share of that in front of it."""
-    sizes = {name: (views(name)[1] - views(name)[0]).abs().mean().item() for name in names if name in nine}
-    shares = {name: 100 * size / (adv - images.x).abs().mean().item() for name, size in sizes.items()}
-    return pd.Series(shares, name="change left (%)").round().astype(int).to_frame()
+    """Mean size of the change behind each defence, as a share of the attack's."""
+    sizes = {}
+    for name in ("no defence", *filter(nine.get, names)):
+        clean, changed = views(name)
+        sizes[name] = (changed - clean).abs().mean().item()
+    shares = 100 * pd.Series(sizes, name="change left (%)") / sizes["no defence"]
+    return shares.round().astype(int).to_frame()
 
 
 # %% [markdown]
@@ -393,7 +410,7 @@ pixels = torch.tensor([120.0, 130.0])
 for change in ([0, 0], [8, -8], [8, 8]):
     waves = basis @ (pixels + torch.tensor(change))
     kept = basis.T @ (25 * (waves / 25).round())
-    print(f"change {change!s:8} waves {waves.round().tolist()!s:15} back {kept.round().tolist()}")
+    print(change, "waves", waves.round().tolist(), "back", kept.round().tolist())
 
 # %% [markdown]
 # The flicker is gone. The smooth change is not: it moved one wave over the edge to the next step, and came out
@@ -472,8 +489,9 @@ fig
 
 # %% tags=["nbval-check-output"]
 error = torch.tensor([0.1, -0.2])
-print(f"error in pixels {error.abs().sum():.1f}, in the score {(weights * error).sum().abs():.1f}")
-assert (weights * error).sum().abs() < 1e-6
+in_score = (weights * error).sum().abs()
+print(f"error in pixels {error.abs().sum():.1f}, in the score {in_score:.1f}")
+assert in_score < 1e-6
 
 # %%
 source = inspect.getsource(al.objectives.GuidedDenoising.__call__)
@@ -490,15 +508,16 @@ print(dedent(source[source.index("adv =") - 8 :]))
 # By hand: how often does the noise turn a bit over that is said as 10, and one that is said as 100?
 
 # %% tags=["nbval-check-output"]
-flips = {said: torch.special.ndtr(torch.tensor(-said / 20)).item() for said in (10.0, 100.0)}
-print({said: f"{share:.5f}" for said, share in flips.items()})
-assert flips[10.0] > 0.3 and flips[100.0] < 1e-6
+said = torch.tensor([10.0, 100.0])
+flips = torch.special.ndtr(-said / 20)  # the share of the noise that is beyond it
+print([f"{share:.5f}" for share in flips.tolist()])
+assert flips[0] > 0.3 and flips[1] < 1e-6
 
 # %% [markdown]
-# A small change of the image changes the loud bits seldom. That is the hope.
+# A small change of the image seldom changes a loud bit. That is the hope.
 #
-# **NRP** (neural representation purifier) needs no label and no classifier that is attacked. It makes its own attacks, which move the
-# features $F$ of a network as far as they can, and learns to bring the features back:
+# **NRP** (neural representation purifier) needs no label. It makes its own attacks, which move the features $F$ of a
+# network as far as they can, and learns to bring the features back:
 #
 # $$x' = \arg\max_{\|x' - x\|_\infty \le \epsilon} \left\| F(x') - F(x) \right\|, \qquad
 # \min_D \; \mathbb{E} \left\| F(D(x')) - F(x) \right\|_1 + \ldots$$
@@ -541,11 +560,12 @@ pd.DataFrame(rows, ["the defence", "gradient"]).T
 # Accuracy on clean images. RS may decline to answer, which is neither right nor wrong.
 
 # %%
-clean = al.datasets.load(dataset if ours else "imagenet_compatible", "test", n_clean).to(device)
+clean = al.datasets.load(dataset if ours else photographs, "test", n_clean).to(device)
 targets = {f"no defence ({plain_name})": plain, **nine, **trained}
 config = {"bfloat16": bfloat16}
 counted = "both right" if independent else "all right"
-book = al.experiment.Experiment(RUN, targets, images, eps_255, steps, seed, config, counted)
+setting = steps, seed, config, counted
+book = al.experiment.Experiment(RUN, targets, images, eps_255, *setting)
 
 
 # %%
@@ -568,9 +588,8 @@ display(Markdown(f"**Committed run**: {said}"))
 display(costs(cost_cifar))
 
 # %% [markdown]
-# HGD costs nothing. What was trained on attacks costs most among those that always answer, PGD training most of
-# all. RS gives up a third, about half of it by not answering, and its votes take the most time. The same on the run that you
-# repeat:
+# HGD costs nothing. Among those that always answer, PGD training costs most. RS gives up a third of the images, about half
+# of them by not answering, and its votes take the most time. The same on the run that you repeat:
 
 # %% tags=["hide-output"]
 cost = costs(book.accuracy("A2.1", clean))
@@ -590,10 +609,15 @@ cost
 # source networks in training, as their originals did.
 
 # %%
-names = [*zoo][:3] if independent else [*zoo] if in_print else ["resnet", "densenet", "resnext", "wrn"]
-surrogates = {name: zoo[name] for name in (["Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"] if in_print else names)}
-dtype = torch.bfloat16 if bfloat16 else None
-surrogates = {name: al.accelerate(net.to(device), dtype=dtype) for name, net in surrogates.items()}
+names = ["resnet", "densenet", "resnext", "wrn"]
+if in_print:
+    names = ["Inc-v3", "Inc-v4", "IncRes-v2", "Res-101"]
+if independent:
+    names = [*zoo][:3]
+fast = partial(al.accelerate, dtype=torch.bfloat16 if bfloat16 else None)
+surrogates = {name: fast(zoo[name].to(device)) for name in names}
+
+# %%
 one, every = next(iter(surrogates)), list(surrogates.values())
 together = al.results.ensemble_name(surrogates)
 sources = {one: surrogates[one], together: al.ensemble(every)}
@@ -627,14 +651,15 @@ committed = book.committed("2.5", targets=al.secured.NINE, whole=True)
 # %%
 def wrong(rows, cost):
     """Wrong answers (%) of every network under every attack from the ensemble."""
-    part = rows[(rows.metric == al.evaluation.ALL) & (rows.source == rows.source.iloc[-1])]
+    part = rows[rows.metric == al.evaluation.ALL]
+    part = part[part.source == part.source.iloc[-1]]
     part = part[part.eps_255 == part.eps_255.iloc[0]]
     wide = part.pivot(index="target", columns="attack", values="value")
     wide = wide.loc[cost.index, part.attack.unique()].rename_axis(columns=None)
     wide.insert(0, "clean", 100 - cost["right, clean (%)"] - cost["no answer (%)"])
-    setting = f"{part.dataset.iloc[0]}, {part.scale.iloc[0]} scale, {part.eps_255.iloc[0]:g}/255"
-    said = f"Wrong answers (%), {setting}, from {part.source.iloc[0]}"
-    display(Markdown(f"*{said}, {part.n.min():,} images*"))
+    row = part.iloc[0]
+    said = f"{row.dataset}, {row['scale']} scale, {row.eps_255:g}/255, {row.n:,} images"
+    display(Markdown(f"*Wrong answers (%), {said}, from {row.source}*"))
     return wide.round(1)
 
 
@@ -642,9 +667,9 @@ def wrong(rows, cost):
 wrong(everything, costs(cost_cifar))
 
 # %% [markdown]
-# Rounding and R&P hardly help. HGD halves what MI-FGSM does, and lets two thirds of EM-RE-Composite through. A likely reason:
-# what HGD saw in training has a rough texture, and TIM, a part of every composite, smooths it. The trained
-# networks are steadier, and RS is the steadiest.
+# Rounding and R&P hardly help. HGD halves the errors under MI-FGSM, and helps little against EM-RE-Composite. A likely reason:
+# what HGD saw in training has a rough texture, and TIM, a part of every composite, smooths it. The trained networks
+# are steadier, and RS is the steadiest.
 #
 # ### The run that you repeat
 
@@ -661,7 +686,8 @@ book.beside("2.5", table_2_5)
 # %% tags=["hide-output"]
 display(wrong(rows, cost))
 quiet = rows[(rows.metric == al.evaluation.ABSTAINED) & (rows.source == together)]
-quiet.set_index("attack")[["value", "n"]].round(1).rename(columns={"value": "RS gives no answer (%)"})
+quiet = quiet.rename(columns={"value": "RS gives no answer (%)"}).set_index("attack")
+quiet[["RS gives no answer (%)", "n"]].round(1)
 
 # %% [markdown]
 # On `shapes` few images count, so that only the large differences mean something. They are those of CIFAR-10: HGD, NIPS-r3
@@ -718,8 +744,9 @@ panels = {
     "votes for bright": {name: (z.tolist(), p.tolist()) for name, p in share.items()},
     "certified radius": {name: (z.tolist(), r.tolist()) for name, r in safe.items()},
 }
-names = ["the pixel (0 black, 1 white)"] * 2, ["share of the votes", "radius (pixel value)"]
-fig = al.plotting.curves(panels, *names, sharey=False)
+ylabels = ["share of the votes", "radius (pixel value)"]
+xlabel = "the pixel (0 black, 1 white)"
+fig = al.plotting.curves(panels, xlabel, ylabels, sharey=False)
 al.plotting.save(fig, "fig_A2_4_certificate_by_hand", RUN)
 fig
 
@@ -740,9 +767,16 @@ assert (safe["one edge at 0.3"][31:71] - (z[31:71] - edge)).abs().max() < 0.03
 #
 # By hand: if all $n$ votes agree, $\underline{p}^n = \alpha$. More votes give a longer radius, and never an infinite one.
 
+
 # %%
-bright = lambda x: torch.stack([edge - x.flatten(), x.flatten() - edge], 1)  # noqa: E731
+def bright(x):
+    """A network of one pixel and one edge."""
+    return torch.stack([edge - x.flatten(), x.flatten() - edge], 1)
+
+
 RS = al.defenses.RandomizedSmoothing(sigma=sigma, n=100, alpha=0.001)
+
+# %%
 found = {}
 for votes in (100, 1000, 10_000):
     (answer,), (radius,) = RS.certify(bright, torch.full((1, 1, 1, 1), 0.8), n=votes)
@@ -768,9 +802,9 @@ radii = [0.02 * k for k in range(31)]
 
 
 def certified(guard):
-    """Share (%) of the images that are right, and proven to be so within each radius."""
-    smoothing, network = guard.defence, guard.model
-    votes = [(b.y, *smoothing.certify(network, b.x, RUN["copies"], seed)) for b in few.batches(100)]
+    """Share (%) of the images that are right, and proven so within each radius."""
+    prove = partial(guard.defence.certify, guard.model, n=RUN["copies"], seed=seed)
+    votes = [(b.y, *prove(b.x)) for b in few.batches(100)]
     y, answers, reach = (torch.cat(parts) for parts in zip(*votes, strict=True))
     return [100 * ((answers == y) & (reach >= r)).float().mean().item() for r in radii]
 
@@ -778,7 +812,8 @@ def certified(guard):
 # %%
 proven = certified(nine["RS"])
 panels = {f"{dataset}, {len(few)} images": {"RS": (radii, proven)}}
-fig = al.plotting.curves(panels, "radius ($L_2$)", "right and proven (%)", ylim=(0, 100))
+names = "radius ($L_2$)", "right and proven (%)"
+fig = al.plotting.curves(panels, *names, ylim=(0, 100))
 al.plotting.save(fig, f"fig_A2_5_certificate_{dataset}", RUN)
 fig
 
@@ -800,15 +835,15 @@ print(f"The longest change within {eps_255[0]:g}/255 of every pixel: {longest:.2
 # %% [markdown]
 # ## Attackers who know
 #
-# So far the attacker did not know. Let us tell him. An *adaptive attack* attacks the network with its defence, as one function.
-# For that it needs a gradient through the defence. HGD and NRP are networks, so that their gradient is there. Two kinds of
+# So far the attacker did not know. An attacker who knows attacks the network with its defence, as one function: an
+# *adaptive attack*. For that it needs a gradient through the defence. HGD and NRP are networks, so that their gradient is there. Two kinds of
 # defence have none that is of use.
 #
 # ### A staircase: pass straight through (BPDA)
 #
 # Rounding is a staircase. Its slope is zero on every step, and infinite at the edges. An attack that follows the slope
-# does not move. But the staircase as a whole climbs, and the attacker can see that: on the way back he takes the identity
-# in place of the defence. That is *backward pass differentiable approximation*, BPDA:
+# does not move. But the staircase as a whole climbs. So the attack takes the identity in place of the defence on the way
+# back. That is *backward pass differentiable approximation*, BPDA:
 #
 # $$\hat{x} = D(x), \qquad \frac{\partial \hat{x}}{\partial x} := I, \qquad \text{so that} \quad
 # g = \nabla_{\hat{x}} \, \ell(f(\hat{x}), y)$$
@@ -841,6 +876,7 @@ def one_draw(z, phase):
     return 4 * z + 0.3 * torch.sin(30 * z + phase)
 
 
+# %%
 z = torch.linspace(0.25, 0.75, 201)
 phases = 2 * torch.pi * torch.arange(12) / 12
 mean = torch.stack([one_draw(z, phase) for phase in phases]).mean(0)
@@ -850,7 +886,8 @@ lines = {"no defence": 4 * z, "behind the defence": stairs(z)}
 draws = {"one draw": one_draw(z, phases[0]), "another": one_draw(z, phases[5])}
 draws["mean of 12 draws"] = mean
 panels = {"a staircase (BPDA)": lines, "random draws (EOT)": draws}
-panels = {t: {k: (z.tolist(), v.tolist()) for k, v in of.items()} for t, of in panels.items()}
+for title, of in panels.items():
+    panels[title] = {name: (z.tolist(), v.tolist()) for name, v in of.items()}
 fig = al.plotting.curves(panels, "the pixel (0 black, 1 white)", "loss (nats)")
 al.plotting.save(fig, "fig_A2_6_adaptive", RUN)
 fig
@@ -862,16 +899,19 @@ fig
 # %% tags=["nbval-check-output"]
 at = torch.tensor(0.45, requires_grad=True)
 (flat,) = torch.autograd.grad(stairs(at), at)
-(through,) = torch.autograd.grad(4 * al.defenses.straight_through(at, (8 * at).round() / 8), at)
+shown = al.defenses.straight_through(at, (8 * at).round() / 8)
+(bpda,) = torch.autograd.grad(4 * shown, at)
 slopes = torch.stack([torch.autograd.grad(one_draw(at, p), at)[0] for p in phases])
-print(f"staircase {flat:.0f}, BPDA {through:.0f}, draws {slopes.min():.0f} to {slopes.max():.0f}")
-assert flat == 0 and through == 4 and torch.isclose(slopes.mean(), torch.tensor(4.0), atol=1e-4)
+print(f"staircase {flat:.0f}, BPDA {bpda:.0f}")
+print(f"draws {slopes.min():.0f} to {slopes.max():.0f}, mean {slopes.mean():.0f}")
+assert flat == 0 and bpda == 4 and (slopes.mean() - 4).abs() < 1e-4
 
 # %% [markdown]
-# ### Told and untold
+# ### Told and not told
 #
-# PGD, once on the network without the defence and once on the whole. Straight through JPEG, over the mean of some draws
-# of R&P, exactly through HGD; and on the trained networks themselves. The target is always the defended network.
+# PGD, once on the network without the defence (*not told*) and once on the whole (*told*): straight through JPEG, over the
+# mean of some draws of R&P, exactly through HGD, and on the trained networks themselves. The target is always the
+# defended network.
 
 # %%
 told = {name: nine[name] for name in ("JPEG", "R&P", "HGD") if name in nine} | trained
@@ -884,16 +924,16 @@ knowing = replace(book, models=told, images=few, steps=2 * steps, eps_255=eps_25
 
 # %%
 def adaptive(rows):
-    """Wrong answers (%) of each target under PGD on the plain network and on the target itself."""
+    """Wrong answers (%) under PGD on the plain network, and on the target itself."""
     rows = rows[rows.metric == al.evaluation.ALL].set_index(["source", "target"])
     table = {}
     for name in dict.fromkeys(rows.index.get_level_values("target")):
         pair = rows.loc[("plain", name)], rows.loc[(f"{name}, told", name)]
         ends = [f"{r.value:.1f} ({r.ci_low:.0f} to {r.ci_high:.0f})" for r in pair]
         table[name] = dict(zip(("not told", "told"), ends, strict=True))
-    setting = f"{rows.dataset.iloc[0]}, {rows.scale.iloc[0]} scale, {rows.eps_255.iloc[0]:g}/255"
-    said = f"Wrong answers (%) and 95 % interval, {setting}, PGD"
-    display(Markdown(f"*{said}, {rows.n.min():,} test images*"))
+    row = rows.iloc[0]
+    said = f"{row.dataset}, {row['scale']} scale, {row.eps_255:g}/255, {row.n:,} images"
+    display(Markdown(f"*Wrong answers under PGD (%), 95 % interval; {said}*"))
     return pd.DataFrame(table).T
 
 
@@ -902,8 +942,8 @@ told_cifar = al.results.committed("A2.2", "laptop", "cifar10")
 display(adaptive(told_cifar))
 
 # %% [markdown]
-# This is the committed run on CIFAR-10. Told of it, the attacker is stopped by none of the three defences in front; only the
-# PGD-trained network holds in part. The run that you repeat:
+# This is the committed run on CIFAR-10. An attacker who is told is stopped by none of the three defences in front, and hardly
+# by ensemble adversarial training. Only the PGD-trained network holds in part. The run that you repeat:
 
 # %%
 rows = knowing.measure("A2.2", {"PGD": al.attacks.pgd}, through)
@@ -920,9 +960,10 @@ print("whoever knows the defence does at least as well against each:", min(least
 # The picture at the head of this page is drawn here, from Tables A2.1, 2.5 and A2.2.
 
 # %%
-NAMES = {"no defence (vgg)": "no defence", "vgg-pgd": "PGD-trained", "vgg-ens3": "ensemble-trained"}
-SHOWN = ["no defence", "Bit-Red", "JPEG", "FD", "R&P", "NIPS-r3", "RS", "HGD", "ComDefend", "NRP"]
-SHOWN += ["ensemble-trained", "PGD-trained"]
+NAMES = {"no defence (vgg)": "no defence"}
+NAMES |= {"vgg-pgd": "PGD-trained", "vgg-ens3": "ensemble-trained"}
+SHOWN = ["no defence", "Bit-Red", "JPEG", "FD", "R&P", "NIPS-r3", "RS"]
+SHOWN += ["HGD", "ComDefend", "NRP", "ensemble-trained", "PGD-trained"]
 
 
 def marks(rows):
@@ -933,13 +974,15 @@ def marks(rows):
 
 
 # %%
-of_all = everything[(everything.metric == "asr_all") & everything.source.str.contains("\\+")]
+of_all = everything[everything.metric == "asr_all"]
+of_all = of_all[of_all.source == together]
 untold = {a: marks(of_all[of_all.attack == a]) for a in ("MI-FGSM", "EM-RE-Composite")}
 part = told_cifar[told_cifar.metric == "asr_all"]
 pairs = {"PGD, not told": part.source == "plain"}
 pairs["PGD, told"] = part.source == part.target + ", told"
 panels = {"the attacker does not know": untold}
-panels["the attacker knows"] = {name: marks(part[chosen]) for name, chosen in pairs.items()}
+knows = {name: marks(part[chosen]) for name, chosen in pairs.items()}
+panels["the attacker knows"] = knows
 fig = al.plotting.forest(panels, SHOWN, "wrong answers (%)", tall=0.33)
 al.plotting.save(fig, "fig_A2_1_recovered_cifar10", RUN)
 fig
@@ -954,8 +997,9 @@ fig
 # 2. **What costs little recovers little.** Rounding and random resizing keep the clean accuracy and stop next to nothing.
 #    Training on attacks, and a vote under noise, stop most of it and pay in clean images. HGD seems to be the exception:
 #    it costs nothing and halves the errors under MI-FGSM.
-# 3. **What is hidden is not gone.** HGD falls as soon as the gradient is taken through it, and so do JPEG and R&P. PGD training holds in part
-#    against an attacker who knows, and the certificate of RS holds by proof, within its small radius.
+# 3. **What is hidden is not gone.** Where the attacker does not know, HGD and the ensemble adversarially trained networks look
+#    best under PGD. Once told, it fools them nearly always. PGD training keeps about a third of the images, and the certificate of
+#    RS holds by proof, within its small radius.
 #
 # **How sure is that?** The networks are small, the images have 32 pixels, and the budget is half of the thesis'. Orders may
 # carry over; sizes do not. For the third finding, no more is needed than that one attack succeeds: a stronger one can
