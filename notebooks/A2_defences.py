@@ -125,7 +125,7 @@ z, label = torch.tensor([[[[0.3, 0.6]]]]), torch.tensor([1])
 worst = al.attacks.i_fgsm(line, z, label, eps=0.1)
 before, after = ((weights * image.flatten()).sum() for image in (z, worst))
 assert torch.allclose(before - after, 0.1 * weights.abs().sum())
-print("score", f"{before:.1f} to {after:.1f}, at", worst.flatten().tolist())
+print(f"score {before:.1f} to {after:.1f} at", [f"{p:.1f}" for p in worst.flatten()])
 
 # %% [markdown]
 # A network of more layers has no such formula. PGD (projected gradient descent) takes its place: some steps uphill from a
@@ -502,8 +502,8 @@ print(dedent(source[source.index("adv =") - 8 :]))
 # image from them. In training noise is laid on the code, so that only what is said loudly survives; attacks are
 # not needed:
 #
-# $$\min_{e, r} \; \mathbb{E} \left\| r\left(\operatorname{sigmoid}(e(x) - 20 \, \xi)\right) - x \right\|_2^2
-# + 10^{-4} \left\| \operatorname{sigmoid}(e(x) - 20 \, \xi) \right\|_2^2, \qquad \xi \sim N(0, I)$$
+# $$\min_{e, r} \; \mathbb{E} \left[ \| r(c) - x \|_2^2 + 10^{-4} \, \| c \|_2^2 \right], \qquad
+# c = \operatorname{sigmoid}(e(x) - 20 \, \xi), \quad \xi \sim N(0, I)$$
 #
 # By hand: how often does the noise turn a bit over that is said as 10, and one that is said as 100?
 
