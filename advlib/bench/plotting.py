@@ -81,7 +81,7 @@ def gallery(
                 if c < len(images):
                     ax.imshow(images[c].clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
                 if notes and name in notes:
-                    ax.set_xlabel(notes[name][c], fontsize=7)
+                    ax.set_xlabel(notes[name][c], fontsize=LEGEND)
                 if titles and r == 0:
                     ax.set_title(titles[c], fontsize=LEGEND)
             axes[r, 0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -283,7 +283,8 @@ def front(
             costs = sorted({x for x, _ in points.values()})
             for k, name in enumerate(best):  # names of neighbours at the same height would stand on one another
                 beside = (4, "left") if points[name][0] ** 2 < costs[0] * costs[-1] else (-4, "right")
-                look = {"ha": beside[1], "zorder": 4, "fontsize": LEGEND}
+                behind = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
+                look = {"ha": beside[1], "zorder": 5, "fontsize": LEGEND, "bbox": behind}
                 ax.annotate(name, points[name], (beside[0], (6, -12)[k % 2]), textcoords="offset points", **look)
             ax.set(title=title, xscale="log")
             if len(costs) > 8:  # they would stand on one another: powers of ten
@@ -295,14 +296,18 @@ def front(
 
 
 def forest(
-    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]], rows: Sequence[str], xlabel: str
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]],
+    rows: Sequence[str],
+    xlabel: str,
+    tall: float = 0.5,
 ) -> Figure:
     """Points with their intervals, side by side in named rows, and a line at 0; one legend for all panels.
 
-    panels: title -> name of a run -> row -> (points, low, high). A run need not have all rows."""
+    panels: title -> name of a run -> row -> (points, low, high). A run need not have all rows. tall: a row, in
+    inches."""
     runs = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with style():
-        figure, axes = _grid(len(panels), 3.2, 0.9 + 0.5 * len(rows), sharey=True, sharex=True)
+        figure, axes = _grid(len(panels), 3.2, 0.9 + tall * len(rows), sharey=True, sharex=True)
         for ax, (title, panel) in zip(axes.flat, panels.items(), strict=False):
             ax.axvline(0, color=COLOURS[0], lw=1.0)
             for k, name in enumerate(runs):
@@ -390,6 +395,58 @@ def look_ahead(
         ax.set(xlim=(side[0][0], side[0][-1]), ylim=(side[1][0], side[1][-1]))
         ax.grid(False)
         figure.legend(loc="outside right center", fontsize=LEGEND)
+    return figure
+
+
+def boundaries(
+    classes: Mapping[str, torch.Tensor], panels: Mapping[str, Callable[[torch.Tensor], torch.Tensor]], eps: float
+) -> Figure:
+    """Images of two pixels as points, each in the middle of its ball, and where networks say one class or the other.
+
+    classes: name -> images, (n, 2); panels: title -> score, (..., 2) to (...), above 0 where the second class is
+    named."""
+    side = torch.linspace(0, 1, 201)
+    plane = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
+    with style():
+        figure, axes = _grid(len(panels), 3.0, 3.1, sharey=True)
+        for ax, (title, score) in zip(axes.flat, panels.items(), strict=False):
+            found = score(plane)
+            ax.contourf(side, side, found, levels=[-1e9, 0, 1e9], colors=["#dfe7ec", "#f7e6d2"])
+            ax.contour(side, side, found, levels=[0], colors=COLOURS[0], linewidths=1.4)
+            for (name, images), marker, colour in zip(classes.items(), MARKERS, (COLOURS[4], COLOURS[2]), strict=False):
+                ax.plot(*images.T, marker, color=colour, label=name)
+                for corner in images - eps:
+                    ax.add_patch(plt.Rectangle(corner.tolist(), 2 * eps, 2 * eps, fill=False, ec=colour))
+            ax.set(title=title, aspect="equal", xlim=(0, 1), ylim=(0, 1))
+            ax.grid(False)
+        _label(axes, len(panels), "first pixel (0 black, 1 white)", "second pixel (0 black, 1 white)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=LEGEND)
+    return figure
+
+
+def trails(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    panels: Mapping[str, Mapping[str, torch.Tensor]],
+    centre: Sequence[float],
+    eps: float,
+) -> Figure:
+    """Where attacks on two pixels read gradients, points (n, 2) by name, in their order, on the contours of a loss,
+    (..., 2) to (...). The square is the ball of radius eps around the clean image, the cross."""
+    side = [torch.linspace(c - 2.2 * eps, c + 2.2 * eps, 121) for c in centre]
+    height = loss(torch.stack(torch.meshgrid(*side, indexing="xy"), -1))
+    with style():
+        figure, axes = _grid(len(panels), 3.1, 3.6, sharey=True)
+        for ax, (title, trail) in zip(axes.flat, panels.items(), strict=False):
+            ax.contourf(*side, height, 14, cmap="Greys_r", alpha=0.55)
+            corner = [c - eps for c in centre]
+            ax.add_patch(plt.Rectangle(corner, 2 * eps, 2 * eps, fill=False, ec=COLOURS[0], lw=1.4, ls="--"))
+            ax.plot(*centre, "+", color=COLOURS[0], markersize=10, zorder=5)
+            for (name, points), marker, colour in zip(trail.items(), MARKERS, COLOURS[1:], strict=False):
+                ax.plot(*points.T, marker=marker, color=colour, lw=1.0, markersize=4.5, label=name)
+            ax.set(title=title, aspect="equal", xlim=side[0][[0, -1]].tolist(), ylim=side[1][[0, -1]].tolist())
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=LEGEND)
+            ax.grid(False)
+        _label(axes, len(panels), "first pixel (0 black, 1 white)", "second pixel (0 black, 1 white)")
     return figure
 
 
