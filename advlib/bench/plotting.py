@@ -81,7 +81,7 @@ def gallery(
                 if c < len(images):
                     ax.imshow(images[c].clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
                 if notes and name in notes:
-                    ax.set_xlabel(notes[name][c], fontsize=7)
+                    ax.set_xlabel(notes[name][c], fontsize=LEGEND)
                 if titles and r == 0:
                     ax.set_title(titles[c], fontsize=LEGEND)
             axes[r, 0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -192,15 +192,16 @@ def points(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     xlabel: str | Sequence[str],
     ylabel: str,
+    **limits: object,
 ) -> Figure:
     """Marks at (x, y) by name, such as one for each seed, one panel for each title; all panels have the same names, one
-    legend and one y axis. xlabel: of all panels, or one for each."""
+    legend and one y axis. xlabel: of all panels, or one for each; limits: as of `curves`."""
     with style():
         figure, axes = _grid(len(panels), 3.1, 3.1, sharey=True)
         for ax, (title, marks) in zip(axes.flat, panels.items(), strict=False):
             for i, (name, (x, y)) in enumerate(marks.items()):
                 ax.plot(x, y, MARKERS[i % 7], color=COLOURS[i % 7], label=name, markersize=6)
-            ax.set_title(title)
+            ax.set(title=title, **limits)
             _plain_ticks(ax, sorted({value for x, _ in marks.values() for value in x}))
         _label(axes, len(panels), xlabel, ylabel)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=LEGEND)
@@ -292,16 +293,20 @@ def front(
 
 
 def forest(
-    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]], rows: Sequence[str], xlabel: str
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]],
+    rows: Sequence[str],
+    xlabel: str,
+    line: float = 0,
 ) -> Figure:
-    """Points with their intervals, side by side in named rows, and a line at 0; one legend for all panels.
+    """Points with their intervals, side by side in named rows, and a line at 0, or where asked; one legend for all
+    panels.
 
     panels: title -> name of a run -> row -> (points, low, high). A run need not have all rows."""
     runs = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with style():
         figure, axes = _grid(len(panels), 3.2, 0.9 + 0.5 * len(rows), sharey=True, sharex=True)
         for ax, (title, panel) in zip(axes.flat, panels.items(), strict=False):
-            ax.axvline(0, color=COLOURS[0], lw=1.0)
+            ax.axvline(line, color=COLOURS[0], lw=1.0)
             for k, name in enumerate(runs):
                 _intervals(ax, name, panel.get(name, {}), rows, k, (k - (len(runs) - 1) / 2) * 0.6 / len(runs))
             ax.set(title=title, ylim=(len(rows) - 0.5, -0.5))
@@ -352,6 +357,27 @@ def tree(root: str, branches: Mapping[str, Sequence[str]]) -> Figure:
             ax.text(3.8, height, "  ·  ".join(leaves), ha="left", va="center")
         ax.text(0.0, middle, fill(root, 18), ha="left", va="center", bbox=frame)
         ax.set(xlim=(-0.2, 9.0), ylim=(-0.6, len(branches) - 0.4))
+        ax.axis("off")
+    return figure
+
+
+def chains(rows: Mapping[str, Sequence[str]], arcs: Mapping[str, tuple[int, str]]) -> Figure:
+    """Layers as boxes from left to right, a row for each name, as a block of a network takes them. arcs: by name, the
+    box at which a shortcut from the start of the row ends, and what stands above it."""
+    most = max(map(len, rows.values()))
+    with style():
+        figure, ((ax,),) = _figure(1, 1, 8.6, 0.92 * len(rows))
+        frame = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[0]}
+        for r, (name, boxes) in enumerate(rows.items()):
+            ax.plot([-0.5, len(boxes) - 0.2], [-r, -r], color=COLOURS[0], lw=1.0, zorder=0)
+            ax.text(-0.7, -r, name, ha="right", va="center")
+            for c, text in enumerate(boxes):
+                ax.text(c, -r, text, ha="center", va="center", bbox=frame, fontsize=LEGEND)
+            if name in arcs:
+                end, said = arcs[name]
+                ax.plot([-0.5, -0.5, end, end], [-r, 0.46 - r, 0.46 - r, -r], color=COLOURS[2], lw=1.2, zorder=0)
+                ax.text((end - 0.5) / 2, 0.49 - r, said, ha="center", va="bottom", fontsize=LEGEND, color=COLOURS[2])
+        ax.set(xlim=(-2.0, most - 0.5), ylim=(0.6 - len(rows), 0.8))
         ax.axis("off")
     return figure
 
