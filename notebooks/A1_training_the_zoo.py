@@ -44,6 +44,7 @@ seed: int = 0  # of weights, order of images and augmentation; at least 0
 # %%
 import json
 from dataclasses import replace
+from math import cos, pi
 
 import pandas as pd
 import torch
@@ -229,8 +230,6 @@ fig
 # falls and climbs again.*
 
 # %% tags=["nbval-check-output"]
-from math import cos, pi
-
 top = rate.index(max(rate))
 N = 99 - top
 wave = [rate[-1] + (recipe.lr - rate[-1]) * (1 + cos(pi * t / N)) / 2 for t in range(N + 1)]
@@ -243,6 +242,10 @@ print(f"after {top + 1} of 100 steps the rate is largest; then it falls as the f
 # A photograph of a cat is still one if it is shifted a little, or seen in a mirror. So the network is shown another version
 # in every epoch, and learns to give all of them the same answer. *Crop* pads the image with zeros and cuts a window of the
 # old size somewhere. *Flip* mirrors it in half of the cases.
+#
+# ![A photograph of a horse, six times in three rows. In the row crop it is shifted by a few pixels, with a black edge. In the row flip it looks to the left or to the right. In the row both it is shifted and mirrored.](../figures/A1/fig_A1_d_augmentation_cifar10.svg)
+#
+# *An image of CIFAR-10 in six epochs. Below, the same for an image of this run.*
 
 # %%
 one = train.images[first[7]][None]
@@ -262,7 +265,7 @@ al.plotting.save(fig, f"fig_A1_d_augmentation_{dataset}", RUN)
 fig
 
 # %% [markdown]
-# *One training image of this run in six epochs. Crop shifts it and leaves a black edge; flip mirrors it or leaves it alone.*
+# *One training image of `shapes`. Crop shifts it and leaves a black edge; flip mirrors it or leaves it alone.*
 #
 # The recipe of `shapes` flips only, that of CIFAR-10 does both. Which version an image gets depends on the seed, the epoch
 # and the number of the image, and on nothing else. So the same image gets the same crop in any batch:
