@@ -5,7 +5,7 @@ Every function returns a matplotlib Figure; `save` writes it as figures/<chapter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -327,19 +327,30 @@ def _intervals(
     ax.errorbar(x, y, xerr=error, label=name, markersize=5, elinewidth=1.2, capsize=2, **look)
 
 
-def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
-    """Named boxes at (column, row), and arrows from the edge of one to the edge of another."""
+def diagram(
+    boxes: Mapping[str, tuple[float, float]],
+    arrows: Sequence[tuple[str, str]],
+    dashed: Sequence[tuple[str, str]] = (),
+    shaded: Collection[str] = (),
+    width: float | None = None,
+) -> Figure:
+    """Named boxes at (column, row), and arrows from edge to edge, some of them dashed. shaded: boxes that are; width:
+    in inches, 2.4 for each column if None."""
     with style():
         columns, rows = (max(place[k] for place in boxes.values()) + 1 for k in (0, 1))
-        figure, ((ax,),) = _figure(1, 1, 2.4 * columns, 0.9 * rows + 0.4)
+        figure, ((ax,),) = _figure(1, 1, width or 2.4 * columns, 0.9 * rows + 0.4)
         ax.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         ax.axis("off")
-        frame = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[0]}
+        frame = {"boxstyle": "round,pad=0.5", "ec": COLOURS[0]}
+        said = {"ha": "center", "va": "center", "fontsize": LEGEND if width else None}
         # The boxes first: an arrow ends where the frame is, which is known once the text is drawn.
-        texts = {name: ax.text(*place, name, ha="center", va="center", bbox=frame) for name, place in boxes.items()}
-        for start, end in arrows:
+        texts = {}
+        for name, place in boxes.items():
+            texts[name] = ax.text(*place, name, bbox=frame | {"fc": "#dddddd" if name in shaded else "white"}, **said)
+        for start, end in (*arrows, *dashed):
             edges = {"patchA": texts[start].get_bbox_patch(), "patchB": texts[end].get_bbox_patch()}
             look = {"arrowstyle": "-|>", "color": COLOURS[0], "shrinkA": 0, "shrinkB": 0, "lw": 1.2}
+            look["linestyle"] = "--" if (start, end) in dashed else "-"
             ax.annotate("", boxes[end], boxes[start], arrowprops=look | edges)
     return figure
 
