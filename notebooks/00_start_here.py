@@ -107,7 +107,8 @@ pixels = torch.tensor([0.6, 0.4])
 gradient = torch.tensor([-1.2, 1.6])
 moved = pixels + 0.05 * gradient.sign()
 assert torch.allclose(moved, torch.tensor([0.55, 0.45]))
-print("before", pixels.tolist(), "after", [round(v, 2) for v in moved.tolist()])
+for name, image in {"before": pixels, "after": moved}.items():
+    print(name, [round(v, 2) for v in image.tolist()])
 
 # %% [markdown]
 # The attack below takes ten such steps, and asks for a new gradient before each. To keep a steady direction it adds up the

@@ -232,9 +232,11 @@ fig
 # %% tags=["nbval-check-output"]
 top = rate.index(max(rate))
 N = 99 - top
-wave = [rate[-1] + (recipe.lr - rate[-1]) * (1 + cos(pi * t / N)) / 2 for t in range(N + 1)]
+parts = [(1 + cos(pi * t / N)) / 2 for t in range(N + 1)]
+wave = [rate[-1] + (recipe.lr - rate[-1]) * part for part in parts]
 assert max(abs(a - b) for a, b in zip(rate[top:], wave, strict=True)) < 1e-9
-print(f"after {top + 1} of 100 steps the rate is largest; then it falls as the formula says")
+print(f"the rate is largest after {top + 1} of 100 steps")
+print("then it falls as the formula says")
 
 # %% [markdown]
 # ### Augmentation: more images than there are

@@ -441,10 +441,17 @@ kept(levers.parts(bench, small, copies[small.name]))
 # launches of an attack and replays them as one (`al.captured`). The **compiler** and **kernels** of our own make one launch,
 # and one way through memory, of several.
 #
-# These are committed rows (`make gpu`), on networks with random weights. First, images a second over those of the plain loop:
+# These are committed rows of one NVIDIA H200 (`make gpu`), on networks with random weights. First, images a second over those of the plain loop:
+
 
 # %%
-rows.of_gpus(("loop", "compiled"), "over the plain loop")
+def of_gpus(sections, about):
+    """Committed rows of the one GPU that was measured."""
+    found = rows.of_gpus(sections, about)
+    return found.rename(index=lambda case: case.removesuffix(" (NVIDIA H200)"))
+
+
+of_gpus(("loop", "compiled"), "over the plain loop")
 
 # %% [markdown]
 # *MI-FGSM, ten steps, in brackets the range of the rounds. The plain loop multiplies float32 with TF32, as torch leaves it.
@@ -458,7 +465,7 @@ rows.of_gpus(("loop", "compiled"), "over the plain loop")
 # What is left beside the passes themselves, which are replayed too where the attack is:
 
 # %%
-rows.of_gpus(("loop", "compiled"), "over bare passes")
+of_gpus(("loop", "compiled"), "over bare passes")
 
 # %% [markdown]
 # *Time of the attack over that of its passes; the aim is 1.05. With a graph, and without the compiler, the larger batches and
@@ -467,7 +474,7 @@ rows.of_gpus(("loop", "compiled"), "over bare passes")
 # Kernels, over the PyTorch code that gives the same numbers: launched by the host, and replayed, where the host is out of it.
 
 # %%
-rows.of_gpus(("kernels",), "kernel over PyTorch")
+of_gpus(("kernels",), "kernel over PyTorch")
 
 # %% [markdown]
 # *Times as fast. What draws random numbers gains most: that is some eighty small operations in PyTorch, and one kernel here. A
@@ -476,8 +483,8 @@ rows.of_gpus(("kernels",), "kernel over PyTorch")
 # Copies of an image at once (`chunk`), over bare passes of one copy after the other; and steps of training, launched one by one:
 
 # %%
-display(rows.of_gpus(("copies",), "over bare passes"))
-display(rows.of_gpus(("training",), "over SGD"))
+display(of_gpus(("copies",), "over bare passes"))
+display(of_gpus(("training",), "over SGD"))
 
 # %% [markdown]
 # *Time over that of the passes, and time of a step over that of SGD's. All copies at once are far cheaper than one after the
