@@ -13,15 +13,27 @@
 # %% [markdown]
 # # 0. Start here
 #
-# How can a picture be changed so little that nobody notices, and so that a neural network names it wrongly?
-# Why does the same picture often fool other networks too, which the change was not made for? This chapter
-# attacks one network, looks at the result, measures how far it carries over to four others, and shows how
-# this book is used; it takes five minutes to read and less than one to run.
+# How can a picture be changed so little that nobody notices, and so that a neural network gives it a wrong name? And why
+# does the same picture often fool other networks, too, for which the change was not made?
+#
+# ![Three rows of six CIFAR-10 images. Top: clean, both networks are right. Middle: the change, ten times enlarged, looks like coloured noise with a grain. Bottom: the adversarial images look like the clean ones, and both networks are wrong.](../figures/00/fig_0_1_gallery_cifar10.svg)
+#
+# *Six images of CIFAR-10. The change was made with the gradients of a small ResNet. Below each image stand the answers of
+# that ResNet, and of a VGG that the attack never saw. A pixel changes by at most eight of its 255 levels.*
+#
+# - **What is asked.** How often does an image that was made to fool one network fool another one?
+# - **What the thesis says.** Often, and that is a danger: an attacker needs to know nothing about the network that he
+#   attacks. Its chapters look for images that *transfer* better.
+# - **What we find.** On CIFAR-10, at the budget of the picture, more than nine of ten such images fool each of four other
+#   small networks. We counted 80 images, so that the true share may be some points lower; a smaller budget fools fewer.
+#
+# This chapter attacks one network, looks at the result, measures how far it carries over to four others, and shows how
+# this book is used. It takes five minutes to read and less than one to run.
 #
 # The book is a runnable companion to the dissertation of Tao Wu, *Adversarial Transferability and
 # Generalization in Robust Deep Learning* (Missouri University of Science and Technology, 2024), called "the
 # thesis" from here on. You need to know PyTorch. You need no GPU and no download: by default everything runs
-# on `shapes`, a small set of pictures that is made on the fly.
+# on `shapes`, a small set of pictures that is made on the fly. This page was executed on it.
 
 # %% [markdown]
 # ## The knobs
@@ -38,6 +50,7 @@ seed: int = 0  # where all randomness comes from; at least 0
 
 # %%
 import pandas as pd
+import torch
 
 import advlib as al
 
@@ -59,13 +72,12 @@ print(RUN)
 # %% [markdown]
 # ## Load
 #
-# An image is a float tensor in [0, 1] of shape (N, 3, H, W). A model is anything that maps such images to
+# Images are a float tensor of shape `(N, 3, H, W)`, with values from zero to one. A model is anything that maps such images to
 # logits; the subtraction of a mean and the division by a standard deviation happen *inside* the model. Most
 # mistakes with attacks come from not keeping to this.
 #
-# The five networks below belong to five families, and each was trained by itself on the same training set.
-# (For `imagenet` the images are those of the NIPS 2017 competition, and nobody here trained the networks: the EfficientNet-Lites
-# are packages of the extra `imagenet`, the others lie in `$ADVLIB_DATA/weights`.)
+# The five networks below belong to five families (appendix A1 draws them), and each was trained by itself on the same
+# training set. For `imagenet` the images are those of the NIPS 2017 competition, and nobody here trained the networks.
 
 # %%
 source = "imagenet_compatible" if dataset == "imagenet" else dataset
@@ -84,8 +96,25 @@ print(", ".join(f"{name} {100 * a:.0f} %" for name, a in accuracy.items()))
 # %% [markdown]
 # ## Attack
 #
-# One line. The network whose gradients the attack uses is the *surrogate*; MI-FGSM (chapter 1, eq. 1.3) takes
-# ten steps up its loss, and no pixel may end further than `eps` from where it began.
+# A network is trained by moving its *weights* so that the loss falls. An attack moves the *pixels* so that the loss rises.
+# The gradient of the loss has one number for each pixel, and its sign says to which side that pixel has to move.
+#
+# By hand, on an image of two pixels: the loss falls with the first and rises with the second. A step of a twentieth
+# makes the first darker and the second brighter.
+
+# %% tags=["nbval-check-output"]
+pixels = torch.tensor([0.6, 0.4])
+gradient = torch.tensor([-1.2, 1.6])
+moved = pixels + 0.05 * gradient.sign()
+assert torch.allclose(moved, torch.tensor([0.55, 0.45]))
+for name, image in {"before": pixels, "after": moved}.items():
+    print(name, [round(v, 2) for v in image.tolist()])
+
+# %% [markdown]
+# The attack below takes ten such steps, and asks for a new gradient before each. To keep a steady direction it adds up the
+# gradients of all steps so far. That is *momentum*, and the attack is called MI-FGSM (chapter 1, eq. 1.3). No pixel may
+# end further than `eps` from where it began: that is the *budget*. The network whose gradients the attack uses is the
+# *surrogate*.
 
 # %%
 surrogate, target = list(models)[:2]
@@ -93,8 +122,7 @@ f, h = models[surrogate], models[target]
 adv = al.attacks.mi_fgsm(f, x, y, eps=eps, steps=steps, seed=seed, index=data.index)
 
 # %% [markdown]
-# Two things must hold for every attack in this book, whatever else it does: the result is an image, and it
-# lies in the ball $\|x^{adv} - x\|_\infty \le \epsilon$.
+# Two things must hold for every attack in this book. The result is an image, and it lies in the ball $\|x^{adv} - x\|_\infty \le \epsilon$.
 
 # %% tags=["nbval-check-output"]
 assert adv.shape == x.shape and adv.min() >= 0 and adv.max() <= 1
@@ -121,7 +149,8 @@ def answers(images):
 
 
 # %%
-rows = {"clean": x[show], "change x 10": 0.5 + 10 * (adv - x)[show], "adversarial": adv[show]}
+change = 0.5 + 10 * (adv - x)
+rows = {"clean": x[show], "change x 10": change[show], "adversarial": adv[show]}
 notes = {"clean": answers(x[show]), "adversarial": answers(adv[show])}
 fig = al.plotting.gallery(rows, notes=notes, side=1.25)
 al.plotting.save(fig, f"fig_0_1_gallery_{dataset}", RUN)
@@ -131,9 +160,8 @@ fig
 # The change is not noise: it follows edges and has a grain, because it is made of the signs of a gradient.
 # Noise of the same size does far less; chapter 1 measures it.
 #
-# Where the target's answer changed as well, the adversarial image has *transferred*. That is what this book
-# is about, because it is the way in for an attacker who can neither see nor query the network that he is
-# after.
+# Where the target's answer changed as well, the adversarial image has *transferred*. That is what this book is about. It
+# is how one attacks a network that one can neither look into nor ask.
 
 # %% [markdown]
 # ## Who fools whom
@@ -147,7 +175,8 @@ rates = book.measure("0.1", {"MI-FGSM": al.attacks.mi_fgsm}, models)
 
 # %%
 n_common = rates[rates.metric == "asr"].n.iloc[0]
-fig = al.plotting.heatmap(al.evaluation.matrix(rates), title=f"MI-FGSM, eps {eps_255:g}/255, {dataset}, n = {n_common}")
+title = f"MI-FGSM, {eps_255:g}/255, {dataset}, {n_common} images"
+fig = al.plotting.heatmap(al.evaluation.matrix(rates), title=title)
 al.plotting.save(fig, f"fig_0_2_transfer_{dataset}", RUN)
 fig
 
@@ -156,22 +185,28 @@ fig
 # The number is the *attack success rate* (ASR), the share of images that the target now names wrongly.
 #
 # **The diagonal** (framed) is the *white-box* case: surrogate and target are the same network. Off the
-# diagonal is the *black-box* case. A good white-box attack is easy to have; a matrix that is bright
-# everywhere is not.
+# diagonal is the *black-box* case. White-box attacks nearly always succeed. The art is to succeed off the diagonal.
 #
 # The matrix is not symmetric. Some networks are good surrogates and some are easy targets, and the two are
 # different properties: compare a row with the column of the same name.
 
 # %% tags=["nbval-check-output"]
 m = al.evaluation.matrix(rates).to_numpy()
+largest = (m.diagonal() >= m.max(1)).sum()
 print(f"{m.shape[0]} surrogates, {m.shape[1]} targets")
-print(f"the white-box number is the largest of its row in {(m.diagonal() >= m.max(1)).sum()} of {len(m)} rows")
+print(f"the white-box number is the largest of its row in {largest} of {len(m)} rows")
+
+# %% [markdown]
+# ![Five by five table of success rates on CIFAR-10: 100 on the diagonal, 91 to 99 elsewhere.](../figures/00/fig_0_2_transfer_cifar10.svg)
+#
+# *The same on CIFAR-10, the committed run: at this budget nearly every image transfers. To tell attacks apart one needs a
+# smaller budget, or stronger targets; later chapters take both.*
 
 # %% [markdown]
 # ### Which images count
 #
-# An image that the target got wrong from the start needs no attack. There are two ways to deal with it, both
-# are in use, and they give different numbers, so that every table of this book has both:
+# An image that the target got wrong from the start needs no attack. There are two ways to deal with it. Both are in use,
+# and they give different numbers, so that every table of this book has both:
 #
 # - `asr`: over the images that *all* networks of the comparison name correctly. This is the protocol of the
 #   thesis, and the number that figures show.
@@ -180,20 +215,25 @@ print(f"the white-box number is the largest of its row in {(m.diagonal() >= m.ma
 #
 # ### How sure are we
 #
-# With n images a rate is known to within a *95 % interval*, here that of Wilson (1927). It is given in
-# brackets.
+# Another hundred images would give another rate. The *95 % interval* says within which limits it would usually be; ours is
+# that of Wilson (1927), and stands in brackets.
 
 # %%
 own = rates[rates.source == surrogate]
-cells = [f"{r.value:.0f} % of {r.n} [{r.ci_low:.0f}, {r.ci_high:.0f}]" for r in own.itertuples()]
-both = own.assign(cell=cells).pivot(index="target", columns="metric", values="cell").loc[list(models)]
+cells = []
+for r in own.itertuples():
+    cells.append(f"{r.value:.0f} % of {r.n} [{r.ci_low:.0f}, {r.ci_high:.0f}]")
+both = own.assign(cell=cells).pivot(index="target", columns="metric", values="cell")
+both = both.loc[list(models)]
 both.columns = ["right for all networks (asr)", "all images (asr_all)"]
 both.rename_axis(f"source {surrogate}, target:")
 
 # %% [markdown]
-# The interval shrinks with the square root of n: ten times the images, a third of the width. Two attacks on the
-# same images are compared image by image: their difference has an interval of its own, and is clear where that
-# leaves out 0.
+# *Success rate of images made on the first network, on each target. The first row is the white-box case.*
+#
+# The interval shrinks with the square root of the number of images: ten times as many give a third of the width. Two
+# attacks on the same images are compared image by image. Their difference has an interval of its own, and we call it
+# *clear* if that interval leaves out zero.
 
 # %% tags=["nbval-check-output"]
 for k, n in ((60, 100), (600, 1000)):
@@ -234,15 +274,20 @@ for k, n in ((60, 100), (600, 1000)):
 
 # %%
 rows = []
+options = {"steps": steps, "seed": seed, "index": data.index}
 for budget in (eps_255 / 2, eps_255, 2 * eps_255):
-    weaker_or_stronger = al.attacks.mi_fgsm(f, x, y, eps=budget / 255, steps=steps, seed=seed, index=data.index)
-    fooled = h(weaker_or_stronger).argmax(1)[right] != y[right]
+    other = al.attacks.mi_fgsm(f, x, y, eps=budget / 255, **options)
+    fooled = h(other).argmax(1)[right] != y[right]
     low, high = al.intervals.wilson(int(fooled.sum()), len(fooled))
-    rows.append([f"{budget:g}", f"{100 * fooled.float().mean():.0f} % of {len(fooled)} [{low:.0f}, {high:.0f}]"])
-pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on {surrogate}"]).set_index("eps in 1/255")
+    rate = 100 * fooled.float().mean()
+    interval = f"{low:.0f} to {high:.0f}"
+    rows.append([f"{budget:g}", f"{rate:.0f} %", len(fooled), interval])
+heads = ["budget (1/255)", f"{target} fooled", "images", "95 % interval"]
+pd.DataFrame(rows, columns=heads).set_index("budget (1/255)")
 
 # %% [markdown]
-# (Counted over the images that these *two* networks name correctly, so that n is larger than in the matrix.)
+# *Images made on the surrogate. These count over the images that these two networks name correctly, more than in the
+# matrix. A larger budget fools more.*
 
 # %% [markdown]
 # ## How the book is laid out
@@ -275,8 +320,8 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 # %% [markdown]
 # ## The rule of honest numbers
 #
-# A success rate says nothing unless the rest is said too. Every number here comes with its scale, data set,
-# n, interval, budget, and *passes*: how many forward and backward passes per image the attack cost. Where our
+# A success rate says nothing unless the rest is said too. Every number here comes with its scale, data set, number of
+# images, interval, budget, and *passes*: how many forward and backward passes for each image the attack cost. Where our
 # numbers do not agree with the thesis, the chapter says so, and shows both.
 #
 # `shapes` is a teaching set. It lets you see every mechanism at work on any machine; nothing that is measured
@@ -286,12 +331,18 @@ pd.DataFrame(rows, columns=["eps in 1/255", f"{target} fooled by images made on 
 print(RUN)
 
 # %% [markdown]
+# ## What we found
+#
+# 1. **The change is too small to see, and it fools.** On its own network the attack succeeds on nearly every image.
+# 2. **It carries over.** The same images fool networks for which they were not made: often on `shapes`, nearly always on
+#    CIFAR-10 at this budget.
+# 3. **Who attacks and who is attacked matters.** The matrix is not symmetric, and one number for an attack hides that.
+#
 # ## Summary
 #
-# - An attack climbs the loss of a surrogate inside the ball $\|x^{adv} - x\|_\infty \le \epsilon$. White-box,
-#   it nearly always succeeds.
-# - The same images fool other networks some of the time. The transfer matrix shows who fools whom.
-# - A rate needs its denominator, its n and its interval. There are two denominators; look which one you have.
+# - An attack climbs the loss of a surrogate inside the ball $\|x^{adv} - x\|_\infty \le \epsilon$.
+# - The transfer matrix shows who fools whom.
+# - A rate needs the number of images and its interval. There are two ways to count; look which one you have.
 #
 # ## Exercises
 #

@@ -42,8 +42,9 @@ def test_a_deck_begins_with_the_title_of_its_chapter_and_ends_with_exercises(num
 
 
 def words(part):
-    """Those that are read out: without formulas, code, figures and the cells of tables."""
-    prose = re.sub(r"\$\$.*?\$\$|```.*?```|!\[.*?\]\(.*?\)|\$.*?\$", " ", part, flags=re.DOTALL)
+    """Those on the slide: without formulas, code, figures, the cells of tables and the speaker's notes."""
+    hidden = r"<aside.*?</aside>|\$\$.*?\$\$|```.*?```|!\[.*?\]\(.*?\)|\$.*?\$"
+    prose = re.sub(hidden, " ", part, flags=re.DOTALL)
     prose = re.sub(r"^(\||\{table).*$", " ", prose, flags=re.MULTILINE)
     return re.findall(r"[^\W\d_][\w'-]*", prose)
 

@@ -5,7 +5,7 @@ Every function returns a matplotlib Figure; `save` writes it as figures/<chapter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -193,15 +193,16 @@ def points(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     xlabel: str | Sequence[str],
     ylabel: str,
+    **limits: object,
 ) -> Figure:
     """Marks at (x, y) by name, such as one for each seed, one panel for each title; all panels have the same names, one
-    legend and one y axis. xlabel: of all panels, or one for each."""
+    legend and one y axis. xlabel: of all panels, or one for each; limits: as of `curves`."""
     with style():
         figure, axes = _grid(len(panels), 3.1, 3.1, sharey=True)
         for ax, (title, marks) in zip(axes.flat, panels.items(), strict=False):
             for i, (name, (x, y)) in enumerate(marks.items()):
                 ax.plot(x, y, MARKERS[i % 7], color=COLOURS[i % 7], label=name, markersize=6)
-            ax.set_title(title)
+            ax.set(title=title, **limits)
             _plain_ticks(ax, sorted({value for x, _ in marks.values() for value in x}))
         _label(axes, len(panels), xlabel, ylabel)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=LEGEND)
@@ -300,16 +301,17 @@ def forest(
     rows: Sequence[str],
     xlabel: str,
     tall: float = 0.5,
+    line: float = 0,
 ) -> Figure:
-    """Points with their intervals, side by side in named rows, and a line at 0; one legend for all panels.
+    """Points with their intervals, side by side in named rows, and a vertical line; one legend for all panels.
 
     panels: title -> name of a run -> row -> (points, low, high). A run need not have all rows. tall: a row, in
-    inches."""
+    inches; line: where it stands."""
     runs = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     with style():
         figure, axes = _grid(len(panels), 3.2, 0.9 + tall * len(rows), sharey=True, sharex=True)
         for ax, (title, panel) in zip(axes.flat, panels.items(), strict=False):
-            ax.axvline(0, color=COLOURS[0], lw=1.0)
+            ax.axvline(line, color=COLOURS[0], lw=1.0)
             for k, name in enumerate(runs):
                 _intervals(ax, name, panel.get(name, {}), rows, k, (k - (len(runs) - 1) / 2) * 0.6 / len(runs))
             ax.set(title=title, ylim=(len(rows) - 0.5, -0.5))
@@ -330,19 +332,30 @@ def _intervals(
     ax.errorbar(x, y, xerr=error, label=name, markersize=5, elinewidth=1.2, capsize=2, **look)
 
 
-def diagram(boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Figure:
-    """Named boxes at (column, row), and arrows from the edge of one to the edge of another."""
+def diagram(
+    boxes: Mapping[str, tuple[float, float]],
+    arrows: Sequence[tuple[str, str]],
+    dashed: Sequence[tuple[str, str]] = (),
+    shaded: Collection[str] = (),
+    width: float | None = None,
+) -> Figure:
+    """Named boxes at (column, row), and arrows from edge to edge, some of them dashed. shaded: boxes that are; width:
+    in inches, 2.4 for each column if None."""
     with style():
         columns, rows = (max(place[k] for place in boxes.values()) + 1 for k in (0, 1))
-        figure, ((ax,),) = _figure(1, 1, 2.4 * columns, 0.9 * rows + 0.4)
+        figure, ((ax,),) = _figure(1, 1, width or 2.4 * columns, 0.9 * rows + 0.4)
         ax.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         ax.axis("off")
-        frame = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[0]}
+        frame = {"boxstyle": "round,pad=0.5", "ec": COLOURS[0]}
+        said = {"ha": "center", "va": "center", "fontsize": LEGEND if width else None}
         # The boxes first: an arrow ends where the frame is, which is known once the text is drawn.
-        texts = {name: ax.text(*place, name, ha="center", va="center", bbox=frame) for name, place in boxes.items()}
-        for start, end in arrows:
+        texts = {}
+        for name, place in boxes.items():
+            texts[name] = ax.text(*place, name, bbox=frame | {"fc": "#dddddd" if name in shaded else "white"}, **said)
+        for start, end in (*arrows, *dashed):
             edges = {"patchA": texts[start].get_bbox_patch(), "patchB": texts[end].get_bbox_patch()}
             look = {"arrowstyle": "-|>", "color": COLOURS[0], "shrinkA": 0, "shrinkB": 0, "lw": 1.2}
+            look["linestyle"] = "--" if (start, end) in dashed else "-"
             ax.annotate("", boxes[end], boxes[start], arrowprops=look | edges)
     return figure
 
@@ -360,6 +373,27 @@ def tree(root: str, branches: Mapping[str, Sequence[str]]) -> Figure:
             ax.text(3.8, height, "  ·  ".join(leaves), ha="left", va="center")
         ax.text(0.0, middle, fill(root, 18), ha="left", va="center", bbox=frame)
         ax.set(xlim=(-0.2, 9.0), ylim=(-0.6, len(branches) - 0.4))
+        ax.axis("off")
+    return figure
+
+
+def chains(rows: Mapping[str, Sequence[str]], arcs: Mapping[str, tuple[int, str]]) -> Figure:
+    """Layers as boxes from left to right, a row for each name, as a block of a network takes them. arcs: by name, the
+    box at which a shortcut from the start of the row ends, and what stands above it."""
+    most = max(map(len, rows.values()))
+    with style():
+        figure, ((ax,),) = _figure(1, 1, 8.6, 0.92 * len(rows))
+        frame = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[0]}
+        for r, (name, boxes) in enumerate(rows.items()):
+            ax.plot([-0.5, len(boxes) - 0.2], [-r, -r], color=COLOURS[0], lw=1.0, zorder=0)
+            ax.text(-0.7, -r, name, ha="right", va="center")
+            for c, text in enumerate(boxes):
+                ax.text(c, -r, text, ha="center", va="center", bbox=frame, fontsize=LEGEND)
+            if name in arcs:
+                end, said = arcs[name]
+                ax.plot([-0.5, -0.5, end, end], [-r, 0.46 - r, 0.46 - r, -r], color=COLOURS[2], lw=1.2, zorder=0)
+                ax.text((end - 0.5) / 2, 0.49 - r, said, ha="center", va="bottom", fontsize=LEGEND, color=COLOURS[2])
+        ax.set(xlim=(-2.0, most - 0.5), ylim=(0.6 - len(rows), 0.8))
         ax.axis("off")
     return figure
 

@@ -18,7 +18,7 @@ def roofline(roof: Roof, points: Sequence[Point]) -> Figure:
     """Speed over intensity: a line for the roof of each number type, a mark for each pass."""
     at = np.geomspace(1, 4 * max(*(p.counted.intensity for p in points), *map(roof.ridge, DTYPES)), 200)
     with plotting.style():
-        figure, ax = plt.subplots(figsize=(6.5, 3.6))
+        figure, ax = plt.subplots(figsize=(7.6, 3.8))
         plt.close(figure)
         for form, line in zip(DTYPES, plotting.LINES, strict=False):
             ax.plot(at, [roof.speed(form, i) / 1e9 for i in at], line, color=plotting.COLOURS[0], label=f"roof, {form}")
@@ -32,7 +32,7 @@ def roofline(roof: Roof, points: Sequence[Point]) -> Figure:
             axis.set_minor_locator(LogLocator(subs=(2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("{x:g}")
-        figure.legend(loc="outside right center", fontsize=7)
+        figure.legend(loc="outside right center", fontsize=plotting.LEGEND)
     return figure
 
 
@@ -59,7 +59,7 @@ def bars(rows: Sequence[Row]) -> Figure:
     panels = {title: part for title, part in panels.items() if part}
     heights = [len(part) + 2 for part in panels.values()]
     with plotting.style():
-        size = {"figsize": (6.5, 0.19 * sum(heights)), "height_ratios": heights}
+        size = {"figsize": (7.2, 0.22 * sum(heights)), "height_ratios": heights}
         figure, axes = plt.subplots(len(panels), 1, squeeze=False, **size)
         plt.close(figure)
         for ax, (title, part) in zip(axes[:, 0], panels.items(), strict=True):
@@ -73,7 +73,7 @@ def _panel(ax: plt.Axes, part: Sequence[Row], begin: str, end: str, mark: float)
     error = [ratio - low, high - ratio]
     ax.barh(range(len(part)), ratio, xerr=error, color=plotting.COLOURS[4], capsize=2, height=0.7)
     ax.axvline(mark, color=plotting.COLOURS[2], ls="--", lw=1)
-    ax.set_yticks(range(len(part)), _labels(part, begin, end), fontsize=7)
+    ax.set_yticks(range(len(part)), _labels(part, begin, end), fontsize=plotting.LEGEND)
     ax.invert_yaxis()
     ax.set_xlabel("ratio (no unit)")
     ax.grid(axis="y", visible=False)
