@@ -288,6 +288,18 @@ pd.DataFrame(rows, columns=heads).set_index("budget (1/255)")
 # %% [markdown]
 # *Images made on the surrogate. These count over the images that these two networks name correctly, more than in the
 # matrix. A larger budget fools more.*
+#
+# *With a slider, in JupyterLab*: put this into a new cell. It attacks whenever you press the button.
+#
+# ```python
+# from ipywidgets import interact_manual
+#
+# @interact_manual(budget=(0.0, 32.0, 1.0))
+# def turned(budget):
+#     other = al.attacks.mi_fgsm(f, x, y, eps=budget / 255, **options)
+#     fooled = h(other).argmax(1)[right] != y[right]
+#     print(f"{100 * fooled.float().mean():.0f} % of {len(fooled)} images fool the {target}")
+# ```
 
 # %% [markdown]
 # ## How the book is laid out

@@ -160,6 +160,7 @@ def test_sliders_turn(number, tmp_path, monkeypatch, capsys):
         return turned
 
     monkeypatch.setattr(ipywidgets, "interact", interact)
+    monkeypatch.setattr(ipywidgets, "interact_manual", interact)
     monkeypatch.setenv(chapters.VARIABLE, str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")
     ((before, block),) = invitations(SOURCES[number])
