@@ -276,7 +276,7 @@ def test_code_is_whole_is_copied_and_no_page_is_heavy(built, browser):
     """At 1,280 pixels 88 columns fit; the heaviest page, with what it loads at once, weighs less than 2.5 MB."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    for name in ("03_gradient_norm_penalty", "results", "index"):
+    for name in ("03_gradient_norm_penalty", "04_lipschitz_regularized_surrogates", "A4_the_field", "results", "index"):
         shown, asked = context.new_page(), set()
         shown.on("request", lambda request, asked=asked: asked.add(request.url.partition("?")[0]))
         shown.goto(built.with_name(f"{name}.html").as_uri())

@@ -255,6 +255,12 @@ FONT = (
 )
 
 
+def test_pictures_below_the_first_are_loaded_when_seen():
+    page = '<p>a</p><img src="1"><p>b</p><img alt=">" src="2"/><img loading="eager" src="3">'
+    later = '<p>a</p><img src="1"><p>b</p><img loading="lazy" alt=">" src="2"/><img loading="eager" src="3">'
+    assert weight.pictures_when_seen(page) == later and weight.pictures_when_seen("<p>none</p>") == "<p>none</p>"
+
+
 def test_only_the_page_of_searches_has_the_index():
     index, other = '<script src="searchindex.js"></script>', '<script src="x.js"></script>'
     page = f'<script src="_static/searchtools.js"></script>\n{index}{other}'

@@ -1,4 +1,5 @@
-"""What the site leaves out of other people's scripts: icons that no page shows, letters that no formula has.
+"""What the site leaves out of other people's scripts, icons that no page shows, letters that no formula has, and what
+it loads later, pictures.
 
 A page of the theme alone would weigh 4.5 MB, most of it icons and alphabets. What stays is what the pages use; where a
 script looks otherwise than expected, it stays whole.
@@ -54,10 +55,20 @@ def lighten(html: Path) -> None:
         for path in (drawn, html / "_static" / "styles" / "pydata-sphinx-theme.css"):
             path.write_text(icons(path.read_text(encoding="utf-8"), names), encoding="utf-8")
     for path in html.glob("*.html"):
-        if path.name != "search.html":
-            path.write_text(without_search(path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = pictures_when_seen(path.read_text(encoding="utf-8"))
+        path.write_text(text if path.name == "search.html" else without_search(text), encoding="utf-8")
     letters = html / "_static" / "mathjax" / FONT
     letters.write_text(glyphs(letters.read_text(encoding="utf-8"), pages), encoding="utf-8")
+
+
+def pictures_when_seen(page: str) -> str:
+    """A page whose pictures, but for the first, are loaded when a reader comes near them."""
+    first, *others = re.split(r"(?=<img )", page)
+    later = [
+        part if "loading=" in part.partition(">")[0] else part.replace("<img ", '<img loading="lazy" ', 1)
+        for part in others[1:]
+    ]
+    return "".join([first, *others[:1], *later])
 
 
 def without_search(page: str) -> str:
