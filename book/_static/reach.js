@@ -3,7 +3,7 @@
 
 window.addEventListener("load", async () => {
   if (window.MathJax) await window.MathJax.startup.promise;
-  for (const part of document.querySelectorAll(".bd-article :is(mjx-container[display], .output, pre, .pst-scrollable-table-container)")) {
+  for (const part of document.querySelectorAll(".bd-article :is(mjx-container, .output, pre, .pst-scrollable-table-container)")) {
     if (part.scrollWidth > part.clientWidth + 1 && !part.hasAttribute("tabindex")) part.tabIndex = 0;
   }
 });
