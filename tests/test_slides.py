@@ -191,11 +191,13 @@ def look_aheads():
     rows = claims.gains(results.mark_white_box(committed("2.6").query("eps_255 == 4")), "sigma 0")
     rows = rows[rows.kind == claims.UNDEFENDED].set_index("attack")
     widest = (rows.high - rows.low).max() / 2
+    photographs = claims.gains(results.mark_white_box(results.committed("2.6", "laptop", "imagenet")), "sigma 0")
     return [
         *(
             f"| {s} | {rows.points[f'sigma {s}']:+.1f} | {rows.points[f'sigma {s}, in the ball']:+.1f} |"
             for s in (1, 2, 4)
         ),
+        f"Photographs: ImageNet-compatible set, {photographs.images.iloc[0]}. CIFAR-10: n = {rows.n.min()}",
         f"n = {rows.n.min()}; intervals of up to {widest:.1f} points",
     ]
 
@@ -327,7 +329,11 @@ def wilson_examples():
 WRITTEN = {
     "00": wilson_examples,
     "01": lambda: success_rows("1.1", 8, ["random signs", "FGSM", "I-FGSM", "MI-FGSM", "NI-FGSM"]),
-    "02": lambda: [f"plain MI-FGSM, which has {success('2.3').value['MI-FGSM']:.1f} %", *look_aheads()],
+    "02": lambda: [
+        f"plain MI-FGSM, which has {success('2.3').value['MI-FGSM']:.1f} %",
+        *look_aheads(),
+        *success_rows("2.4", 8, [f"{em_re}{name}" for name in ("DIM", "SIM", "Composite") for em_re in ("", "EM-RE-")]),
+    ],
     "03": lambda: [
         *success_rows("3.1", 4, ["I-FGSM", "I-FGSM+GNP", "I-FGSM+look-ahead", "I-FGSM, 2T"]),
         *gradient_norm_cases(),
