@@ -2,8 +2,13 @@
 "use strict";
 
 window.addEventListener("load", async () => {
-  if (window.MathJax) await window.MathJax.startup.promise;
-  for (const part of document.querySelectorAll(".bd-article :is(mjx-container, .output, pre, .pst-scrollable-table-container)")) {
-    if (part.scrollWidth > part.clientWidth + 1 && !part.hasAttribute("tabindex")) part.tabIndex = 0;
+  const wide = ".bd-article :is(mjx-container, .output, .cell_output, pre, .scroll, .pst-scrollable-table-container)";
+  function reach() {
+    for (const part of document.querySelectorAll(wide)) {
+      if (part.scrollWidth > part.clientWidth + 1 && !part.hasAttribute("tabindex")) part.tabIndex = 0;
+    }
   }
+  document.addEventListener("toggle", reach, true); // what is folded has no width
+  if (window.MathJax) await window.MathJax.startup.promise;
+  reach();
 });
