@@ -239,6 +239,7 @@ def test_page_in_a_browser(built, browser, name, theme):
     assert shown.evaluate(MATHEMATICS) == 0 and shown.evaluate(NO_TEXT) == [] and shown.evaluate(WIDER) <= 0
     # What is folded is looked at, too: axe takes it for something that lies on what follows.
     shown.evaluate("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+    shown.wait_for_timeout(200)  # until the page has heard of it
     found = Axe().run(shown, options={"runOnly": RULES})
     assert [(v["id"], [n["html"][:150] for n in v["nodes"][:3]]) for v in found["violations"]] == []
     context.close()
