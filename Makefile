@@ -13,8 +13,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce book course test quick notebooks figures gpu check clean
 
-# These chapters take five to thirteen minutes of one core each: a test runs them at smoke scale.
-LONG := 02 03 04 05 A3 A4
+# These chapters take two to thirteen minutes of one core each: a test runs them at smoke scale.
+LONG := 02 03 04 05 06 A2 A3 A4
 # Those of them that no test in tests/test_notebooks.py runs.
 SMOKE := 02 03 A3 A4
 VALIDATED := $(filter-out $(LONG:%=notebooks/%_%),$(wildcard notebooks/*.ipynb))
@@ -53,7 +53,7 @@ course: $(STAMP) ## write exercises, project and exam, a course directory of nbg
 
 # Processes share the cores: two that each take all of them are slower than one.
 test: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))')
-test: $(STAMP) ## pytest with coverage, then execute and validate the committed notebooks with nbval, JOBS at a time
+test: $(STAMP) ## pytest with coverage, then the short committed notebooks with nbval and the long chapters at smoke scale, JOBS at a time
 	$(PY) -m pytest -n $(JOBS) --dist worksteal --durations 15 --cov advlib --cov-branch --cov-report term:skip-covered
 	@if compgen -G 'notebooks/*.ipynb' > /dev/null; then set -x; \
 	  $(PY) -m pytest -n $(JOBS) --dist loadfile \
