@@ -43,7 +43,7 @@ reproduce: $(STAMP) ## run the chapters, JOBS at a time, write tables, figures a
 	@echo "open $$($(PY) -m advlib book --run $(SCALE)/$(DATASET))"
 	@$(WALL)
 
-book: $(STAMP) ## build the site from the committed notebooks, a few seconds, no network
+book: $(STAMP) ## build the site from the committed notebooks, a minute, no network
 	@echo "open $$($(PY) -m advlib book)"
 	@$(WALL)
 
