@@ -23,8 +23,8 @@
 # - **What the thesis finds.** Its attack EM-RE-Composite fools each of nine defences more often than two other
 #   composites do.
 # - **What we find.** That order holds in all our cases on small CIFAR-10 networks, if at far lower rates. The defences
-#   that cost little recover little. And almost every gain is gone once the attacker knows: only training on attacks keeps
-#   a part of it.
+#   that cost little recover little. And almost every gain is gone once the attacker knows: only the network that was
+#   trained with PGD keeps a part of it.
 #
 # We first train networks on attacks, then put nine defences in front of a network, and measure what they cost and recover
 # (Table 2.5 of the thesis). At the end the attacker is told. Chapters 3 and 4 attack six of these
