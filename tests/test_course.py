@@ -79,6 +79,7 @@ def test_nbgrader_makes_student_versions_and_grades_them(tmp_path):
         text = path.read_text(encoding="utf-8")
         assert "SOLUTION" not in text and "HIDDEN" not in text and text.count("raise NotImplementedError") >= 3
         assert "hidden_network" not in text
+    assert "timeout = 900" in (tmp_path / "nbgrader_config.py").read_text()
     asked, solved = ((tmp_path / "exam" / f"{name}.md").read_text() for name in ("questions", "solutions"))
     assert "SOLUTION" not in asked and "```" not in asked and solved == course.EXAM.read_text(encoding="utf-8")
     assert re.findall("^## .*", asked, re.MULTILINE) == re.findall("^## .*", solved, re.MULTILINE)
@@ -152,7 +153,7 @@ def graded(sheet, monkeypatch, few, last=None, **answers):
     monkeypatch.chdir(place / "autograded" / "ada" / "project")
     scope, said = {}, {}
     for name, source in cells.items():
-        source = re.sub(r'"test", 300|"val", 100', lambda m: m[0].replace("300", str(few)).replace("100", "8"), source)
+        source = re.sub(r'"test", 200|"val", 100', lambda m: m[0].replace("200", str(few)).replace("100", "8"), source)
         try:
             exec(answers.get(name, source), scope)
             error = None

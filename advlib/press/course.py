@@ -27,6 +27,7 @@ PROJECT = SOLUTIONS / "project.py"
 EXAM = SOLUTIONS / "exam.md"
 HIDDEN = "hidden"
 """The folder of a course with the network that grades the project."""
+CONFIG = "c = get_config()\nc.ExecutePreprocessor.timeout = 900  # seconds for a cell; 30 are too few for the project's\n"
 
 
 def build(folder: Path = BUILD / "course") -> Path:
@@ -38,6 +39,7 @@ def build(folder: Path = BUILD / "course") -> Path:
     shutil.rmtree(folder / "source", ignore_errors=True)
     for path in (*sources(SOLUTIONS), PROJECT):
         _write_source(path, folder)
+    (folder / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     nbgrader(folder, "generate_assignment", "--assignment=*", "--force", "--create")
     _write_exam(folder / "exam")
     return folder / "release"

@@ -81,7 +81,7 @@ from unittest.mock import patch
 
 from advlib.press import course
 
-hidden, unseen = course.hidden_network(), al.datasets.load("shapes", "test", 300)
+hidden, unseen = course.hidden_network(), al.datasets.load("shapes", "test", 200)
 passes = Counter()
 call = torch.nn.Module.__call__
 
