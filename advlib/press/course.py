@@ -27,7 +27,9 @@ PROJECT = SOLUTIONS / "project.py"
 EXAM = SOLUTIONS / "exam.md"
 HIDDEN = "hidden"
 """The folder of a course with the network that grades the project."""
-CONFIG = "c = get_config()\nc.ExecutePreprocessor.timeout = 900  # seconds for a cell; 30 are too few for the project's\n"
+CONFIG = (
+    "c = get_config()\nc.ExecutePreprocessor.timeout = 900  # seconds for a cell; 30 are too few for the project's\n"
+)
 
 
 def build(folder: Path = BUILD / "course") -> Path:
