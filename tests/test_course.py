@@ -101,8 +101,8 @@ def scores(gradebook):
 # --- exam and mathematics sheet --------------------------------------------------------------------------------------
 
 
-def programs(path):
-    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+def programs(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 QUESTIONS = re.split(r"^## ", course.EXAM.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -121,14 +121,14 @@ def test_points_of_the_exam_add_up():
 
 @pytest.mark.parametrize("number", range(12), ids=lambda k: str(k + 1))
 def test_solutions_of_the_exam_run(number):
-    found = re.findall(r"```python\n(.*?)```", QUESTIONS[number], re.DOTALL)
+    found = programs(QUESTIONS[number])
     assert found or number == 11  # the last asks for words
     for program in found:
         exec(program, {"torch": torch, "al": al})
 
 
 def test_the_mathematics_sheet_runs():
-    (program,) = programs(ROOT / "book" / "mathematics.md")
+    (program,) = programs((ROOT / "book" / "mathematics.md").read_text(encoding="utf-8"))
     exec(program, {})
 
 
